@@ -1,0 +1,76 @@
+"""Orbax checkpoints of the training state: written in the background, the newest and the best kept."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from basisnet_jax.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, by step; best is by the metric 'top1'. Use as a context manager.
+
+    A checkpoint holds the state and a small dictionary of the run's own account, such as the seconds trained so far.
+    A save that is killed leaves a temporary folder, which no restore takes for a checkpoint.
+    """
+
+    def __init__(self, directory: pathlib.Path, keep: int) -> None:
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep),
+                # Not `best_fn` with `max_to_keep`: that has dropped the newest checkpoints.
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["top1"], n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+        self._manager = ocp.CheckpointManager(directory, options=options, item_names=("state", "account"))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: TrainState, account: dict[str, Any], metrics: dict[str, float] | None) -> None:
+        """Writes a checkpoint in the background; the state may be changed as soon as this returns.
+
+        Args:
+          step: updates done; nothing is written if this step is saved already.
+          state: what to save.
+          account: JSON values that are saved beside it.
+          metrics: of an evaluation at this step, by which the best is known; None if there was none.
+        """
+        if step == self.latest_step():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(state)), account=ocp.args.JsonSave(account))
+        self._manager.save(step, args=items, metrics=metrics)
+
+    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state of a step, in the shardings of `abstract_state`, and the account."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_as_dict(abstract_state)), account=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=items)
+        return TrainState(**restored["state"]), restored["account"]
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    """The fields by name: Orbax restores a dictionary as it was saved."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

@@ -1,0 +1,282 @@
+"""Every setting with its default and meaning, the rules that settings must meet, and the numbers derived from them.
+
+A file in `configs/` starts from `default()` and changes what its run needs. Nothing below `experiment.py` sees a
+config: it is read there, and passed on as plain arguments.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Callable, Collection
+from typing import Any
+
+import ml_collections
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.models.backbones import ARCHITECTURES
+
+
+def default() -> ml_collections.ConfigDict:
+    """The config that all others change; locked, so that a misspelled field is an error."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of the initial parameters, the order of the data, augmentation and dropout
+    config.batch_size = 64  # images a training step, over all hosts and devices
+    config.epochs = 10.0  # passes over the training split
+    config.log_every_steps = 50  # steps between lines of training metrics
+    config.eval_every_epochs = 1.0  # epochs between evaluations, each followed by a checkpoint; always one at the end
+    config.ema_decay = 0.999  # of the moving average of parameters and batch statistics; 0 is no average
+    config.warm_start_epochs = 0.0  # epochs in which the coefficients go from uniform to the preview's own
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = "digits"  # 'digits' (embedded) or a TFDS name with features 'image' and 'label'
+    data.dir = ""  # where TFDS keeps prepared data; '' is TFDS's own default
+    data.train_split = "train"  # TFDS split to train on; slices such as 'train[:90%]' too
+    data.eval_split = "test"  # TFDS split to evaluate on
+    data.flip = False  # mirror half of the training images
+    data.max_shift = 0  # pixels that a training image is moved by at most, each way (at the model's resolution)
+    data.max_rotation = 0.0  # degrees that a training image is turned by at most, each way
+    data.threads = 4  # threads that read and decode in each process
+    data.workers = 0  # processes that read and decode; 0: threads of this process
+
+    config.model = model = ml_collections.ConfigDict()
+    model.routing = "preview"  # 'preview' (BasisNet) or 'static' (the specialist alone, with plain kernels)
+    model.num_bases = 4  # N, basis kernels a synthesized layer
+    model.granularity = "layer"  # one coefficient vector a 'layer', 'block' or 'model'
+    model.synthesize = ("expand", "depthwise", "project")  # which convolutions of a block are synthesized
+    model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
+    model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
+    model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
+    model.specialist = _backbone("mobilenet_v3_micro", width=1.0, resolution=16)
+    model.preview = _backbone("mobilenet_v3_micro", width=0.5, resolution=8)
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.preview_weight = 1.0  # lambda in CE(specialist) + lambda * CE(preview)
+    loss.label_smoothing = 0.0  # share of the target that is spread over all classes
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = "adamw"  # 'adamw', 'rmsprop' or 'sgd'
+    optimizer.learning_rate = 1e-3  # at its peak, for this batch_size
+    optimizer.weight_decay = 1e-2  # adamw: decoupled; rmsprop, sgd: L2; never on biases and batch norm
+    optimizer.momentum = 0.9  # of rmsprop and sgd; adamw's first decay rate
+    optimizer.decay = 0.999  # of the squared gradient: rmsprop's decay, adamw's second decay rate
+    optimizer.epsilon = 1e-8  # rmsprop: under the root
+    optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip
+
+    config.schedule = schedule = ml_collections.ConfigDict()
+    schedule.name = "cosine"  # 'cosine' to zero, or 'exponential' in stairs
+    schedule.warmup_epochs = 1.0  # epochs of linear warm-up
+    schedule.decay_rate = 0.97  # exponential: factor of each stair
+    schedule.decay_epochs = 2.4  # exponential: epochs a stair
+
+    config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.batch_size = 256  # images an evaluation step, over all hosts and devices
+    evaluation.ema = True  # evaluate the moving averages rather than the newest parameters
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every_epochs = 1.0  # epochs between checkpoints besides those after evaluations
+    checkpoint.keep = 2  # newest checkpoints kept; the best by top-1 is kept besides
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.fsdp = 1  # devices over which each parameter is sharded; 1 replicates them
+    return config.lock()
+
+
+def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.ConfigDict:
+    backbone = ml_collections.ConfigDict()
+    backbone.backbone = name  # a table of models/backbones.py
+    backbone.width = width  # multiplies the channels
+    backbone.resolution = resolution  # side in pixels of the image that it sees
+    backbone.dropout = 0.0  # rate before the classifier
+    return backbone
+
+
+# Fields that change neither the parameters nor the order of the data, so a run may go on with other values.
+FREE_TO_CHANGE = (
+    "log_every_steps",
+    "eval_every_epochs",
+    "data.dir",
+    "data.threads",
+    "data.workers",
+    "eval.batch_size",
+    "eval.ema",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+    "mesh.fsdp",
+)
+
+
+_CHOICES: dict[str, Collection[str]] = {
+    "model.routing": ("preview", "static"),
+    "model.granularity": ("layer", "block", "model"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.specialist.backbone": ARCHITECTURES,
+    "model.preview.backbone": ARCHITECTURES,
+    "optimizer.name": ("adamw", "rmsprop", "sgd"),
+    "schedule.name": ("cosine", "exponential"),
+}
+
+# {the rule: (whether a value meets it, the fields that it is for)}
+_RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "must be at least 0": (
+        lambda value: value >= 0,
+        (
+            *("seed", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers"),
+            *("model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
+            *("optimizer.weight_decay", "optimizer.clip_norm"),
+        ),
+    ),
+    "must be at least 1": (
+        lambda value: value >= 1,
+        (
+            *("batch_size", "log_every_steps", "data.threads", "model.num_bases"),
+            *("model.specialist.resolution", "model.preview.resolution"),
+            *("eval.batch_size", "checkpoint.keep", "mesh.fsdp"),
+        ),
+    ),
+    "must be more than 0": (
+        lambda value: value > 0,
+        (
+            *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "model.temperature"),
+            *("model.specialist.width", "model.preview.width", "optimizer.learning_rate", "optimizer.epsilon"),
+            *("schedule.decay_rate", "schedule.decay_epochs"),
+        ),
+    ),
+    "must be in [0, 1)": (
+        lambda value: 0 <= value < 1,
+        (
+            *("ema_decay", "loss.label_smoothing", "optimizer.momentum", "optimizer.decay"),
+            *("model.specialist.dropout", "model.preview.dropout"),
+        ),
+    ),
+}
+
+
+def flatten(config: ml_collections.ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'model.num_bases': 4, ...}."""
+    fields = {}
+    for key, value in config.items():
+        nested = isinstance(value, ml_collections.ConfigDict | dict)
+        fields.update(flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value})
+    return fields
+
+
+def nearest_field(name: str, config: ml_collections.ConfigDict) -> str:
+    """The sentence that answers an unknown field."""
+    fields = list(flatten(config))
+    by_leaf = {field.split(".")[-1]: field for field in fields}
+    close = difflib.get_close_matches(name, fields, n=1)
+    leaf = difflib.get_close_matches(name.split(".")[-1], by_leaf, n=1)
+    meant = close or [by_leaf[x] for x in leaf]
+    hint = f"did you mean config.{meant[0]}?" if meant else "the fields are listed in basisnet_jax/config.py."
+    return f"there is no field config.{name}; {hint}"
+
+
+def _fail(field: str, value: Any, rule: str) -> None:
+    raise UserError(f"config.{field} = {value!r}: {rule}.")
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError, naming the field, its value and the rule, if a value is out of range."""
+    fields = flatten(config)
+    for field, _value in flatten(default()).items():
+        if field not in fields:
+            _fail(field, None, "is missing; start the config from basisnet_jax.config.default()")
+    for field in fields:
+        if field not in flatten(default()):
+            raise UserError(nearest_field(field, default()))
+        if isinstance(fields[field], float) and not math.isfinite(fields[field]):
+            _fail(field, fields[field], "must be finite")
+
+    for field, allowed in _CHOICES.items():
+        if fields[field] not in allowed:
+            _fail(field, fields[field], f"must be one of {', '.join(allowed)}")
+    for rule, (holds, names) in _RANGES.items():
+        for field in names:
+            if not holds(fields[field]):
+                _fail(field, fields[field], rule)
+
+    if config.seed >= 2**31:
+        _fail("seed", config.seed, "must be less than 2**31")
+    kinds = ("expand", "depthwise", "project")
+    if not config.model.synthesize or any(kind not in kinds for kind in config.model.synthesize):
+        _fail("model.synthesize", tuple(config.model.synthesize), f"must be some of {', '.join(kinds)}")
+    blocks = len(ARCHITECTURES[config.model.specialist.backbone].blocks)
+    if config.model.synthesize_from_block >= blocks:
+        rule = f"{config.model.specialist.backbone} has the blocks 0 to {blocks - 1}"
+        _fail("model.synthesize_from_block", config.model.synthesize_from_block, rule)
+    if config.schedule.warmup_epochs >= config.epochs:
+        _fail("schedule.warmup_epochs", config.schedule.warmup_epochs, f"must be less than epochs, {config.epochs}")
+
+
+def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str) -> None:
+    """Raises UserError if a workdir's run was started with a config that would have given other parameters."""
+    wanted, had = flatten(json.loads(config.to_json())), flatten(saved)
+    differing = [
+        f"{field} was {had.get(field)!r} and is {wanted.get(field)!r}"
+        for field in sorted(wanted.keys() | had.keys())
+        if field not in FREE_TO_CHANGE and wanted.get(field) != had.get(field)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(differing[:3])}"
+            f"{'; ...' if len(differing) > 3 else ''}); give another --workdir, or the config that it was started with."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Steps and batches of a run, derived once."""
+
+    train_examples: int
+    eval_examples: int
+    batch_size: int  # over all hosts
+    eval_batch_size: int  # over all hosts
+    total_steps: int
+    warmup_steps: int
+    warm_start_steps: int
+    decay_steps: int  # a stair of the exponential schedule
+
+    def due(self, step: int, every_epochs: float) -> bool:
+        """Whether `step` updates just reached a multiple of `every_epochs`, or the end."""
+
+        def periods(steps: int) -> int:
+            return int(steps * self.batch_size / (every_epochs * self.train_examples))
+
+        return step == self.total_steps or periods(step) > periods(max(step - 1, 0))
+
+
+def derive(
+    config: ml_collections.ConfigDict, *, train_examples: int, eval_examples: int, devices: int, processes: int
+) -> Plan:
+    """Turns epochs into steps. Raises UserError if a batch does not divide over the devices.
+
+    Args:
+      config: a validated config.
+      train_examples: in the training split.
+      eval_examples: in the evaluation split.
+      devices: over which a batch is sharded, on all hosts.
+      processes: hosts, each of which reads its own share of a batch.
+    """
+    if devices % config.mesh.fsdp:
+        _fail("mesh.fsdp", config.mesh.fsdp, f"must divide the number of devices, {devices}")
+    for field, size in (("batch_size", config.batch_size), ("eval.batch_size", config.eval.batch_size)):
+        unit = math.lcm(devices, processes)
+        if size % unit:
+            below, above = size // unit * unit, -(-size // unit) * unit
+            use = f"{below} or {above}" if below else str(above)
+            _fail(field, size, f"does not divide over {devices} devices; use {use}")
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * train_examples / config.batch_size))
+
+    return Plan(
+        train_examples=train_examples,
+        eval_examples=eval_examples,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval.batch_size,
+        total_steps=steps(config.epochs),
+        warmup_steps=steps(config.schedule.warmup_epochs) if config.schedule.warmup_epochs else 0,
+        warm_start_steps=steps(config.warm_start_epochs) if config.warm_start_epochs else 0,
+        decay_steps=steps(config.schedule.decay_epochs),
+    )

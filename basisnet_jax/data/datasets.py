@@ -1,0 +1,114 @@
+"""Data sets: TFDS builders by name, and the embedded digits, read at random positions without TensorFlow."""
+
+import dataclasses
+import os
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from basisnet_jax.data.digits import Digits
+from basisnet_jax.data.pipeline import Source
+from basisnet_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Two splits of encoded images: each example is {'image': PNG or JPEG bytes, 'label': int}."""
+
+    train: Source
+    eval: Source
+    num_classes: int
+    channels: int  # 1 or 3
+
+
+def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:
+    """Opens a prepared data set; prepares the embedded one if need be, and no other.
+
+    Args:
+      name: 'digits', or a TFDS name whose examples have an 'image' and a 'label'.
+      data_dir: where TFDS keeps prepared data; '' for its default (TFDS_DATA_DIR, or tensorflow_datasets in the home).
+      train_split: in TFDS's syntax, such as 'train[:90%]'.
+      eval_split: likewise.
+
+    Raises:
+      UserError: an unknown name or split, data that is not prepared (with the command that does), or other features.
+    """
+    builder = _builder(name, data_dir)
+    features = builder.info.features
+    if not isinstance(features, tfds.features.FeaturesDict) or not {"image", "label"} <= features.keys():
+        raise UserError(
+            f"data.name = {name!r} has no features 'image' and 'label'; choose an image classification set."
+        )
+    return Dataset(
+        train=_source(builder, train_split, "data.train_split"),
+        eval=_source(builder, eval_split, "data.eval_split"),
+        num_classes=features["label"].num_classes,
+        channels=features["image"].shape[-1],
+    )
+
+
+def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    where = os.path.expanduser(data_dir) or None
+    if name == "digits":
+        builder = Digits(data_dir=where, file_format="array_record")
+        if not builder.is_prepared():
+            _prepare(builder)
+        return builder
+    logging.get_absl_logger().addFilter(_not_about_variants)
+    try:
+        builder = tfds.builder(name, data_dir=where, file_format="array_record")
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(
+            f"data.name = {name!r} is no data set of TFDS; `tfds new` and its catalog list the names."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"data.name = {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
+    if not builder.is_prepared():
+        raise UserError(
+            f"data set {name!r} is not prepared in {builder.data_dir}; prepare it with `{_command(name, data_dir)}`, "
+            "or say where it is with --config.data.dir."
+        )
+    return builder
+
+
+def _command(name: str, data_dir: str) -> str:
+    """What a user types to prepare a data set. Not `tfds build`, which needs Apache Beam whatever it builds."""
+    place = f'data_dir="{data_dir}", ' if data_dir else ""
+    call = f'tfds.builder("{name}", {place}file_format="array_record").download_and_prepare()'
+    return f"python -c 'import tensorflow_datasets as tfds; {call}'"
+
+
+def _not_about_variants(record: Any) -> bool:
+    """Drops TFDS's warning on a data set that is not there: the sentence above says it better."""
+    return "Variant folder" not in record.getMessage()
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    tfds.disable_progress_bar()
+    logging.info("preparing %s in %s", builder.name, builder.data_dir)
+    try:
+        builder.download_and_prepare()
+    except OSError as error:
+        raise UserError(
+            f"cannot prepare {builder.name!r} in {builder.data_dir} ({error.strerror or error}); "
+            "say where to with --config.data.dir."
+        ) from None
+
+
+def _source(builder: tfds.core.DatasetBuilder, split: str, field: str) -> Source:
+    try:
+        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
+        if split.split("[")[0] in builder.info.splits and "array_record" not in str(builder.info.file_format).lower():
+            raise UserError(
+                f"{builder.data_dir} holds another file format than array_record; remove it and prepare it again with "
+                f"`{_command(builder.name, '')}`."
+            ) from None
+        raise UserError(
+            f"config.{field} = {split!r} is no split of {builder.name!r} ({str(error).splitlines()[0]}); "
+            f"it has {', '.join(builder.info.splits)}."
+        ) from None
+    if not len(source):
+        raise UserError(f"config.{field} = {split!r} holds no examples of {builder.name!r}; take a larger slice.")
+    return source

@@ -1,0 +1,92 @@
+"""The command line: `python -m basisnet_jax.main --config=configs/digits.py`.
+
+Data workers import this module again, so importing it starts nothing.
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from basisnet_jax import config as config_lib
+from basisnet_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train"], "What to do.")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Absl's parsing, with a sentence for each mistake."""
+    try:
+        positional = flags.FLAGS(argv)
+        if len(positional) > 1:
+            raise UserError(
+                f"unknown argument {positional[1]!r}; flags start with --, as in --config=configs/digits.py."
+            )
+        if _CONFIG.value is None:
+            raise UserError("--config is missing; give a file of configs/, as in --config=configs/digits.py.")
+        filename = _config_filename()
+        if not os.path.exists(filename):
+            raise UserError(f"there is no config file {filename!r}; those that come with the project are in configs/.")
+        return positional
+    except UserError as error:
+        _fail(error)
+    except flags.Error as error:
+        _fail(str(error).strip().splitlines()[0])
+    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+        _fail(_config_mistake(error, argv))
+
+
+def _config_filename() -> str:
+    """The file that --config names, without the argument that may follow a colon."""
+    return config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+
+
+def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
+    """A sentence for what went wrong in a config file or in an override of one of its fields."""
+    known = config_lib.flatten(config_lib.default())
+    for argument in argv:
+        name = argument.removeprefix("--").split("=")[0].removeprefix("no")
+        if name.startswith("config.") and name.removeprefix("config.") not in known:
+            return config_lib.nearest_field(name.removeprefix("config."), config_lib.default())
+    return f"the config cannot be read: {str(error).strip().splitlines()[0]}"
+
+
+def _fail(message: object) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Dispatches on --mode."""
+    del argv
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from basisnet_jax import report, train
+
+    if report.on_terminal():
+        logging.set_verbosity(logging.WARNING)
+    # Orbax tells of every file it writes.
+    logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or "orbax" not in r.pathname)
+    name = pathlib.Path(_config_filename()).stem
+    workdir = _WORKDIR.value or os.path.join("runs", name)
+    try:
+        results = train.train(_CONFIG.value, workdir)
+    except UserError as error:
+        _fail(error)
+    if results is None:
+        print(f"stopped and saved; the same command goes on from there (workdir {workdir}).")
+    else:
+        print(
+            f"{name}: {report.summary(results)}\n{workdir}: results.json, curves.png, config.json, checkpoints, events"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,52 @@
+"""The device mesh, and which part of what each device holds.
+
+A batch is split over all devices. Parameters are replicated over the axis 'data' and split over the axis 'fsdp',
+which is one device unless the config says otherwise.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Smaller arrays are replicated: gathering them would cost more than holding them.
+SMALLEST_SHARDED = 2**12
+
+
+def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
+    """The devices of all hosts, as (devices / fsdp) x fsdp."""
+    shape = (len(devices) // fsdp, fsdp)
+    # Auto axes: jax.make_mesh defaults to Explicit ones, on which Linen's Dropout fails.
+    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
+    """A sharding for each array of a tree: its longest axis that divides over 'fsdp', or replicated."""
+    fsdp = mesh.shape["fsdp"]
+
+    def sharding(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
+        if fsdp == 1 or leaf.size < SMALLEST_SHARDED or not axes:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
+
+    return jax.tree.map(sharding, tree)
+
+
+def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This host's share of a batch -> arrays of the whole batch, sharded over all devices of all hosts."""
+    sharding = batch_sharding(mesh)
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

@@ -1,0 +1,69 @@
+"""Preview -> coefficients -> specialist: BasisNet (arXiv 2105.03014) as one Flax module."""
+
+import jax
+from flax import linen as nn
+from flax import struct
+
+from basisnet_jax.models import routing, synthesis
+from basisnet_jax.models.blocks import Backbone
+
+
+@struct.dataclass
+class Outputs:
+    """What a forward pass gives; the preview's parts are None for a static network."""
+
+    logits_BxK: jax.Array
+    preview_logits_BxK: jax.Array | None = None
+    coefficients_BxLxN: jax.Array | None = None
+
+
+class BasisNet(nn.Module):
+    """A preview that sees the image small, and a specialist whose kernels it mixes for that image.
+
+    Without a preview it is the specialist alone, with plain kernels: the static network to compare with.
+
+    Attributes:
+      specialist: the second stage, which gives the prediction.
+      preview: the first stage; None for the static network.
+      preview_resolution: side in pixels of the image that the preview sees.
+      num_bases: N.
+      synthesized: names of the specialist's layers whose kernels are combined from N bases.
+      granularity: 'layer', 'block' or 'model': what shares one coefficient vector.
+      temperature: of the softmax over the bases.
+    """
+
+    specialist: Backbone
+    preview: Backbone | None = None
+    preview_resolution: int = 0
+    num_bases: int = 1
+    synthesized: tuple[str, ...] = ()
+    granularity: str = "layer"
+    temperature: float = 1.0
+
+    @nn.compact
+    def __call__(self, images_BxHxWxC: jax.Array, *, train: bool, uniform_mix: jax.Array | float = 0.0) -> Outputs:
+        """Runs both stages.
+
+        Args:
+          images_BxHxWxC: in [-1, 1], at the specialist's resolution.
+          train: batch norm by the batch's statistics, and dropout (rng 'dropout').
+          uniform_mix: the warm start's epsilon, see `synthesis.combination_coefficients`.
+        """
+        if self.preview is None:
+            return Outputs(self.specialist(images_BxHxWxC, routing.static_route, train)[1])
+        small_BxhxwxC = resize(images_BxHxWxC, self.preview_resolution)
+        features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing.static_route, train)
+        vectors = routing.coefficient_vectors(self.synthesized, self.granularity)
+        shape = (len(set(vectors.values())), self.num_bases)
+        scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxD)
+        coefficients_BxLxN = synthesis.combination_coefficients(
+            scores_BxLN.reshape(-1, *shape), self.temperature, uniform_mix
+        )
+        _, logits_BxK = self.specialist(images_BxHxWxC, routing.route_of(coefficients_BxLxN, vectors), train)
+        return Outputs(logits_BxK, preview_logits_BxK, coefficients_BxLxN)
+
+
+def resize(images_BxHxWxC: jax.Array, side: int) -> jax.Array:
+    """Images at side x side pixels, bilinear with antialiasing; the same array if that is their size."""
+    shape = (images_BxHxWxC.shape[0], side, side, images_BxHxWxC.shape[3])
+    return images_BxHxWxC if images_BxHxWxC.shape == shape else jax.image.resize(images_BxHxWxC, shape, "bilinear")

@@ -1,0 +1,300 @@
+"""The paper's core: kernels that are combined, for each image, from N basis kernels.
+
+`kernel[b] = sum_n coefficients[b, n] * bases[n]` (arXiv 2105.03014; US20230297852A1), and image b is convolved with
+its own kernel. The obvious way to run that, a convolution with one group an image, is slow everywhere and, with the
+batch sharded over a mesh, silently wrong (openxla/xla#47945). The forms below never put the batch into a
+convolution's groups. Which form runs is chosen where the program is lowered, so a program that is compiled for a TPU
+on a CPU host gets the TPU's form. No GPU has been measured; it gets the form that is batched matrix products.
+
+Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases.
+Products of bfloat16 are accumulated in float32.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def combination_coefficients(scores_BxLxN: jax.Array, temperature: float, uniform_mix: jax.Array | float) -> jax.Array:
+    """Coefficients that sum to one over the bases.
+
+    Args:
+      scores_BxLxN: the preview's scores, one vector of N for each image and coefficient vector.
+      temperature: divides the scores before the softmax; high keeps the coefficients near uniform.
+      uniform_mix: weight in [0, 1] of the uniform vector, the warm start's epsilon; 1 ignores the scores, and every
+        basis gets the same gradient.
+
+    Returns:
+      float32[B, L, N].
+    """
+    softmax_BxLxN = jax.nn.softmax(scores_BxLxN.astype(jnp.float32) / temperature)
+    return uniform_mix / scores_BxLxN.shape[-1] + (1.0 - uniform_mix) * softmax_BxLxN
+
+
+def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
+    """One kernel an image, [B, ...] in the bases' dtype, from bases [N, ...]: linear in both arguments."""
+    kernels_Bx = jnp.einsum("bn,n...->b...", coefficients_BxN, bases_Nx, preferred_element_type=jnp.float32)
+    return kernels_Bx.astype(bases_Nx.dtype)
+
+
+# Pointwise convolution
+
+
+@jax.custom_vjp
+def pointwise(x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array) -> jax.Array:
+    """1x1 convolution of each image with its own combination of the bases.
+
+    Args:
+      x_BxHxWxI: activations, float32 or bfloat16.
+      bases_NxIxO: basis kernels in the dtype of x.
+      coefficients_BxN: float32.
+
+    Returns:
+      [B, H, W, O] in the dtype of x.
+    """
+    return lax.platform_dependent(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs, default=_batched_matmul)
+
+
+def _batched_matmul(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
+    kernels_BxIxO = combine(coefficients_BxN, bases_NxIxO)
+    return jnp.einsum("bhwi,bio->bhwo", x_BxHxWxI, kernels_BxIxO, preferred_element_type=jnp.float32).astype(
+        x_BxHxWxI.dtype
+    )
+
+
+def _batched_matmul_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
+    # The same `combine` as in the forward pass, so that the compiler computes the kernels once.
+    kernels_BxIxO = combine(coefficients_BxN, bases_NxIxO)
+    return jnp.einsum("bhwo,bio->bhwi", dy_BxHxWxO, kernels_BxIxO, preferred_element_type=jnp.float32).astype(
+        dy_BxHxWxO.dtype
+    )
+
+
+def _mix_inputs(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
+    """One product over (n, i) of x * coefficient_n: the batch never enters the dot, so it stays in the TPU's lanes."""
+    scale_Bx1x1xNx1 = coefficients_BxN[:, None, None, :, None].astype(x_BxHxWxI.dtype)
+    mixed_BxHxWxNI = (x_BxHxWxI[..., None, :] * scale_Bx1x1xNx1).reshape(*x_BxHxWxI.shape[:3], -1)
+    stacked_NIxO = bases_NxIxO.reshape(-1, bases_NxIxO.shape[-1])
+    return jnp.einsum("bhwk,ko->bhwo", mixed_BxHxWxNI, stacked_NIxO, preferred_element_type=jnp.float32).astype(
+        x_BxHxWxI.dtype
+    )
+
+
+def _mix_inputs_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
+    return _mix_inputs(dy_BxHxWxO, jnp.swapaxes(bases_NxIxO, 1, 2), coefficients_BxN)
+
+
+def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
+    return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
+
+
+def _pointwise_backward(residuals, dy_BxHxWxO):
+    x_BxHxWxI, bases_NxIxO, coefficients_BxN = residuals
+    dx_BxHxWxI = lax.platform_dependent(
+        dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
+    )
+    f32 = {"preferred_element_type": jnp.float32}
+    dkernels_BxIxO = jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, **f32)
+    dcoefficients_BxN = jnp.einsum("bio,nio->bn", dkernels_BxIxO, bases_NxIxO.astype(jnp.float32))
+    dbases_NxIxO = jnp.einsum("bio,bn->nio", dkernels_BxIxO, coefficients_BxN, **f32)
+    return dx_BxHxWxI, dbases_NxIxO.astype(bases_NxIxO.dtype), dcoefficients_BxN
+
+
+pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+# Depthwise convolution
+
+
+def depthwise(x_BxHxWxC: jax.Array, bases_NxKxKxC: jax.Array, coefficients_BxN: jax.Array, stride: int) -> jax.Array:
+    """Depthwise convolution of each image with its own combination of the bases, TensorFlow's 'SAME' padding.
+
+    Args:
+      x_BxHxWxC: activations, float32 or bfloat16.
+      bases_NxKxKxC: basis kernels in the dtype of x.
+      coefficients_BxN: float32.
+      stride: of both spatial axes.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
+    """
+    return _depthwise_by_taps(x_BxHxWxC, combine(coefficients_BxN, bases_NxKxKxC), stride)
+
+
+def static_depthwise(x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int) -> jax.Array:
+    """Depthwise convolution of all images with one kernel; otherwise as `depthwise`.
+
+    By taps on CPU, where XLA's grouped convolution is many times slower; XLA's own convolution elsewhere (its group
+    count is the channels', not the batch's).
+    """
+    return _static_depthwise(x_BxHxWxC, kernel_KxKxC[None], stride)
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int, int]:
+    """(pixels before, pixels after, output size) of TensorFlow's 'SAME' padding."""
+    output = -(-size // stride)
+    total = max((output - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2, output
+
+
+def _pad_same(x_BxHxWxC, kernel, stride):
+    pads = [_same_padding(size, kernel, stride)[:2] for size in x_BxHxWxC.shape[1:3]]
+    return jnp.pad(x_BxHxWxC, ((0, 0), *pads, (0, 0)))
+
+
+def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output: tuple[int, int], stride: int):
+    """Sum over (row, column, weight) of the image shifted there times the weight, in float32."""
+    height, width = ((n - 1) * stride + 1 for n in output)
+    total = None
+    for row, column, weight_BxC in taps:
+        window = lax.slice(
+            padded_BxHxWxC,
+            (0, row, column, 0),
+            (padded_BxHxWxC.shape[0], row + height, column + width, padded_BxHxWxC.shape[3]),
+            (1, stride, stride, 1),
+        )
+        term = window.astype(jnp.float32) * weight_BxC[:, None, None, :].astype(jnp.float32)
+        total = term if total is None else total + term
+    return total
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_by_taps(x_BxHxWxC, kernels_BxKxKxC, stride):
+    """As `depthwise`, from the kernels; a leading axis of one is a kernel that all images share."""
+    side = kernels_BxKxKxC.shape[1]
+    rows, columns = (_same_padding(size, side, stride)[2] for size in x_BxHxWxC.shape[1:3])
+    taps = [(i, j, kernels_BxKxKxC[:, i, j]) for i in range(side) for j in range(side)]
+    return _sum_of_taps(_pad_same(x_BxHxWxC, side, stride), taps, (rows, columns), stride).astype(x_BxHxWxC.dtype)
+
+
+def _taps_forward(x_BxHxWxC, kernels_BxKxKxC, stride):
+    return _depthwise_by_taps(x_BxHxWxC, kernels_BxKxKxC, stride), (x_BxHxWxC, kernels_BxKxKxC)
+
+
+def _taps_backward(stride, residuals, dy_BxPxQxC):
+    x_BxHxWxC, kernels_BxKxKxC = residuals
+    side = kernels_BxKxKxC.shape[1]
+    dx_BxHxWxC = _taps_input_gradient(dy_BxPxQxC, kernels_BxKxKxC, x_BxHxWxC.shape[1:3], stride)
+    dkernels_BxKxKxC = lax.platform_dependent(
+        _pad_same(x_BxHxWxC, side, stride),
+        dy_BxPxQxC,
+        cpu=partial(_kernel_gradient_by_rows, side=side, stride=stride),
+        default=partial(_kernel_gradient_by_taps, side=side, stride=stride),
+    )
+    if kernels_BxKxKxC.shape[0] == 1:
+        dkernels_BxKxKxC = jnp.sum(dkernels_BxKxKxC, axis=0, keepdims=True)
+    return dx_BxHxWxC, dkernels_BxKxKxC.astype(kernels_BxKxKxC.dtype)
+
+
+_depthwise_by_taps.defvjp(_taps_forward, _taps_backward)
+
+
+def _taps_input_gradient(dy_BxPxQxC, kernels_BxKxKxC, size: tuple[int, int], stride: int):
+    """dx, by taps over dy.
+
+    Pixel u of the padded input is stride * v + r. Only the taps i = r + stride * m touch it, from output v - m. So
+    each phase r is a small stride-1 sum of taps over dy, and the phases are interleaved; stride 1 has one phase.
+    """
+    side = kernels_BxKxKxC.shape[1]
+    before, after, _ = zip(*(_same_padding(n, side, stride) for n in size), strict=True)
+    steps = tuple(-(-(n + lo + hi) // stride) for n, lo, hi in zip(size, before, after, strict=True))
+    reach = -(-side // stride) - 1
+    padded = jnp.pad(
+        dy_BxPxQxC,
+        ((0, 0), *((reach, max(v - n, 0)) for v, n in zip(steps, dy_BxPxQxC.shape[1:3], strict=True)), (0, 0)),
+    )
+    rows = []
+    for r in range(stride):
+        columns = []
+        for s in range(stride):
+            taps = [
+                (reach - (i - r) // stride, reach - (j - s) // stride, kernels_BxKxKxC[:, i, j])
+                for i in range(r, side, stride)
+                for j in range(s, side, stride)
+            ]
+            columns.append(_sum_of_taps(padded, taps, steps, 1).astype(dy_BxPxQxC.dtype))
+        rows.append(jnp.stack(columns, axis=3))
+    phases_BxVxRxWxSxC = jnp.stack(rows, axis=2)
+    batch, channels = dy_BxPxQxC.shape[0], dy_BxPxQxC.shape[3]
+    dx = phases_BxVxRxWxSxC.reshape(batch, steps[0] * stride, steps[1] * stride, channels)
+    return dx[:, before[0] : before[0] + size[0], before[1] : before[1] + size[1]]
+
+
+def _kernel_gradient_by_taps(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
+    """dkernels, float32 [B, K, K, C]: a reduction over the image for each tap."""
+    dy = dy_BxPxQxC.astype(jnp.float32)
+    batch, rows, columns, channels = dy.shape
+
+    def tap(i, j):
+        limits = (batch, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, channels)
+        window = lax.slice(padded_BxHxWxC, (0, i, j, 0), limits, (1, stride, stride, 1))
+        return jnp.sum(window.astype(jnp.float32) * dy, axis=(1, 2))
+
+    return jnp.stack([jnp.stack([tap(i, j) for j in range(side)], 1) for i in range(side)], 1)
+
+
+def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
+    """As `_kernel_gradient_by_taps`, by a loop over output rows whose working set stays in a CPU's cache."""
+    batch, rows, columns, channels = dy_BxPxQxC.shape
+    # The barriers keep XLA from fusing the padding into the loop and the loop's result into its users.
+    padded_BxHxWxC = lax.optimization_barrier(padded_BxHxWxC)
+
+    def add_row(row, sums):
+        dy = lax.dynamic_index_in_dim(dy_BxPxQxC, row, 1, keepdims=False).astype(jnp.float32)
+        x = lax.dynamic_slice_in_dim(padded_BxHxWxC, row * stride, side, 1)
+        last = (columns - 1) * stride + 1
+
+        def tap(i, j):
+            window = lax.slice(x, (0, i, j, 0), (batch, i + 1, j + last, channels), (1, 1, stride, 1))
+            return window[:, 0].astype(jnp.float32) * dy
+
+        return [total + tap(*divmod(t, side)) for t, total in enumerate(sums)]
+
+    zeros = [jnp.zeros((batch, columns, channels), jnp.float32) for _ in range(side * side)]
+    sums = lax.fori_loop(0, rows, add_row, zeros)
+    dkernels = jnp.stack([jnp.sum(total, axis=1) for total in sums], axis=1)
+    return lax.optimization_barrier(dkernels.reshape(batch, side, side, channels))
+
+
+# One kernel for all images: the form is the platform's choice in both passes.
+
+
+def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride):
+    kernel_KxKx1xC = jnp.moveaxis(kernel_1xKxKxC, 0, 2)
+    return lax.conv_general_dilated(
+        x_BxHxWxC,
+        kernel_KxKx1xC,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x_BxHxWxC.shape[-1],
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride):
+    return lax.platform_dependent(
+        x_BxHxWxC,
+        kernel_1xKxKxC,
+        cpu=partial(_depthwise_by_taps, stride=stride),
+        default=partial(_xla_depthwise, stride=stride),
+    )
+
+
+def _static_forward(x_BxHxWxC, kernel_1xKxKxC, stride):
+    return _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride), (x_BxHxWxC, kernel_1xKxKxC)
+
+
+def _static_backward(stride, residuals, dy_BxPxQxC):
+    def gradient_of(form: Callable[..., jax.Array]):
+        return lambda x, kernel, dy: jax.vjp(partial(form, stride=stride), x, kernel)[1](dy)
+
+    return lax.platform_dependent(
+        *residuals, dy_BxPxQxC, cpu=gradient_of(_depthwise_by_taps), default=gradient_of(_xla_depthwise)
+    )
+
+
+_static_depthwise.defvjp(_static_forward, _static_backward)

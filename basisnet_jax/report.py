@@ -1,0 +1,127 @@
+"""What a run says: a progress bar or plain lines while it trains, and files in the workdir when it is done."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from typing import Any
+
+import tqdm
+
+import basisnet_jax
+
+PACKAGES = (
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "clu",
+    "grain",
+    "tensorflow-datasets",
+    "ml-collections",
+    "numpy",
+)
+
+
+class ProgressBar:
+    """A live bar on a terminal; nothing in a log file, where CLU's lines tell."""
+
+    def __init__(self, *, total_steps: int, start_step: int, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._bar = tqdm.tqdm(
+            total=total_steps * batch_size,
+            initial=start_step * batch_size,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not on_terminal(),
+        )
+
+    def update(self, **shown: float) -> None:
+        """One step more, and the figures to show beside the bar."""
+        self._bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
+        self._bar.update(self._batch_size)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+
+def on_terminal() -> bool:
+    """Whether somebody is looking."""
+    return sys.stderr.isatty()
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a result may depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"basisnet_jax": basisnet_jax.__version__, "python": platform.python_version(), **found}
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The lines that a finished run prints."""
+    evaluation, madds = results["eval"], results["madds"]
+    top1 = f"top-1 {evaluation['top1']:.4f} (top-5 {evaluation['top5']:.4f}) on {evaluation['count']} images"
+    if evaluation["preview_top1"] is not None:
+        top1 += f"; the preview alone {evaluation['preview_top1']:.4f}"
+    stages = " + ".join(f"{name} {madds[name]:,}" for name in ("preview", "synthesis", "specialist") if madds[name])
+    return "\n".join(
+        [
+            top1,
+            f"{madds['total']:,} multiply-adds an image ({stages}), {results['parameters']:,} parameters",
+            f"{results['step']} steps in {results['train_seconds']:.0f} s, {results['images_per_second']:.0f} images/s",
+        ]
+    )
+
+
+def plot_curves(event_dir: pathlib.Path, path: pathlib.Path) -> None:
+    """Draws loss, top-1 and learning rate over steps from a workdir's event files, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    series = _read_events(event_dir)
+    panels = {
+        "loss": ("train/loss", "eval/loss"),
+        "top-1": ("train/top1", "eval/top1", "eval/preview_top1"),
+        "learning rate": ("train/learning_rate",),
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(15, 4), layout="constrained")
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            if name in series:
+                steps, values = zip(*sorted(series[name].items()), strict=True)
+                axis.plot(steps, values, label=name, marker="." if name.startswith("eval") else None)
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _read_events(event_dir: pathlib.Path) -> dict[str, dict[int, float]]:
+    """{name: {step: value}}; where a run was stopped and a step was done again, the later value."""
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    events = event_accumulator.EventAccumulator(str(event_dir), size_guidance={event_accumulator.TENSORS: 0})
+    events.Reload()
+    return {
+        name: {event.step: float(tensor_util.make_ndarray(event.tensor_proto)) for event in events.Tensors(name)}
+        for name in events.Tags()["tensors"]
+        if name.startswith(("train/", "eval/"))
+    }

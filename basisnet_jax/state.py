@@ -1,0 +1,55 @@
+"""Everything that training changes, as one typed dataclass."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from basisnet_jax.mesh import parameter_shardings
+from basisnet_jax.models.basisnet import BasisNet
+
+
+@struct.dataclass
+class TrainState:
+    """A run after `step` updates. The random key is a function of the seed and the step, so it is not here."""
+
+    step: jax.Array  # int32 scalar
+    params: Any
+    batch_stats: Any
+    ema_params: Any
+    ema_batch_stats: Any
+    opt_state: optax.OptState
+
+
+def init_state(
+    model: BasisNet, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int], seed: int
+) -> TrainState:
+    """The state before the first step; pure, so that it can be traced for shapes and jitted with shardings."""
+    images_1xHxWxC = jnp.zeros((1, *image_shape))
+    variables = model.init(jax.random.key(seed), images_1xHxWxC, train=False)
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        ema_params=jax.tree.map(jnp.copy, params),
+        ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),
+        opt_state=optimizer.init(params),
+    )
+
+
+def abstract_state(
+    mesh: jax.sharding.Mesh,
+    model: BasisNet,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state, with no array made."""
+    shapes = jax.eval_shape(lambda: init_state(model, optimizer, image_shape, 0))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        parameter_shardings(mesh, shapes),
+    )

@@ -1,0 +1,48 @@
+"""Package metadata: ranges here, the exact versions that were tested in requirements.lock."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "basisnet_jax" / "__init__.py").read_text()).group(1)
+
+setuptools.setup(
+    name="basisnet_jax",
+    version=VERSION,
+    description="Conditional two-stage image models (BasisNet, arXiv 2105.03014) in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
+    package_data={"basisnet_jax": ["py.typed"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "absl-py>=2.1",
+        "array-record>=0.8",
+        "clu>=0.0.12",
+        "etils>=1.9",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.12",
+        "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
+        "jax>=0.10,<0.11",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "opencv-python-headless>=4.10",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30,<1.0",
+        "scikit-learn>=1.5",
+        "tensorboard>=2.18",  # read by CLU's writers; TensorFlow no longer brings it along
+        "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
+        "tensorflow-datasets>=4.9.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.11"],
+        "gpu": ["jax[cuda13]>=0.10,<0.11"],
+        "dev": ["mypy>=1.15", "pre-commit>=4", "pytest>=8", "ruff>=0.11"],
+    },
+)

@@ -1,0 +1,63 @@
+"""Imports go one way: a module imports only from layers below its own (docs/architecture.md)."""
+
+import ast
+import pathlib
+
+import basisnet_jax
+
+PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
+LAYERS = [
+    {"errors", "models.synthesis", "models.backbones", "data.preprocess"},
+    {"models.routing", "data.pipeline", "data.digits", "mesh"},
+    {"models.blocks", "models.cost", "data.datasets", "config"},
+    {"models.basisnet"},
+    {"losses", "optim", "state"},
+    {"metrics"},
+    {"step"},
+    {"experiment"},
+    {"evaluate", "checkpoint", "report"},
+    {"train"},
+    {"main"},
+]
+
+
+def modules():
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if not name.endswith("__init__"):
+            yield name, ast.parse(path.read_text())
+
+
+def imported(tree):
+    """Every import of a module, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_go_one_way():
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    for name, tree in modules():
+        assert name in level, f"give basisnet_jax.{name} a layer in tests/test_architecture.py and docs/architecture.md"
+        for target in imported(tree):
+            target = target.removeprefix("basisnet_jax.")
+            if target in level:
+                assert level[target] < level[name], f"{name} must not import {target}"
+
+
+def test_models_and_losses_never_see_a_config():
+    for name, tree in modules():
+        if name.startswith("models.") or name in ("losses", "metrics", "optim", "state", "step"):
+            assert not any("ml_collections" in x or x.endswith("config") for x in imported(tree)), name
+
+
+def test_nothing_imports_tensorflow_at_the_top():
+    """Data workers import these modules again."""
+    for name, tree in modules():
+        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        for target in imported(top):
+            assert target.split(".")[0] != "tensorflow", name
+            assert target not in ("clu.metric_writers", "clu.periodic_actions"), name

@@ -1,0 +1,89 @@
+"""Rules of the settings."""
+
+import pathlib
+
+import pytest
+
+from basisnet_jax import config as config_lib
+from basisnet_jax.errors import UserError
+
+
+@pytest.mark.parametrize("path", sorted(pathlib.Path("configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_is_valid(path):
+    namespace: dict = {}
+    exec(compile(path.read_text(), path, "exec"), namespace)
+    config_lib.validate(namespace["get_config"]())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 0),
+        ("epochs", 0.0),
+        ("epochs", float("nan")),
+        ("ema_decay", 1.0),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("data.threads", 0),
+        ("model.num_bases", 0),
+        ("model.granularity", "kernel"),
+        ("model.temperature", 0.0),
+        ("model.dtype", "float16"),
+        ("model.synthesize", ("expand", "stem")),
+        ("model.synthesize", ()),
+        ("model.synthesize_from_block", 6),
+        ("model.specialist.backbone", "resnet"),
+        ("model.preview.width", -1.0),
+        ("model.specialist.dropout", 1.0),
+        ("loss.preview_weight", -0.1),
+        ("optimizer.name", "adam"),
+        ("optimizer.learning_rate", 0.0),
+        ("schedule.warmup_epochs", 10.0),
+    ],
+)
+def test_a_value_out_of_range_is_named(field, value):
+    config = config_lib.default()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as error:
+        config_lib.validate(config)
+    assert f"config.{field} = " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("batchsize", "batch_size"), ("model.num_base", "model.num_bases"), ("num_bases", "model.num_bases"), ("zzz", "")],
+)
+def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
+    sentence = config_lib.nearest_field(name, config_lib.default())
+    assert f"did you mean config.{nearest}?" in sentence if nearest else "listed in" in sentence
+
+
+def derive(config, devices=8, processes=1):
+    return config_lib.derive(config, train_examples=1000, eval_examples=99, devices=devices, processes=processes)
+
+
+def test_epochs_become_steps():
+    config = config_lib.default()
+    config.update(batch_size=64, epochs=10.0, warm_start_epochs=2.0)
+    plan = derive(config)
+    assert (plan.total_steps, plan.warmup_steps, plan.warm_start_steps) == (156, 16, 31)
+    due = [step for step in range(plan.total_steps + 1) if plan.due(step, 2.5)]
+    assert due == [40, 79, 118, 156]
+    # Warm-up and evaluation happen at the same share of the data whatever the batch.
+    config.batch_size = 128
+    assert derive(config).warmup_steps == 8
+
+
+def test_batches_must_divide_over_devices():
+    config = config_lib.default()
+    config.batch_size = 1000
+    with pytest.raises(UserError, match=r"config.batch_size = 1000: does not divide over 16 devices; use 992 or 1008"):
+        derive(config, devices=16)
+    config.batch_size = 4
+    with pytest.raises(UserError, match=r"use 16\."):
+        derive(config, devices=16)
+    config.batch_size = 64
+    config.mesh.fsdp = 3
+    with pytest.raises(UserError, match=r"config.mesh.fsdp = 3: must divide"):
+        derive(config)

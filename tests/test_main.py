@@ -1,0 +1,96 @@
+"""The command line as a user has it, in processes of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+MISSPELLED = """
+from basisnet_jax.config import default
+
+def get_config():
+    config = default()
+    config.bach_size = 1
+    return config
+"""
+TINY = "--config=tests/configs/tiny.py"
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "basisnet_jax.main", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--config=configs/digits.py", "--config.batchsize=64"), "did you mean config.batch_size?"),
+        (("--config=configs/digits.py", "--config.model.num_base=64"), "did you mean config.model.num_bases?"),
+        (("--config=configs/digits.py", "--config.batch_size=many"), "batch_size"),
+        (("--config=configs/digits.py", "--config.batch_size=0"), "config.batch_size = 0: must be at least 1."),
+        (("--config=configs/digits.py", "--config.batch_size=30"), "does not divide over 8 devices; use 24 or 32."),
+        (("--config=configs/digits.py", "--confg=1"), "confg"),
+        (("--config=configs/digits.py", "--mode=fly"), "fly"),
+        (("--config=configs/digits.py", "extra"), "unknown argument 'extra'"),
+        (("--config=configs/digit.py",), "there is no config file 'configs/digit.py'"),
+        ((), "--config is missing"),
+        (("--config=configs/digits.py", "--workdir=/proc/run"), "cannot write to /proc/run"),
+        (("--config=configs/digits.py", "--config.data.name=mnist", "--config.data.dir=/nowhere"), "is not prepared"),
+    ],
+)
+def test_a_mistake_costs_one_sentence_and_code_2(arguments, words, tmp_path):
+    workdir = () if any("workdir" in argument for argument in arguments) else (f"--workdir={tmp_path / 'run'}",)
+    done = subprocess.run(command(*arguments, *workdir), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_a_broken_config_file_is_named(tmp_path):
+    for content, words in (
+        ("def get_config(:", "invalid syntax"),
+        (MISSPELLED, "bach_size"),
+        ("import nowhere", "nowhere"),
+    ):
+        (tmp_path / "broken.py").write_text(content)
+        done = subprocess.run(command(f"--config={tmp_path}/broken.py"), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(config, tmp_path):
+    run = command(TINY, f"--workdir={tmp_path}", f"--config.data.dir={config.data.dir}", "--config.epochs=400")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as first:
+        wait_for(lambda: any((tmp_path / "checkpoints").glob("[0-9]*")))
+        first.send_signal(signal.SIGINT)
+        output, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, output
+    assert "stopped and saved; the same command goes on from there" in output
+    step = max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
+    # Killed without a word, it has lost nothing that was saved.
+    with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as second:
+        wait_for(lambda: any(int(path.name) > step for path in (tmp_path / "checkpoints").glob("*[0-9]")))
+        second.kill()
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").glob("*[0-9]"))
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as third:
+        lines = []
+        for line in third.stdout:
+            lines.append(line)
+            if "going on from step" in line:
+                break
+        third.kill()
+    assert f"going on from step {saved}" in lines[-1], "".join(lines)
+
+
+def wait_for(condition, seconds=180):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)

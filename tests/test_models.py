@@ -1,0 +1,106 @@
+"""The network as a whole: equalities that hold whatever the weights are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from basisnet_jax.experiment import make_model
+from basisnet_jax.models import routing
+
+
+def images(batch: int = 4) -> jax.Array:
+    return jax.random.uniform(jax.random.key(1), (batch, 8, 8, 1), minval=-1.0)
+
+
+def initialized(config, **changes):
+    config.model.update(changes)
+    model = make_model(config.model, num_classes=10)
+    return model, jax.jit(lambda: model.init(jax.random.key(0), images(), train=False))()
+
+
+def apply(model, variables, batch, **kwargs):
+    return jax.jit(lambda v, x: model.apply(v, x, train=False, **kwargs))(variables, batch)
+
+
+def test_one_basis_is_the_plain_network(config):
+    model, variables = initialized(config, num_bases=1)
+    static, _ = initialized(config, routing="static")
+
+    def plain(tree):
+        return {
+            ("kernel" if name == "bases" else name): plain(leaf)
+            if isinstance(leaf, dict)
+            else leaf[0]
+            if name == "bases"
+            else leaf
+            for name, leaf in tree.items()
+        }
+
+    kernels = {
+        "params": {"specialist": plain(variables["params"]["specialist"])},
+        "batch_stats": {"specialist": variables["batch_stats"]["specialist"]},
+    }
+    got = apply(model, variables, images()).logits_BxK
+    np.testing.assert_allclose(got, apply(static, kernels, images()).logits_BxK, rtol=1e-4, atol=1e-5)
+
+
+def test_images_of_a_batch_do_not_influence_each_other(config):
+    model, variables = initialized(config)
+    together = apply(model, variables, images())
+    alone = apply(model, variables, images()[2:3])
+    np.testing.assert_allclose(together.logits_BxK[2:3], alone.logits_BxK, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(together.logits_BxK[2], together.logits_BxK[1], atol=1e-3)
+
+
+def test_uniform_mix_of_one_ignores_the_preview(config):
+    model, variables = initialized(config)
+    got = apply(model, variables, images(), uniform_mix=1.0)
+    np.testing.assert_allclose(got.coefficients_BxLxN, 1 / config.model.num_bases, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("granularity", "vectors"), [("layer", 5), ("block", 2), ("model", 1)])
+def test_granularity_shares_vectors(config, granularity, vectors):
+    """The first block expands 8 channels to 16, the second 8 to 24: six layers, of which five are chosen here."""
+    model, variables = initialized(config, granularity=granularity)
+    layers = model.specialist.architecture.bottleneck_layers()
+    assert len(layers) == 6
+    assert apply(model, variables, images()).coefficients_BxLxN.shape == (
+        4,
+        {"layer": 6}.get(granularity, vectors),
+        config.model.num_bases,
+    )
+    shared = routing.coefficient_vectors(layers, granularity)
+    same_block = shared["block00/expand"] == shared["block00/project"]
+    same_model = shared["block00/expand"] == shared["block01/expand"]
+    assert (same_block, same_model) == (granularity != "layer", granularity == "model")
+
+
+def test_only_what_is_chosen_is_synthesized(config):
+    model, variables = initialized(config, synthesize=("depthwise",), synthesize_from_block=1)
+    assert model.synthesized == ("block01/depthwise",)
+    specialist = variables["params"]["specialist"]
+    assert specialist["block01"]["depthwise"]["bases"].shape == (config.model.num_bases, 5, 5, 24)
+    assert "kernel" in specialist["block00"]["depthwise"]
+    assert "kernel" in specialist["block01"]["expand"]
+
+
+def test_every_basis_is_drawn_with_the_fan_of_one_kernel(config):
+    _, variables = initialized(config, num_bases=64)
+    bases = np.asarray(variables["params"]["specialist"]["block01"]["project"]["bases"])
+    assert bases.shape == (64, 24, 16)
+    np.testing.assert_allclose(bases.std(), (2 / 16) ** 0.5, rtol=0.05)
+    assert np.abs(np.corrcoef(bases.reshape(64, -1)) - np.eye(64)).max() < 0.3
+
+
+def test_bfloat16_computes_what_float32_does(config):
+    model, variables = initialized(config)
+    half, _ = initialized(config, dtype="bfloat16")
+    assert all(
+        leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.init(jax.random.key(0), images(), train=False))
+    )
+    expected, got = apply(model, variables, images()), apply(half, variables, images())
+    assert got.logits_BxK.dtype == jnp.float32
+    scale = np.abs(expected.logits_BxK).max()
+    np.testing.assert_allclose(got.logits_BxK, expected.logits_BxK, atol=0.05 * scale)
+    assert np.abs(got.logits_BxK - expected.logits_BxK).max() > 1e-6 * scale, "bfloat16 was not used"

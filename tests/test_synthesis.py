@@ -1,0 +1,159 @@
+"""Every form of a synthesized layer against plain loops over images in NumPy."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from basisnet_jax.models import synthesis
+
+
+def softmax(scores):
+    return np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+
+
+def pointwise_loop(x, bases, coefficients, dy):
+    """(y, dx, dbases, dcoefficients), one image after the other."""
+    y, dx, dbases, dcoefficients = (
+        np.zeros(dy.shape),
+        np.zeros(x.shape),
+        np.zeros(bases.shape),
+        np.zeros(coefficients.shape),
+    )
+    for b in range(len(x)):
+        kernel = sum(coefficients[b, n] * bases[n] for n in range(len(bases)))
+        y[b], dx[b] = x[b] @ kernel, dy[b] @ kernel.T
+        dkernel = sum(np.outer(x[b, i, j], dy[b, i, j]) for i, j in np.ndindex(x.shape[1:3]))
+        for n in range(len(bases)):
+            dbases[n] += coefficients[b, n] * dkernel
+            dcoefficients[b, n] = np.sum(dkernel * bases[n])
+    return y, dx, dbases, dcoefficients
+
+
+def depthwise_loop(x, bases, coefficients, stride, dy):
+    """(y, dx, dbases, dcoefficients), one image, one output pixel, one tap after the other."""
+    side, (height, width) = bases.shape[1], x.shape[1:3]
+    top, left = (max((-(-n // stride) - 1) * stride + side - n, 0) // 2 for n in (height, width))
+    y, dx, dbases, dcoefficients = (
+        np.zeros(dy.shape),
+        np.zeros(x.shape),
+        np.zeros(bases.shape),
+        np.zeros(coefficients.shape),
+    )
+    for b in range(len(x)):
+        kernel = sum(coefficients[b, n] * bases[n] for n in range(len(bases)))
+        dkernel = np.zeros(kernel.shape)
+        for p, q, i, j in np.ndindex(*dy.shape[1:3], side, side):
+            row, column = p * stride + i - top, q * stride + j - left
+            if 0 <= row < height and 0 <= column < width:
+                y[b, p, q] += x[b, row, column] * kernel[i, j]
+                dx[b, row, column] += dy[b, p, q] * kernel[i, j]
+                dkernel[i, j] += dy[b, p, q] * x[b, row, column]
+        for n in range(len(bases)):
+            dbases[n] += coefficients[b, n] * dkernel
+            dcoefficients[b, n] = np.sum(dkernel * bases[n])
+    return y, dx, dbases, dcoefficients
+
+
+def assert_close(actual, expected, dtype):
+    """Relative to the largest value: 1e-5 in float32, bfloat16's rounding in bfloat16."""
+    for name, a, e in zip(("y", "dx", "dbases", "dcoefficients"), actual, expected, strict=False):
+        error = np.abs(np.asarray(a, np.float64) - e).max() / np.abs(e).max()
+        assert error < (1e-5 if dtype == jnp.float32 else 2e-2), f"{name} is off by {error:.1e}"
+
+
+def draw(shape_x, shape_bases, dtype):
+    rng = np.random.default_rng(0)
+    # Through the dtype once, so that both sides see the same numbers.
+    x, bases = (np.asarray(jnp.asarray(rng.normal(size=s), dtype), np.float64) for s in (shape_x, shape_bases))
+    return rng, x, bases, softmax(rng.normal(size=(shape_x[0], shape_bases[0])))
+
+
+def value_and_gradients(function, inputs, dy):
+    """(y, the gradient of each input)."""
+
+    @jax.jit
+    def run(inputs, dy):
+        y, vjp = jax.vjp(function, *inputs)
+        return (y, *vjp(dy))
+
+    return run(inputs, dy)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_pointwise_equals_a_loop(dtype):
+    rng, x, bases, coefficients = draw((3, 4, 5, 6), (4, 6, 7), dtype)
+    dy = np.asarray(jnp.asarray(rng.normal(size=(3, 4, 5, 7)), dtype), np.float64)
+    inputs = jnp.asarray(x, dtype), jnp.asarray(bases, dtype), jnp.asarray(coefficients, jnp.float32)
+    expected = pointwise_loop(x, bases, coefficients, dy)
+    got = value_and_gradients(synthesis.pointwise, inputs, jnp.asarray(dy, dtype))
+    assert got[0].dtype == dtype
+    assert_close(got, expected, dtype)
+    # The forms that were not chosen here, TPU's among them.
+    for forward, transposed in (
+        (synthesis._batched_matmul, synthesis._batched_matmul_transposed),
+        (synthesis._mix_inputs, synthesis._mix_inputs_transposed),
+    ):
+        got = forward(*inputs), transposed(jnp.asarray(dy, dtype), *inputs[1:])
+        assert_close(got, expected[:2], dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("side", "stride", "size"), list(itertools.product((3, 5), (1, 2), ((6, 6), (7, 5)))))
+def test_depthwise_equals_a_loop(side, stride, size, dtype):
+    rng, x, bases, coefficients = draw((2, *size, 3), (4, side, side, 3), dtype)
+    dy = rng.normal(size=(2, -(-size[0] // stride), -(-size[1] // stride), 3))
+    dy = np.asarray(jnp.asarray(dy, dtype), np.float64)
+    inputs = jnp.asarray(x, dtype), jnp.asarray(bases, dtype), jnp.asarray(coefficients, jnp.float32)
+    got = value_and_gradients(lambda *args: synthesis.depthwise(*args, stride), inputs, jnp.asarray(dy, dtype))
+    assert got[0].dtype == dtype
+    assert_close(got, depthwise_loop(x, bases, coefficients, stride, dy), dtype)
+
+    def gradient(form):
+        padded = synthesis._pad_same(inputs[0], side, stride)
+        return jax.jit(lambda padded, dy: form(padded, dy, side, stride))(padded, jnp.asarray(dy, dtype))
+
+    by_rows, by_taps = gradient(synthesis._kernel_gradient_by_rows), gradient(synthesis._kernel_gradient_by_taps)
+    np.testing.assert_allclose(by_rows, by_taps, rtol=1e-4, atol=1e-4, err_msg="the CPU's and the TPU's form differ")
+
+
+@pytest.mark.parametrize(("side", "stride"), list(itertools.product((3, 5), (1, 2))))
+def test_static_depthwise_equals_a_loop_on_every_platform(side, stride):
+    rng, x, bases, _ = draw((2, 7, 6, 3), (1, side, side, 3), jnp.float32)
+    dy = rng.normal(size=(2, -(-7 // stride), -(-6 // stride), 3))
+    y, dx, dkernel, _ = depthwise_loop(x, bases, np.ones((2, 1)), stride, dy)
+    forms = {"chosen": lambda x, k: synthesis.static_depthwise(x, k[0], stride)}
+    forms["XLA's"] = lambda x, k: synthesis._xla_depthwise(x, k, stride)
+    for form in forms.values():
+        inputs = jnp.asarray(x, jnp.float32), jnp.asarray(bases, jnp.float32)
+        got = value_and_gradients(form, inputs, jnp.asarray(dy, jnp.float32))
+        assert_close(got, (y, dx, dkernel), jnp.float32)
+
+
+@pytest.mark.parametrize("basis", [0, 2])
+def test_one_hot_coefficients_are_that_basis(basis):
+    _, x, bases, _ = draw((2, 5, 5, 6), (3, 6, 4), jnp.float32)
+    onehot = jax.nn.one_hot(jnp.full(2, basis), 3)
+    got = synthesis.pointwise(jnp.asarray(x, jnp.float32), jnp.asarray(bases, jnp.float32), onehot)
+    np.testing.assert_allclose(got, x @ bases[basis], rtol=1e-5, atol=1e-5)
+    _, x, bases, _ = draw((2, 5, 5, 6), (3, 3, 3, 6), jnp.float32)
+    x, bases = jnp.asarray(x, jnp.float32), jnp.asarray(bases, jnp.float32)
+    got = synthesis.depthwise(x, bases, onehot, 2)
+    np.testing.assert_allclose(got, synthesis.static_depthwise(x, bases[basis], 2), rtol=1e-5, atol=1e-5)
+
+
+def test_coefficients_mix_softmax_and_uniform():
+    scores = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    for mix in (0.0, 0.25, 1.0):
+        got = synthesis.combination_coefficients(jnp.asarray(scores), temperature=2.0, uniform_mix=mix)
+        np.testing.assert_allclose(got, mix / 4 + (1 - mix) * softmax(scores / 2.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_lowering_for_a_platform_takes_its_form(platform):
+    """Also when a TPU's program is made on a CPU host: mixing inputs is one product without a batch axis."""
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 4, 4, 6), (3, 6, 5), (8, 3))]
+    text = jax.jit(synthesis.pointwise).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert ("batching_dims = [0] x [0]" in text) == (platform == "cpu")

@@ -1,0 +1,272 @@
+"""Steps and runs: the same on 1 and 8 devices, today and after a stop."""
+
+import json
+import os
+import re
+import signal
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from basisnet_jax import checkpoint, train
+from basisnet_jax import config as config_lib
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluate import evaluate
+from basisnet_jax.experiment import make_experiment
+from basisnet_jax.step import uniform_mix
+
+
+def run_steps(config, devices, steps, fsdp=1):
+    config.mesh.fsdp = fsdp
+    experiment = make_experiment(config, jax.devices()[:devices])
+    state, step, batches, losses = experiment.init_state(), experiment.train_step(), experiment.train_batches(0), []
+    for _ in range(steps):
+        state, metrics = step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    return experiment, state, losses
+
+
+def test_one_device_equals_eight(config):
+    """Dropout, augmentation, batch norm over the global batch, evaluation: nothing depends on the mesh."""
+    config.model.specialist.dropout = 0.2
+    config.warm_start_epochs = 0.0
+    # Not Adam: it blows up the rounding of a gradient that is zero in theory, such as of a bias before a batch norm.
+    config.optimizer.update(name="sgd", learning_rate=0.05)
+    experiment, state, losses = run_steps(config, 1, 5)
+    expected = evaluate(experiment, experiment.eval_step(), state)
+    initial = make_experiment(config, jax.devices()[:1]).init_state()
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, initial.params)
+    assert min(jax.tree.leaves(moved["specialist"])) > 0, "every parameter must be trained"
+    for fsdp in (1, 2):
+        sharded_experiment, sharded, sharded_losses = run_steps(config, 8, 5, fsdp)
+        np.testing.assert_allclose(sharded_losses, losses, rtol=2e-5)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(sharded.params), strict=True
+        ):
+            np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+        got = evaluate(sharded_experiment, sharded_experiment.eval_step(), sharded)
+        assert got["count"] == expected["count"] == 37
+        assert got["top1"] == expected["top1"]
+        np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-4)
+
+
+def test_fsdp_shards_parameters(config, monkeypatch):
+    monkeypatch.setattr("basisnet_jax.mesh.SMALLEST_SHARDED", 128)
+    config.mesh.fsdp = 4
+    state = make_experiment(config).init_state()
+    bases = state.params["specialist"]["block01"]["project"]["bases"]  # 4 x 24 x 16
+    assert bases.addressable_shards[0].data.shape == (4, 6, 16)
+    moments = state.opt_state[1][0].mu["specialist"]["block01"]["project"]["bases"]
+    assert moments.addressable_shards[0].data.shape == (4, 6, 16)
+    assert state.step.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("what", ["train", "eval"])
+def test_no_convolution_has_groups_that_grow_with_the_batch(config, what):
+    """One group an image gives wrong values when the batch is sharded, and is slow when it is not."""
+    groups = {}
+    for batch in (16, 32):
+        config.batch_size = config.eval.batch_size = batch
+        experiment = make_experiment(config)
+        batches = experiment.train_batches(0) if what == "train" else experiment.eval_batches()
+        step = experiment.train_step() if what == "train" else experiment.eval_step()
+        text = step.lower(experiment.abstract_state, next(batches)).compile().as_text()
+        assert "convolution" in text
+        groups[batch] = sorted(re.findall(r"(?:feature|batch)_group_count=\d+", text))
+    assert groups[16] == groups[32]
+
+
+def test_every_image_of_a_sharded_batch_is_right(config):
+    """The network on eight devices against one image at a time on one."""
+    config.batch_size = config.eval.batch_size = 16
+    one, eight = make_experiment(config, jax.devices()[:1]), make_experiment(config)
+    state, batch = one.init_state(), next(eight.eval_batches())
+    variables = {"params": jax.device_get(state.params), "batch_stats": jax.device_get(state.batch_stats)}
+    together = jax.jit(lambda v, x: eight.model.apply(v, x, train=False))(variables, batch["image"] / 255.0)
+    single = jax.jit(lambda v, x: one.model.apply(v, x, train=False))
+    for index, image in enumerate(np.asarray(batch["image"])):
+        alone = single(variables, image[None] / np.float32(255))
+        np.testing.assert_allclose(together.logits_BxK[index], alone.logits_BxK[0], rtol=1e-4, atol=1e-5)
+
+
+def leaves(workdir, config):
+    with checkpoint.Checkpoints(workdir / "checkpoints", 2) as checkpoints:
+        state, _ = checkpoints.restore(checkpoints.latest_step(), make_experiment(config).abstract_state)
+    return jax.tree.leaves(jax.device_get(state))
+
+
+def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeypatch):
+    """Bit for bit: parameters, statistics, averages, optimizer, and the figures of the result."""
+    straight = train.train(config, str(tmp_path / "straight"))
+    take, stopped_at = train.Account.add, []
+
+    def add_and_stop(self, metrics):
+        take(self, metrics)
+        if len(stopped_at) < 2 and self.summed_steps == 2:
+            stopped_at.append(self.summed_steps)
+            os.kill(os.getpid(), signal.SIGINT if len(stopped_at) == 1 else signal.SIGTERM)
+
+    monkeypatch.setattr(train.Account, "add", add_and_stop)
+    workdir = str(tmp_path / "stopped")
+    assert train.train(config, workdir) is None
+    assert not (tmp_path / "stopped" / "results.json").exists()
+    assert train.train(config, workdir) is None
+    resumed = train.train(config, workdir)
+    assert len(stopped_at) == 2
+    assert resumed is not None
+    assert straight is not None
+    assert resumed["eval"] == straight["eval"]
+    for got, expected in zip(leaves(tmp_path / "stopped", config), leaves(tmp_path / "straight", config), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    # The curves too: each line of training metrics is there once, with the value that it would have had.
+    from basisnet_jax.report import _read_events
+
+    curves = [_read_events(tmp_path / name / "events") for name in ("stopped", "straight")]
+    assert curves[0] == curves[1]
+    assert sorted(curves[0]["train/loss"]) == [3, 6, 9, 12, 15, 16]
+    # A finished run says again what it reached, and changes nothing.
+    assert train.train(config, workdir)["eval"] == straight["eval"]
+
+
+def test_a_run_leaves_what_the_readme_says(config, tmp_path):
+    results = train.train(config, str(tmp_path))
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == {
+        *("config", "step", "train_seconds", "images_per_second", "eval", "madds", "parameters", "versions")
+    }
+    assert set(results["eval"]) == {"count", "top1", "top5", "preview_top1", "loss"}
+    assert results["eval"]["count"] == 37
+    assert results["config"] == json.loads((tmp_path / "config.json").read_text())
+    assert sum(results["madds"][x] for x in ("preview", "synthesis", "specialist")) == results["madds"]["total"]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "events").glob("events.out.tfevents.*"))
+    with checkpoint.Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
+        assert checkpoints.steps()[-1] == results["step"] == 16
+
+
+def test_a_static_network_trains_by_the_same_step(config, tmp_path):
+    config.model.routing = "static"
+    results = train.train(config, str(tmp_path))
+    assert results["eval"]["preview_top1"] is None
+    assert results["madds"]["preview"] == results["madds"]["synthesis"] == 0
+
+
+def test_another_configs_run_is_refused_and_left_alone(config, tmp_path):
+    train.train(config, str(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(UserError, match=r"optimizer.learning_rate was 0.001 and is 0.5"):
+        train.train(config, str(tmp_path))
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(config, tmp_path):
+    state = make_experiment(config, jax.devices()[:1]).init_state()
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, top1 in ((1, 0.3), (2, 0.9), (3, None), (4, 0.5), (5, None), (6, 0.4)):
+            metrics = None if top1 is None else {"top1": top1}
+            checkpoints.save(step, state, {"train_seconds": float(step)}, metrics)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 5, 6]
+        _, account = checkpoints.restore(2, make_experiment(config, jax.devices()[:1]).abstract_state)
+        assert account == {"train_seconds": 2.0}
+
+
+def test_averages_and_weight_decay_follow_their_formulas(config):
+    """One SGD step by hand: decay on kernels and bases alone, and TensorFlow's early moving average."""
+    config.optimizer.update(name="sgd", momentum=0.0, weight_decay=0.1, learning_rate=0.5)
+    config.schedule.update(name="exponential", warmup_epochs=0.0)
+    config.warm_start_epochs = 0.0
+    experiment = make_experiment(config, jax.devices()[:1])
+    before = jax.device_get(experiment.init_state())
+    batch = next(experiment.train_batches(0))
+    after, _ = experiment.train_step()(experiment.init_state(), batch)
+    without = ml_collections.ConfigDict(config)
+    without.optimizer.weight_decay = 0.0
+    plain, _ = make_experiment(without, jax.devices()[:1]).train_step()(experiment.init_state(), batch)
+    leaves = zip(
+        *(jax.tree.leaves(s.params) for s in (before, after, plain)), jax.tree.leaves(after.ema_params), strict=True
+    )
+    for old, new, undecayed, average in leaves:
+        expected = -0.5 * 0.1 * old if old.ndim > 1 else np.zeros_like(old)
+        np.testing.assert_allclose(new - undecayed, expected, atol=1e-6)
+        np.testing.assert_allclose(average, 0.1 * old + 0.9 * np.asarray(new), atol=1e-6)
+
+
+def test_warm_start_falls_linearly_to_zero():
+    assert [float(uniform_mix(np.int32(s), 4)) for s in (0, 1, 4, 9)] == [1.0, 0.75, 0.0, 0.0]
+    assert float(uniform_mix(np.int32(0), 0)) == 0.0
+
+
+def test_every_field_is_read(config, tmp_path, monkeypatch):
+    """A field that nothing reads but its rule is a promise that is not kept."""
+    read = set()
+    get = ml_collections.ConfigDict.__getattr__
+
+    def noting(self, name):
+        read.add((id(self), name))
+        return get(self, name)
+
+    monkeypatch.setattr(train, "validate", lambda config: None)
+    monkeypatch.setattr(config_lib, "validate", lambda config: None)
+    monkeypatch.setattr(ml_collections.ConfigDict, "__getattr__", noting)
+    train.train(config, str(tmp_path))
+    monkeypatch.undo()
+
+    def unread(node, prefix=""):
+        for key, value in node.items():
+            if isinstance(value, ml_collections.ConfigDict):
+                yield from unread(value, f"{prefix}{key}.")
+            elif (id(node), key) not in read:
+                yield prefix + key
+
+    assert not list(unread(config)), "delete these fields or read them"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence(config, tmp_path):
+    config.optimizer.update(name="sgd", learning_rate=1e30)
+    with pytest.raises(UserError, match=r"the loss of step \d+ is (nan|inf) at learning rate"):
+        train.train(config, str(tmp_path))
+
+
+def test_rmsprop_is_tensorflows():
+    """Against its loop in NumPy: epsilon under the root, the mean square starting at one, momentum over the update."""
+    from basisnet_jax.optim import make_optimizer
+
+    optimizer = make_optimizer(
+        "rmsprop", lambda _: 0.1, weight_decay=0.0, momentum=0.9, decay=0.9, epsilon=1e-3, clip_norm=0.0
+    )
+    params = np.array([[1.0, -2.0]])
+    state, square, velocity = optimizer.init(params), np.ones((1, 2)), np.zeros((1, 2))
+    got, expected = params, params
+    for gradient in (np.array([[0.5, 1.0]]), np.array([[-1.0, 3.0]])):
+        updates, state = optimizer.update(gradient, state, got)
+        got = optax.apply_updates(got, updates)
+        square = 0.9 * square + 0.1 * gradient**2
+        velocity = 0.9 * velocity + 0.1 * gradient / np.sqrt(square + 1e-3)
+        expected = expected - velocity
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_clipping_bounds_the_update():
+    from basisnet_jax.optim import make_optimizer
+
+    settings = {"weight_decay": 0.0, "momentum": 0.0, "decay": 0.9, "epsilon": 1e-8}
+    optimizer = make_optimizer("sgd", lambda _: 1.0, clip_norm=2.0, **settings)
+    params = np.zeros((1, 2))
+    updates, _ = optimizer.update(np.array([[30.0, 40.0]]), optimizer.init(params), params)
+    np.testing.assert_allclose(updates, [[-1.2, -1.6]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "cosine", "exponential"), [(0, 0.0, 0.0), (5, 0.5, 0.5), (10, 1.0, 0.9), (55, 0.5, 0.9**5)]
+)
+def test_schedules(step, cosine, exponential):
+    from basisnet_jax.optim import make_schedule
+
+    settings = {"peak": 1.0, "warmup_steps": 10, "total_steps": 100, "decay_rate": 0.9, "decay_steps": 10}
+    assert float(make_schedule("cosine", **settings)(step)) == pytest.approx(cosine, abs=1e-6)
+    assert float(make_schedule("exponential", **settings)(np.int32(step))) == pytest.approx(exponential, rel=1e-5)
