@@ -22,7 +22,7 @@ setuptools.setup(
         "absl-py>=2.1",
         "array-record>=0.8",
         "clu>=0.0.12",
-        "etils>=1.9",
+        "etils[epath]>=1.9",
         "flax>=0.12,<0.13",
         "grain>=0.2.12",
         "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it

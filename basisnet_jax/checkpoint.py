@@ -1,10 +1,10 @@
 """Orbax checkpoints of the training state: written in the background, the newest and the best kept."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from basisnet_jax.state import TrainState
@@ -17,7 +17,7 @@ class Checkpoints:
     A save that is killed leaves a temporary folder, which no restore takes for a checkpoint.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int) -> None:
+    def __init__(self, directory: epath.Path, keep: int) -> None:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),

@@ -72,8 +72,9 @@ def main(argv: Sequence[str]) -> None:
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
-    # Orbax tells of every file it writes.
-    logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or "orbax" not in r.pathname)
+    # Orbax tells of every file that it writes, TensorBoard of every one that it looks for.
+    noisy = ("orbax", "tensorboard")
+    logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or not any(name in r.pathname for name in noisy))
     name = pathlib.Path(_config_filename()).stem
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:

@@ -1,14 +1,14 @@
 """What a run says: a progress bar or plain lines while it trains, and files in the workdir when it is done."""
 
 import importlib.metadata
+import io
 import json
-import os
-import pathlib
 import platform
 import sys
 from typing import Any
 
 import tqdm
+from etils import epath
 
 import basisnet_jax
 
@@ -64,11 +64,11 @@ def versions() -> dict[str, str]:
     return {"basisnet_jax": basisnet_jax.__version__, "python": platform.python_version(), **found}
 
 
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+def write_json(path: epath.Path, content: dict[str, Any]) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -87,7 +87,7 @@ def summary(results: dict[str, Any]) -> str:
     )
 
 
-def plot_curves(event_dir: pathlib.Path, path: pathlib.Path) -> None:
+def plot_curves(event_dir: epath.Path, path: epath.Path) -> None:
     """Draws loss, top-1 and learning rate over steps from a workdir's event files, as PNG."""
     import matplotlib
 
@@ -109,11 +109,13 @@ def plot_curves(event_dir: pathlib.Path, path: pathlib.Path) -> None:
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(path, dpi=100)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100, format="png")
     plt.close(figure)
+    path.write_bytes(drawn.getvalue())
 
 
-def _read_events(event_dir: pathlib.Path) -> dict[str, dict[int, float]]:
+def _read_events(event_dir: epath.Path) -> dict[str, dict[int, float]]:
     """{name: {step: value}}; where a run was stopped and a step was done again, the later value."""
     from tensorboard.backend.event_processing import event_accumulator
     from tensorboard.util import tensor_util

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import pathlib
 import signal
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 from absl import logging
+from etils import epath
 
 from basisnet_jax import report
 from basisnet_jax.checkpoint import Checkpoints
@@ -54,9 +54,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
     return results
 
 
-def _open_workdir(config: ml_collections.ConfigDict, workdir: str) -> pathlib.Path:
+def _open_workdir(config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
     """Makes the folder, and refuses one that cannot be written or that belongs to another config's run."""
-    folder = pathlib.Path(workdir).expanduser().absolute()
+    folder = epath.Path(workdir).expanduser().resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{jax.process_index()}"
@@ -127,7 +127,7 @@ class Account:
 def _loop(
     experiment: Experiment,
     checkpoints: Checkpoints,
-    folder: pathlib.Path,
+    folder: epath.Path,
     state: TrainState,
     account: Account,
     stop: list[int],
