@@ -43,6 +43,6 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "gpu": ["jax[cuda13]>=0.10,<0.11"],
-        "dev": ["mypy>=1.15", "pre-commit>=4", "pytest>=8", "ruff>=0.11"],
+        "dev": ["mypy>=1.15", "pillow>=10", "pre-commit>=4", "pytest>=8", "ruff>=0.11"],
     },
 )

@@ -7,7 +7,7 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "models.synthesis", "models.backbones", "data.preprocess"},
+    {"errors", "models.synthesis", "models.backbones", "data.preprocess", "data.augment", "mixing"},
     {"models.routing", "data.pipeline", "data.digits", "mesh"},
     {"models.blocks", "models.cost", "data.datasets", "config"},
     {"models.basisnet"},

@@ -1,0 +1,93 @@
+"""Mixup and cutmix: each image of a batch mixed with its predecessor, the targets in the same shares.
+
+The predecessor, the batch rolled by one, because the batch is shuffled anyway and sharded: each device then sends one
+image to its neighbour, where a flipped or permuted batch would send all of them across. A share for each image, not
+one for the batch as in the papers' code: it costs nothing, and no step is all mixed or all unmixed. But for rounding,
+the result does not depend on the number of devices.
+
+Shapes: B images, H and W pixels, C channels, K classes. Targets are probabilities, float[B, K]; their sums stay.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def mixup(
+    images_BxHxWxC: jax.Array, targets_BxK: jax.Array, key: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Own * share + predecessor * (1 - share), of images and targets (arXiv 1710.09412).
+
+    Args:
+      images_BxHxWxC: float, any scale.
+      targets_BxK: float.
+      key: a PRNG key, new for each step.
+      alpha: shares are from Beta(alpha, alpha), above 0; small ones leave most images nearly one of the two.
+
+    Returns:
+      Images and targets in the shapes and dtypes that came.
+
+    Raises:
+      ValueError: images are not float.
+    """
+    if not jnp.issubdtype(images_BxHxWxC.dtype, jnp.floating):
+        raise ValueError(f"mixup takes float images, not {images_BxHxWxC.dtype}; normalize them first")
+    share_B = _symmetric_beta(key, alpha, len(images_BxHxWxC))
+    share_Bx1x1x1 = share_B[:, None, None, None].astype(images_BxHxWxC.dtype)
+    mixed_BxHxWxC = share_Bx1x1x1 * images_BxHxWxC + (1 - share_Bx1x1x1) * _predecessor(images_BxHxWxC)
+    return mixed_BxHxWxC, _mix_targets(targets_BxK, share_B)
+
+
+def cutmix(
+    images_BxHxWxC: jax.Array, targets_BxK: jax.Array, key: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """A rectangle of the predecessor pasted into each image (arXiv 1905.04899).
+
+    The rectangle has the image's aspect, an area of 1 - Beta(alpha, alpha) and a centre anywhere; what lies outside
+    is cut off, and the targets are mixed in the shares of the pixels that are there.
+
+    Args:
+      images_BxHxWxC: any dtype.
+      targets_BxK: float.
+      key: a PRNG key, new for each step.
+      alpha: above 0; the paper's is 1, an even distribution.
+
+    Returns:
+      Images and targets in the shapes and dtypes that came.
+    """
+    batch, height, width, _ = images_BxHxWxC.shape
+    share_key, row_key, column_key = jax.random.split(key, 3)
+    side_B = jnp.sqrt(1.0 - _symmetric_beta(share_key, alpha, batch))
+    inside_BxH = _interval(row_key, side_B, height)
+    inside_BxW = _interval(column_key, side_B, width)
+    inside_BxHxWx1 = (inside_BxH[:, :, None] & inside_BxW[:, None, :])[..., None]
+    pixels_B = jnp.sum(inside_BxH, axis=1) * jnp.sum(inside_BxW, axis=1)
+    pasted_BxHxWxC = jnp.where(inside_BxHxWx1, _predecessor(images_BxHxWxC), images_BxHxWxC)
+    return pasted_BxHxWxC, _mix_targets(targets_BxK, 1.0 - pixels_B / (height * width))
+
+
+def _predecessor(x_Bx: jax.Array) -> jax.Array:
+    return jnp.roll(x_Bx, 1, axis=0)
+
+
+def _mix_targets(targets_BxK: jax.Array, share_B: jax.Array) -> jax.Array:
+    share_Bx1 = share_B[:, None].astype(targets_BxK.dtype)
+    return share_Bx1 * targets_BxK + (1 - share_Bx1) * _predecessor(targets_BxK)
+
+
+def _symmetric_beta(key: jax.Array, alpha: float, size: int) -> jax.Array:
+    """float32[size] from Beta(alpha, alpha), from two even numbers each (Devroye 1996).
+
+    jax.random.beta rejects in loops, which take seconds to compile and, sharded, ask all devices whether to go on.
+    """
+    even_B, angle_B = jax.random.uniform(key, (2, size))
+    t_B = jnp.sqrt(jnp.expm1(-jnp.log(even_B) / alpha)) * jnp.cos(2 * jnp.pi * angle_B)
+    return 0.5 + 0.5 * jnp.sin(jnp.arctan(t_B))  # t / sqrt(1 + t^2), for an infinite t too
+
+
+def _interval(key: jax.Array, length_B: jax.Array, size: int) -> jax.Array:
+    """bool[B, size]: an interval of `length_B`, a share of the size, about any place, and cut off at the ends."""
+    centre_B = jax.random.randint(key, length_B.shape, 0, size)
+    pixels_B = (length_B * size).astype(jnp.int32)
+    first_B = centre_B - pixels_B // 2
+    places_1xN = jnp.arange(size)[None]
+    return (places_1xN >= first_B[:, None]) & (places_1xN < (first_B + pixels_B)[:, None])
