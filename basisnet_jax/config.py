@@ -23,6 +23,7 @@ def default() -> ml_collections.ConfigDict:
     config.seed = 0  # of the initial parameters, the order of the data, augmentation and dropout
     config.batch_size = 64  # images a training step, over all hosts and devices
     config.epochs = 10.0  # passes over the training split
+    config.accumulate_steps = 1  # pieces that a batch is worked off in, one after the other, where memory is short
     config.log_every_steps = 50  # steps between lines of training metrics
     config.eval_every_epochs = 1.0  # epochs between evaluations, each followed by a checkpoint; always one at the end
     config.ema_decay = 0.999  # of the moving average of parameters and batch statistics; 0 is no average
@@ -53,13 +54,17 @@ def default() -> ml_collections.ConfigDict:
     config.loss = loss = ml_collections.ConfigDict()
     loss.preview_weight = 1.0  # lambda in CE(specialist) + lambda * CE(preview)
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
+    loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with another, and its target with that one's
+    loss.mix_alpha = 0.2  # the shares of a mix are from Beta(alpha, alpha)
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
-    optimizer.name = "adamw"  # 'adamw', 'rmsprop' or 'sgd'
-    optimizer.learning_rate = 1e-3  # at its peak, for this batch_size
-    optimizer.weight_decay = 1e-2  # adamw: decoupled; rmsprop, sgd: L2; never on biases and batch norm
-    optimizer.momentum = 0.9  # of rmsprop and sgd; adamw's first decay rate
-    optimizer.decay = 0.999  # of the squared gradient: rmsprop's decay, adamw's second decay rate
+    optimizer.name = "adamw"  # 'adamw', 'lamb', 'rmsprop' or 'sgd'
+    optimizer.learning_rate = 1e-3  # at its peak, for a batch as `scale_with_batch` says
+    optimizer.scale_with_batch = "none"  # 'linear': times batch_size / reference_batch; 'sqrt': its root; 'none'
+    optimizer.reference_batch = 256  # the batch size that learning_rate is for, where it is scaled
+    optimizer.weight_decay = 1e-2  # adamw, lamb: decoupled; rmsprop, sgd: L2; never on biases and batch norm
+    optimizer.momentum = 0.9  # of rmsprop and sgd; adamw's and lamb's first decay rate
+    optimizer.decay = 0.999  # of the squared gradient: rmsprop's decay, adamw's and lamb's second decay rate
     optimizer.epsilon = 1e-8  # rmsprop: under the root
     optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip
 
@@ -112,7 +117,9 @@ _CHOICES: dict[str, Collection[str]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.specialist.backbone": ARCHITECTURES,
     "model.preview.backbone": ARCHITECTURES,
-    "optimizer.name": ("adamw", "rmsprop", "sgd"),
+    "loss.mix": ("none", "mixup", "cutmix"),
+    "optimizer.name": ("adamw", "lamb", "rmsprop", "sgd"),
+    "optimizer.scale_with_batch": ("none", "linear", "sqrt"),
     "schedule.name": ("cosine", "exponential"),
 }
 
@@ -129,7 +136,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be at least 1": (
         lambda value: value >= 1,
         (
-            *("batch_size", "log_every_steps", "data.threads", "model.num_bases"),
+            *("batch_size", "accumulate_steps", "log_every_steps", "optimizer.reference_batch"),
+            *("data.threads", "model.num_bases"),
             *("model.specialist.resolution", "model.preview.resolution"),
             *("eval.batch_size", "checkpoint.keep", "mesh.fsdp"),
         ),
@@ -137,7 +145,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be more than 0": (
         lambda value: value > 0,
         (
-            *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "model.temperature"),
+            *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "model.temperature", "loss.mix_alpha"),
             *("model.specialist.width", "model.preview.width", "optimizer.learning_rate", "optimizer.epsilon"),
             *("schedule.decay_rate", "schedule.decay_epochs"),
         ),
@@ -232,6 +240,7 @@ class Plan:
     eval_examples: int
     batch_size: int  # over all hosts
     eval_batch_size: int  # over all hosts
+    learning_rate: float  # at its peak, for this batch
     total_steps: int
     warmup_steps: int
     warm_start_steps: int
@@ -267,6 +276,12 @@ def derive(
             use = f"{below} or {above}" if below else str(above)
             _fail(field, size, f"does not divide over {devices} devices; use {use}")
 
+    if config.batch_size % (devices * config.accumulate_steps):
+        rule = f"must divide the {config.batch_size // devices} images of a batch that each device has"
+        _fail("accumulate_steps", config.accumulate_steps, rule)
+    growth = config.batch_size / config.optimizer.reference_batch
+    factor = {"none": 1.0, "linear": growth, "sqrt": math.sqrt(growth)}[config.optimizer.scale_with_batch]
+
     def steps(epochs: float) -> int:
         return max(1, round(epochs * train_examples / config.batch_size))
 
@@ -275,6 +290,7 @@ def derive(
         eval_examples=eval_examples,
         batch_size=config.batch_size,
         eval_batch_size=config.eval.batch_size,
+        learning_rate=config.optimizer.learning_rate * factor,
         total_steps=steps(config.epochs),
         warmup_steps=steps(config.schedule.warmup_epochs) if config.schedule.warmup_epochs else 0,
         warm_start_steps=steps(config.warm_start_epochs) if config.warm_start_epochs else 0,

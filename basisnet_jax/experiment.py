@@ -58,16 +58,17 @@ class Experiment:
 
     def train_step(self) -> TrainStep:
         """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
-        function = step.make_train_step(
-            self.model,
-            self.optimizer,
-            self.schedule,
+        settings = step.TrainSettings(
             preview_weight=self.config.loss.preview_weight,
             label_smoothing=self.config.loss.label_smoothing,
+            mix=self.config.loss.mix,
+            mix_alpha=self.config.loss.mix_alpha,
             warm_start_steps=self.plan.warm_start_steps,
+            accumulate_steps=self.config.accumulate_steps,
             ema_decay=self.config.ema_decay,
             seed=self.config.seed,
         )
+        function = step.make_train_step(self.model, self.optimizer, self.schedule, settings)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
             function,
@@ -192,7 +193,7 @@ def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
     optimizer, schedule = config.optimizer, config.schedule
     learning_rate = optim.make_schedule(
         schedule.name,
-        peak=optimizer.learning_rate,
+        peak=plan.learning_rate,
         warmup_steps=plan.warmup_steps,
         total_steps=plan.total_steps,
         decay_rate=schedule.decay_rate,

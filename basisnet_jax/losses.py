@@ -7,17 +7,16 @@ import optax
 from basisnet_jax.models.basisnet import Outputs
 
 
-def cross_entropy(logits_BxK: jax.Array, labels_B: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross entropy of each image, float32[B]; `label_smoothing` of the target is spread over all classes."""
-    onehot_BxK = jax.nn.one_hot(labels_B, logits_BxK.shape[-1])
-    return optax.softmax_cross_entropy(logits_BxK, optax.smooth_labels(onehot_BxK, label_smoothing))
+def smoothed_targets(labels_B: jax.Array, num_classes: int, label_smoothing: float = 0.0) -> jax.Array:
+    """Target probabilities, float32[B, K]; `label_smoothing` of each is spread over all classes."""
+    return optax.smooth_labels(jax.nn.one_hot(labels_B, num_classes), label_smoothing)
 
 
-def joint_loss(outputs: Outputs, labels_B: jax.Array, preview_weight: float, label_smoothing: float) -> jax.Array:
+def joint_loss(outputs: Outputs, targets_BxK: jax.Array, preview_weight: float) -> jax.Array:
     """The training loss of each image, float32[B]; a static network has no second term."""
-    loss_B = cross_entropy(outputs.logits_BxK, labels_B, label_smoothing)
+    loss_B = optax.softmax_cross_entropy(outputs.logits_BxK, targets_BxK)
     if outputs.preview_logits_BxK is not None:
-        loss_B += preview_weight * cross_entropy(outputs.preview_logits_BxK, labels_B, label_smoothing)
+        loss_B += preview_weight * optax.softmax_cross_entropy(outputs.preview_logits_BxK, targets_BxK)
     return loss_B
 
 

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 from clu import metrics as clu_metrics
 
-from basisnet_jax.losses import correct, cross_entropy
+from basisnet_jax.losses import correct
 from basisnet_jax.models.basisnet import Outputs
 
 Metrics = dict[str, clu_metrics.Average]
@@ -18,7 +19,7 @@ def measure(outputs: Outputs, labels_B: jax.Array, mask_B: jax.Array) -> Metrics
     values_B = {
         "top1": correct(outputs.logits_BxK, labels_B),
         "top5": correct(outputs.logits_BxK, labels_B, k=5),
-        "loss": cross_entropy(outputs.logits_BxK, labels_B),
+        "loss": optax.softmax_cross_entropy_with_integer_labels(outputs.logits_BxK, labels_B),
     }
     if outputs.preview_logits_BxK is not None and outputs.coefficients_BxLxN is not None:
         values_B["preview_top1"] = correct(outputs.preview_logits_BxK, labels_B)

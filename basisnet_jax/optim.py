@@ -36,11 +36,11 @@ def make_optimizer(
     epsilon: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """'adamw' (decoupled decay), 'rmsprop' (TensorFlow's, as MnasNet has it) or 'sgd' (Nesterov), both with L2."""
+    """'adamw', 'lamb', with decoupled decay; 'rmsprop' (TensorFlow's, as MnasNet has it), 'sgd' (Nesterov), with L2."""
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    if name == "adamw":
-        adamw = optax.adamw(schedule, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed)
-        return optax.chain(clip, adamw)
+    if name in ("adamw", "lamb"):
+        adaptive = {"adamw": optax.adamw, "lamb": optax.lamb}[name]
+        return optax.chain(clip, adaptive(schedule, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed))
     l2 = optax.add_decayed_weights(weight_decay, mask=decayed)
     if name == "rmsprop":
         rmsprop = optax.rmsprop(schedule, decay, epsilon, initial_scale=1.0, eps_in_sqrt=True, momentum=momentum)

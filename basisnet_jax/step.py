@@ -1,12 +1,16 @@
 """The training step and the evaluation step: pure, and written once for any mesh."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from clu.metrics import Average
 
-from basisnet_jax.losses import joint_loss
+from basisnet_jax import mixing
+from basisnet_jax.losses import joint_loss, smoothed_targets
 from basisnet_jax.metrics import Metrics, measure
 from basisnet_jax.models.basisnet import BasisNet, Outputs
 from basisnet_jax.state import TrainState
@@ -24,40 +28,76 @@ def uniform_mix(step: jax.Array, warm_start_steps: int) -> jax.Array:
     return jnp.clip(1.0 - step / warm_start_steps, 0.0, 1.0) if warm_start_steps else jnp.zeros(())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What the training step does besides model and optimizer; the meanings stand in `config.default`."""
+
+    preview_weight: float = 1.0
+    label_smoothing: float = 0.0
+    mix: str = "none"  # 'none', 'mixup' or 'cutmix'
+    mix_alpha: float = 1.0
+    warm_start_steps: int = 0
+    accumulate_steps: int = 1
+    ema_decay: float = 0.0
+    seed: int = 0
+
+
 def make_train_step(
-    model: BasisNet,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    *,
-    preview_weight: float,
-    label_smoothing: float,
-    warm_start_steps: int,
-    ema_decay: float,
-    seed: int,
+    model: BasisNet, optimizer: optax.GradientTransformation, schedule: optax.Schedule, settings: TrainSettings
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns train_step(state, batch) -> (state after one update, float32 scalars that describe it)."""
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
-        mix = uniform_mix(state.step, warm_start_steps)
+    def gradients_of(state: TrainState, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
+        """(gradients, updated batch_stats, metrics) of a batch or a piece of one."""
+        mix_key, dropout_key = jax.random.split(key)
+        targets_BxK = smoothed_targets(batch["label"], model.specialist.num_classes, settings.label_smoothing)
+        images_BxHxWxC = normalize(batch["image"])
+        if settings.mix != "none":
+            mix = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}[settings.mix]
+            images_BxHxWxC, targets_BxK = mix(images_BxHxWxC, targets_BxK, mix_key, settings.mix_alpha)
 
         def loss_of(params):
             outputs, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                normalize(batch["image"]),
+                {"params": params, "batch_stats": batch_stats},
+                images_BxHxWxC,
                 train=True,
-                uniform_mix=mix,
+                uniform_mix=uniform_mix(state.step, settings.warm_start_steps),
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            loss_B = joint_loss(outputs, batch["label"], preview_weight, label_smoothing)
-            return jnp.mean(loss_B), (outputs, updated["batch_stats"])
+            loss_B = joint_loss(outputs, targets_BxK, settings.preview_weight)
+            return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B)
 
-        (loss, (outputs, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradients, (outputs, updated_stats, loss_B) = jax.grad(loss_of, has_aux=True)(state.params)
+        metrics = measure(outputs, batch["label"], batch["mask"])
+        return gradients, updated_stats, {**metrics, "loss": Average.from_model_output(loss_B, batch["mask"])}
+
+    def accumulated(state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
+        """As `gradients_of`, a piece of the batch at a time; batch norm sees a piece."""
+        count = settings.accumulate_steps
+        # Every count-th image, so that each device's share of a piece is of its share of the batch.
+        pieces = {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}
+
+        def add(carry, piece_and_key):
+            total, batch_stats = carry
+            gradients, batch_stats, metrics = gradients_of(state, batch_stats, *piece_and_key)
+            return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
+
+        start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
+        (total, batch_stats), metrics = jax.lax.scan(add, start, (pieces, jax.random.split(key, count)))
+        gradients = jax.tree.map(lambda leaf: leaf / count, total)
+        return gradients, batch_stats, {name: metric.reduce() for name, metric in metrics.items()}
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        if settings.accumulate_steps > 1:
+            gradients, batch_stats, metrics = accumulated(state, batch, key)
+        else:
+            gradients, batch_stats, metrics = gradients_of(state, state.batch_stats, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Early averages forget the initial values sooner, as TensorFlow's ExponentialMovingAverage does.
-        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
 
         def average(old, new):
             return jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, old, new)
@@ -70,14 +110,12 @@ def make_train_step(
             ema_batch_stats=average(state.ema_batch_stats, batch_stats),
             opt_state=opt_state,
         )
-        measured = measure(outputs, batch["label"], batch["mask"])
-        metrics = {
-            **{name: average.compute() for name, average in measured.items()},
-            "loss": loss,
+        described = {
+            **{name: metric.compute() for name, metric in metrics.items()},
             "learning_rate": jnp.asarray(schedule(state.step)),
             "gradient_norm": optax.tree.norm(gradients),
         }
-        return new_state, metrics
+        return new_state, described
 
     return train_step
 

@@ -9,7 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Small deltas of the default."""
     config = default()
     config.batch_size = 64
-    config.epochs = 20.0
+    config.epochs = 15.0
     config.log_every_steps = 100
     config.eval_every_epochs = 2.0
     config.warm_start_epochs = 5.0

@@ -7,8 +7,10 @@ import pytest
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 
+CONFIGS = [path for path in sorted(pathlib.Path("configs").glob("*.py")) if path.stem != "recipes"]
 
-@pytest.mark.parametrize("path", sorted(pathlib.Path("configs").glob("*.py")), ids=lambda p: p.stem)
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_is_valid(path):
     namespace: dict = {}
     exec(compile(path.read_text(), path, "exec"), namespace)
@@ -86,4 +88,19 @@ def test_batches_must_divide_over_devices():
     config.batch_size = 64
     config.mesh.fsdp = 3
     with pytest.raises(UserError, match=r"config.mesh.fsdp = 3: must divide"):
+        derive(config)
+
+
+@pytest.mark.parametrize(("rule", "rate"), [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
+def test_the_learning_rate_follows_the_batch(rule, rate):
+    config = config_lib.default()
+    config.batch_size = 1024
+    config.optimizer.update(learning_rate=0.1, scale_with_batch=rule, reference_batch=256)
+    assert derive(config).learning_rate == pytest.approx(rate)
+
+
+def test_pieces_must_divide_what_a_device_has():
+    config = config_lib.default()
+    config.update(batch_size=64, accumulate_steps=3)
+    with pytest.raises(UserError, match=r"config.accumulate_steps = 3: must divide the 8 images"):
         derive(config)

@@ -196,6 +196,36 @@ def test_averages_and_weight_decay_follow_their_formulas(config):
         np.testing.assert_allclose(average, 0.1 * old + 0.9 * np.asarray(new), atol=1e-6)
 
 
+def test_accumulation_is_the_mean_over_pieces(config):
+    """The update of a batch in two pieces is the mean of each piece's own; on eight devices as on one."""
+    config.optimizer.update(name="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.5)
+    config.schedule.warmup_epochs = 0.0
+    config.model.specialist.dropout = config.model.preview.dropout = 0.0
+    one = make_experiment(config, jax.devices()[:1])
+    batch = jax.device_get(next(one.train_batches(0)))
+    piece_step = one.train_step()
+    pieces = [piece_step(one.init_state(), {k: v[i::2] for k, v in batch.items()}) for i in range(2)]
+    config.accumulate_steps = 2
+    for devices in (1, 8):
+        accumulating = make_experiment(config, jax.devices()[:devices])
+        state, metrics = accumulating.train_step()(accumulating.init_state(), batch)
+        trees = (state.params, *(piece.params for piece, _ in pieces))
+        for whole, first, second in zip(*map(jax.tree.leaves, trees), strict=True):
+            np.testing.assert_allclose(whole, (first + second) / 2, rtol=1e-4, atol=1e-5)
+        for name in ("loss", "top1", "preview_top1"):
+            np.testing.assert_allclose(metrics[name], np.mean([m[name] for _, m in pieces]), rtol=1e-5)
+
+
+def test_mixing_reaches_the_loss(config):
+    losses = []
+    for name in ("none", "cutmix"):
+        config.loss.mix = name
+        experiment = make_experiment(config, jax.devices()[:1])
+        _, metrics = experiment.train_step()(experiment.init_state(), next(experiment.train_batches(0)))
+        losses.append(float(metrics["loss"]))
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
 def test_warm_start_falls_linearly_to_zero():
     assert [float(uniform_mix(np.int32(s), 4)) for s in (0, 1, 4, 9)] == [1.0, 0.75, 0.0, 0.0]
     assert float(uniform_mix(np.int32(0), 0)) == 0.0
