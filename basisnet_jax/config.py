@@ -30,13 +30,23 @@ def default() -> ml_collections.ConfigDict:
     config.warm_start_epochs = 0.0  # epochs in which the coefficients go from uniform to the preview's own
 
     config.data = data = ml_collections.ConfigDict()
-    data.name = "digits"  # 'digits' (embedded) or a TFDS name with features 'image' and 'label'
-    data.dir = ""  # where TFDS keeps prepared data; '' is TFDS's own default
+    data.name = "digits"  # 'digits' (embedded), 'folder', or a TFDS name with features 'image' and 'label'
+    data.dir = ""  # where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg
     data.train_split = "train"  # TFDS split to train on; slices such as 'train[:90%]' too
     data.eval_split = "test"  # TFDS split to evaluate on
+    data.crop = "none"  # 'inception': train on a random part of each image; 'none': on all of it
+    data.min_area = 0.08  # inception: the smallest part of an image's area
+    data.max_aspect = 4 / 3  # inception: a crop's width / height is between the inverse of this and this
+    data.eval_crop = "none"  # 'central': evaluate the central square; 'none': all of the image, squeezed to a square
+    data.eval_padding = 32  # central: the square takes r / (r + eval_padding) of the shorter side, r the resolution
     data.flip = False  # mirror half of the training images
     data.max_shift = 0  # pixels that a training image is moved by at most, each way (at the model's resolution)
     data.max_rotation = 0.0  # degrees that a training image is turned by at most, each way
+    data.policy = "none"  # 'autoaugment' (ImageNet's 25 sub-policies) or 'randaugment', on training images
+    data.policy_layers = 2  # randaugment: operations an image
+    data.policy_magnitude = 9.0  # randaugment: their strength, 0 to 10
+    data.erasing = 0.0  # share of training images in which a random rectangle is erased
+    data.max_bad_share = 0.001  # of the training examples that may be bad (and are replaced) before the run stops
     data.threads = 4  # threads that read and decode in each process
     data.workers = 0  # processes that read and decode; 0: threads of this process
 
@@ -101,6 +111,9 @@ FREE_TO_CHANGE = (
     "log_every_steps",
     "eval_every_epochs",
     "data.dir",
+    "data.eval_crop",
+    "data.eval_padding",
+    "data.max_bad_share",
     "data.threads",
     "data.workers",
     "eval.batch_size",
@@ -112,6 +125,9 @@ FREE_TO_CHANGE = (
 
 
 _CHOICES: dict[str, Collection[str]] = {
+    "data.crop": ("none", "inception"),
+    "data.eval_crop": ("none", "central"),
+    "data.policy": ("none", "autoaugment", "randaugment"),
     "model.routing": ("preview", "static"),
     "model.granularity": ("layer", "block", "model"),
     "model.dtype": ("float32", "bfloat16"),
@@ -128,7 +144,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be at least 0": (
         lambda value: value >= 0,
         (
-            *("seed", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers"),
+            *("seed", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers", "data.eval_padding"),
             *("model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
             *("optimizer.weight_decay", "optimizer.clip_norm"),
         ),
@@ -137,7 +153,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         lambda value: value >= 1,
         (
             *("batch_size", "accumulate_steps", "log_every_steps", "optimizer.reference_batch"),
-            *("data.threads", "model.num_bases"),
+            *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases"),
             *("model.specialist.resolution", "model.preview.resolution"),
             *("eval.batch_size", "checkpoint.keep", "mesh.fsdp"),
         ),
@@ -150,10 +166,13 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             *("schedule.decay_rate", "schedule.decay_epochs"),
         ),
     ),
+    "must be in 0 to 10": (lambda value: 0 <= value <= 10, ("data.policy_magnitude",)),
+    "must be in 0 to 1": (lambda value: 0 <= value <= 1, ("data.erasing",)),
+    "must be more than 0 and at most 1": (lambda value: 0 < value <= 1, ("data.min_area",)),
     "must be in [0, 1)": (
         lambda value: 0 <= value < 1,
         (
-            *("ema_decay", "loss.label_smoothing", "optimizer.momentum", "optimizer.decay"),
+            *("ema_decay", "data.max_bad_share", "loss.label_smoothing", "optimizer.momentum", "optimizer.decay"),
             *("model.specialist.dropout", "model.preview.dropout"),
         ),
     ),

@@ -92,12 +92,24 @@ class Experiment:
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:
         """Global batches from a step on."""
         data = self.config.data
+        crop = preprocess.RandomCrop(data.min_area, data.max_aspect)
         batches = pipeline.train_batches(
             self.data.train,
             batch_size=self.plan.batch_size,
             side=self.image_shape[0],
             channels=self.data.channels,
-            augmentation=preprocess.Augmentation(data.flip, data.max_shift, data.max_rotation),
+            num_classes=self.data.num_classes,
+            augmentation=preprocess.Augmentation(
+                flip=data.flip,
+                max_shift=data.max_shift,
+                max_rotation=data.max_rotation,
+                crop=crop if data.crop == "inception" else None,
+                policy=data.policy,
+                layers=data.policy_layers,
+                magnitude=data.policy_magnitude,
+                erasing=data.erasing,
+            ),
+            max_bad_share=data.max_bad_share,
             seed=self.config.seed,
             start_step=start_step,
             process=jax.process_index(),
@@ -109,11 +121,14 @@ class Experiment:
 
     def eval_batches(self) -> Iterator[step.Batch]:
         """Global batches that hold every evaluation example once."""
+        crop = preprocess.CentralCrop(self.config.data.eval_padding)
         batches = pipeline.eval_batches(
             self.data.eval,
             batch_size=self.plan.eval_batch_size,
             side=self.image_shape[0],
             channels=self.data.channels,
+            num_classes=self.data.num_classes,
+            crop=crop if self.config.data.eval_crop == "central" else None,
             process=jax.process_index(),
             processes=jax.process_count(),
             threads=self.config.data.threads,
@@ -181,8 +196,9 @@ def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
       devices: to run on; None is all there are.
     """
     config_lib.validate(config)
-    devices = jax.devices() if devices is None else devices
+    # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
     data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    devices = jax.devices() if devices is None else devices
     plan = config_lib.derive(
         config,
         train_examples=len(data.train),

@@ -37,8 +37,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
       UserError: config, data, devices or workdir do not fit.
     """
     validate(config)
+    experiment = make_experiment(config)  # opens the data before anything asks for a device
     folder = _open_workdir(config, workdir)
-    experiment = make_experiment(config)
     if jax.process_index() == 0:
         report.write_json(folder / "config.json", json.loads(config.to_json()))
     with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints, _stop_signals() as stop:

@@ -7,9 +7,10 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "models.synthesis", "models.backbones", "data.preprocess", "data.augment", "mixing"},
-    {"models.routing", "data.pipeline", "data.digits", "mesh"},
-    {"models.blocks", "models.cost", "data.datasets", "config"},
+    {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing"},
+    {"models.routing", "data.preprocess", "data.folder", "data.digits", "mesh"},
+    {"models.blocks", "models.cost", "data.pipeline", "config"},
+    {"data.datasets"},
     {"models.basisnet"},
     {"losses", "optim", "state"},
     {"metrics"},

@@ -10,7 +10,7 @@ from basisnet_jax.errors import UserError
 
 
 class Numbers:
-    """Image i is all i, and so is its label."""
+    """Image i is noise of its own, and its label is i."""
 
     def __init__(self, count):
         self.count = count
@@ -19,17 +19,22 @@ class Numbers:
         return self.count
 
     def __getitems__(self, indices):
-        return [{"image": encode(np.full((4, 4), i, np.uint8)), "label": i} for i in indices]
+        return [{"image": encode(noise(i)), "label": i} for i in indices]
+
+
+def noise(seed):
+    return np.random.default_rng(seed).integers(0, 256, (6, 5), dtype=np.uint8)
 
 
 def encode(image):
     return cv2.imencode(".png", image)[1].tobytes()
 
 
-def train_batches(steps, count=23, start_step=0, **kwargs):
-    settings = {"batch_size": 6, "side": 4, "channels": 1, "seed": 0, "threads": 2}
-    settings["augmentation"] = preprocess.Augmentation(max_shift=1)
-    stream = pipeline.train_batches(Numbers(count), start_step=start_step, **{**settings, **kwargs})
+def train_batches(steps, count=23, start_step=0, source=None, **kwargs):
+    settings = {"batch_size": 6, "side": 4, "channels": 1, "num_classes": count, "seed": 0, "threads": 2}
+    settings["augmentation"] = preprocess.Augmentation(max_shift=1, crop=preprocess.RandomCrop(0.2, 2.0))
+    settings["max_bad_share"] = 0.0
+    stream = pipeline.train_batches(source or Numbers(count), start_step=start_step, **{**settings, **kwargs})
     return [next(stream) for _ in range(steps)]
 
 
@@ -70,7 +75,14 @@ def test_evaluation_counts_every_example_once(count, processes):
     hosts = [
         list(
             pipeline.eval_batches(
-                Numbers(count), batch_size=4, side=4, channels=1, process=p, processes=processes, threads=2
+                Numbers(count),
+                batch_size=4,
+                side=4,
+                channels=1,
+                num_classes=count,
+                process=p,
+                processes=processes,
+                threads=2,
             )
         )
         for p in range(processes)
@@ -91,22 +103,13 @@ def test_digits_are_scikit_learns_in_file_order(config):
 
     data = datasets.open_dataset("digits", config.data.dir, "train", "test")
     assert (len(data.train), len(data.eval), data.num_classes, data.channels) == (1297, 500, 10, 1)
-    examples = [preprocess.load(x, 8, 1) for x in data.eval.__getitems__(list(range(500)))]
+    examples = [preprocess.load_eval(x, 8, 1, 10, None) for x in data.eval.__getitems__(list(range(500)))]
     expected = load_digits()
     # TFDS shuffles what it writes, so images are compared as a set.
     got = sorted((bytes(np.round(x["image"] / 255 * 16).astype(np.uint8)), int(x["label"])) for x in examples)
     assert got == sorted(
         (bytes(i.astype(np.uint8)), int(t)) for i, t in zip(expected.images[-500:], expected.target[-500:], strict=True)
     )
-
-
-def test_decode_gives_rgb_and_refuses_what_is_no_image():
-    rgb = np.zeros((5, 7, 3), np.uint8)
-    rgb[..., 0] = 200
-    np.testing.assert_equal(preprocess.decode(encode(rgb[..., ::-1]), 3), rgb)
-    for bad in (b"", b"no image", encode(rgb)[:30]):
-        with pytest.raises(ValueError, match="no image"):
-            preprocess.decode(bad, 3)
 
 
 def test_shift_and_flip_move_pixels_and_nothing_else():
@@ -145,3 +148,57 @@ def test_mistakes_are_answered_in_a_sentence(config):
     ):
         with pytest.raises(UserError, match=words):
             datasets.open_dataset(name, where, split, "test")
+
+
+class Spoiled(Numbers):
+    """Numbers, some of which cannot be used."""
+
+    def __init__(self, count, bad):
+        super().__init__(count)
+        self.bad = bad  # {index: what stands in its place}
+
+    def __getitems__(self, indices):
+        examples = super().__getitems__(indices)
+        return [{**x, **self.bad.get(i, {}), "file_name": f"{i}.png"} for i, x in zip(indices, examples, strict=True)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_training_examples_are_told_once_and_replaced_by_the_next(workers, caplog):
+    flags.FLAGS.mark_as_parsed()
+    bad = {3: {"image": b""}, 4: {"label": 23}, 22: {"image": encode(noise(22))[:-20]}}
+    got = train_batches(12, source=Spoiled(23, bad), max_bad_share=0.2, workers=workers)
+    for batch, expected in zip(got, train_batches(12), strict=True):
+        assert batch.keys() == expected.keys(), "what is said of bad examples must not reach the devices"
+        replaced = [{3: 5, 4: 5, 22: 0}.get(label, label) for label in expected["label"]]
+        np.testing.assert_array_equal(batch["label"], replaced)
+        good = batch["label"] == expected["label"]
+        np.testing.assert_array_equal(batch["image"][good], expected["image"][good])
+    said = [record.getMessage() for record in caplog.records if "bad training example" in record.getMessage()]
+    assert len(said) == 3, "once for each, though three epochs met them"
+    assert any("example 3 (3.png) is no image: 0 bytes" in line for line in said)
+    assert any("example 4 (4.png) has label 23, which is not in 0 to 22" in line for line in said)
+
+
+def test_too_many_bad_training_examples_stop_the_run():
+    bad = {i: {"image": b"no image"} for i in (3, 4, 5)}
+    assert len(train_batches(12, source=Spoiled(23, bad), max_bad_share=3 / 23)) == 12
+    with pytest.raises(
+        UserError, match=r"^3 of 23 training examples cannot be used, more than config.data.max_bad_share"
+    ):
+        train_batches(12, source=Spoiled(23, bad), max_bad_share=2.9 / 23)
+    with pytest.raises(UserError, match="100 training examples in a row cannot be used"):
+        train_batches(1, source=Spoiled(23, {i: {"image": b""} for i in range(23)}), max_bad_share=0.99)
+
+
+def test_workers_answer_with_the_same_sentence():
+    flags.FLAGS.mark_as_parsed()
+    with pytest.raises(UserError, match="100 training examples in a row cannot be used"):
+        train_batches(1, source=Spoiled(23, {i: {"image": b""} for i in range(23)}), max_bad_share=0.99, workers=1)
+
+
+@pytest.mark.parametrize("spoil", [{"image": b""}, {"label": -1}])
+def test_a_bad_evaluation_example_ends_the_run(spoil):
+    batches = pipeline.eval_batches(Spoiled(10, {7: spoil}), batch_size=4, side=4, channels=1, num_classes=10)
+    with pytest.raises(UserError, match=r"^example 7 \(7.png\) of the evaluation split .*leaves nothing out") as error:
+        list(batches)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Data sets: TFDS builders by name, and the embedded digits, read at random positions without TensorFlow."""
+"""Data sets: TFDS builders by name, an image folder, and the embedded digits, read at random without TensorFlow."""
 
 import dataclasses
 import os
@@ -7,9 +7,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
+from basisnet_jax.data import folder
 from basisnet_jax.data.digits import Digits
 from basisnet_jax.data.pipeline import Source
 from basisnet_jax.errors import UserError
+
+# Files that TFDS cannot download, by data set: its own error says so only after minutes.
+BY_HAND = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,28 +27,33 @@ class Dataset:
 
 
 def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:
-    """Opens a prepared data set; prepares the embedded one if need be, and no other.
+    """Opens a prepared data set; prepares the embedded one if need be, and no other. Starts no device.
 
     Args:
-      name: 'digits', or a TFDS name whose examples have an 'image' and a 'label'.
+      name: 'digits', 'folder', or a TFDS name whose examples have an 'image' and a 'label'.
       data_dir: where TFDS keeps prepared data; '' for its default (TFDS_DATA_DIR, or tensorflow_datasets in the home).
-      train_split: in TFDS's syntax, such as 'train[:90%]'.
+        For 'folder', the folder itself.
+      train_split: in TFDS's syntax, such as 'train[:90%]'; for 'folder', the name of a folder.
       eval_split: likewise.
 
     Raises:
       UserError: an unknown name or split, data that is not prepared (with the command that does), or other features.
     """
+    if name == "folder":
+        train, evaluation, num_classes = folder.open_splits(data_dir, train_split, eval_split)
+        return Dataset(train, evaluation, num_classes, channels=3)
     builder = _builder(name, data_dir)
-    features = builder.info.features
-    if not isinstance(features, tfds.features.FeaturesDict) or not {"image", "label"} <= features.keys():
+    features = dict(builder.info.features or {})
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
             f"data.name = {name!r} has no features 'image' and 'label'; choose an image classification set."
         )
     return Dataset(
         train=_source(builder, train_split, "data.train_split"),
         eval=_source(builder, eval_split, "data.eval_split"),
-        num_classes=features["label"].num_classes,
-        channels=features["image"].shape[-1],
+        num_classes=label.num_classes,
+        channels=1 if image.shape[-1] == 1 else 3,  # None is 'of any number': made RGB
     )
 
 
@@ -66,10 +75,21 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         raise UserError(f"data.name = {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
     if not builder.is_prepared():
         raise UserError(
-            f"data set {name!r} is not prepared in {builder.data_dir}; prepare it with `{_command(name, data_dir)}`, "
-            "or say where it is with --config.data.dir."
+            f"data set {name!r} is not prepared in {builder.data_dir}; {_by_hand(builder)}prepare it with "
+            f"`{_command(name, data_dir)}`, or say where it is with --config.data.dir."
         )
     return builder
+
+
+def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
+    """What to put where before it can be prepared; '' where TFDS downloads everything, or all is there."""
+    manual = builder.data_dir_root / "downloads" / "manual"
+    missing = [name for name in BY_HAND.get(builder.name, ()) if not (manual / name).exists()]
+    if missing:
+        return f"put {' and '.join(missing)} (see {builder.info.homepage}) into {manual} and "
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and builder.name not in BY_HAND:
+        return f"put what its page ({builder.info.homepage}) gives you into {manual} and "
+    return ""
 
 
 def _command(name: str, data_dir: str) -> str:
@@ -97,8 +117,13 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
 
 
 def _source(builder: tfds.core.DatasetBuilder, split: str, field: str) -> Source:
+    # Every image feature stays encoded: a mask that nobody asked for would cost as much as the image.
+    images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     try:
-        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        # Array_record refuses an empty slice with words of its own.
+        if not builder.info.splits[split].num_examples:
+            raise UserError(f"config.{field} = {split!r} holds no examples of {builder.name!r}; take a larger slice.")
+        return builder.as_data_source(split=split, decoders={name: tfds.decode.SkipDecoding() for name in images})
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         if split.split("[")[0] in builder.info.splits and "array_record" not in str(builder.info.file_format).lower():
             raise UserError(
@@ -109,6 +134,3 @@ def _source(builder: tfds.core.DatasetBuilder, split: str, field: str) -> Source
             f"config.{field} = {split!r} is no split of {builder.name!r} ({str(error).splitlines()[0]}); "
             f"it has {', '.join(builder.info.splits)}."
         ) from None
-    if not len(source):
-        raise UserError(f"config.{field} = {split!r} holds no examples of {builder.name!r}; take a larger slice.")
-    return source

@@ -3,22 +3,30 @@
 Position i of the endless training stream holds the same example, augmented in the same way, on any number of hosts:
 its epoch is i // len(source), and each epoch has an order of its own. Step t takes the positions t * B to t * B + B,
 and host h of P the h-th of their P parts. So a run goes on from nothing but its step.
+
+A bad example (no image, or a label that is no class) gives up its position in training to the next index of the
+source that is good, whoever reads it; in evaluation it ends the run, since nothing may be left out unsaid.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
+from absl import logging
 
 from basisnet_jax.data import preprocess
+from basisnet_jax.data.decode import BadExampleError
+from basisnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+MAX_BAD_IN_A_ROW = 100  # bad examples side by side after which no good one is looked for
+
 
 class Source(Protocol):
-    """Encoded examples, {'image': bytes, 'label': int}, read many at a time."""
+    """Encoded examples, {'image': bytes, 'label': int} and perhaps 'file_name', read many at a time."""
 
     def __len__(self) -> int: ...
 
@@ -34,21 +42,35 @@ class _TrainBatches:
     size: int
     side: int
     channels: int
+    num_classes: int
     augmentation: preprocess.Augmentation
     seed: int
 
     def __len__(self) -> int:
         return len(self.order) // self.size
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """A batch, and beside it 'bad': {index of an example that was replaced: a sentence on it}."""
         positions = range(number * self.size, (number + 1) * self.size)
-        examples = self.source.__getitems__([self.order[position] for position in positions])
-        return _stack([self._prepare(*pair) for pair in zip(positions, examples, strict=True)])
+        indices = [int(self.order[position]) for position in positions]
+        examples = self.source.__getitems__(indices)
+        bad: dict[int, str] = {}
+        triples = zip(positions, indices, examples, strict=True)
+        return {**_stack([self._prepare(*triple, bad) for triple in triples]), "bad": bad}
 
-    def _prepare(self, position: int, example: dict[str, Any]) -> Batch:
-        loaded = preprocess.load(example, self.side, self.channels)
-        rng = np.random.default_rng((self.seed, position))
-        return {**loaded, "image": preprocess.augment(loaded["image"], self.augmentation, rng)}
+    def _prepare(self, position: int, index: int, example: dict[str, Any], bad: dict[int, str]) -> Batch:
+        for _ in range(MAX_BAD_IN_A_ROW):
+            rng = np.random.default_rng((self.seed, position))
+            try:
+                return preprocess.load_train(
+                    example, self.side, self.channels, self.num_classes, self.augmentation, rng
+                )
+            except BadExampleError as error:
+                bad[index] = f"{_name(index, example)} {error}"
+            index = (index + 1) % len(self.source)
+            (example,) = self.source.__getitems__([index])
+        last = bad[(index - 1) % len(self.source)]
+        raise UserError(f"{MAX_BAD_IN_A_ROW} training examples in a row cannot be used; the last: {last}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +82,8 @@ class _EvalBatches:
     size: int
     side: int
     channels: int
+    num_classes: int
+    crop: preprocess.CentralCrop | None
 
     def __len__(self) -> int:
         return self.count
@@ -67,9 +91,26 @@ class _EvalBatches:
     def __getitem__(self, number: int) -> Batch:
         last = len(self.source) - 1
         positions = range(number * self.size, (number + 1) * self.size)
-        examples = self.source.__getitems__([min(position, last) for position in positions])
-        loaded = _stack([preprocess.load(example, self.side, self.channels) for example in examples])
+        indices = [min(position, last) for position in positions]
+        examples = self.source.__getitems__(indices)
+        loaded = _stack([self._prepare(*pair) for pair in zip(indices, examples, strict=True)])
         return {**loaded, "mask": np.array([position <= last for position in positions], np.float32)}
+
+    def _prepare(self, index: int, example: dict[str, Any]) -> Batch:
+        try:
+            return preprocess.load_eval(example, self.side, self.channels, self.num_classes, self.crop)
+        except BadExampleError as error:
+            raise UserError(
+                f"{_name(index, example)} of the evaluation split {error}; evaluation leaves nothing out: mend it, or "
+                "remove it from the data set."
+            ) from None
+
+
+def _name(index: int, example: dict[str, Any]) -> str:
+    """'example 7 (cat/1.jpg)', or without the file where the data set does not know it."""
+    file = example.get("file_name", "")
+    file = file.decode(errors="replace") if isinstance(file, bytes) else str(file)
+    return f"example {index} ({file})" if file else f"example {index}"
 
 
 def _stack(examples: Sequence[Batch]) -> Batch:
@@ -82,7 +123,9 @@ def train_batches(
     batch_size: int,
     side: int,
     channels: int,
+    num_classes: int,
     augmentation: preprocess.Augmentation,
+    max_bad_share: float,
     seed: int,
     start_step: int,
     process: int = 0,
@@ -97,7 +140,9 @@ def train_batches(
       batch_size: images a step over all hosts, a multiple of `processes`.
       side: of the images in pixels.
       channels: 1 or 3.
+      num_classes: labels are 0 to num_classes - 1.
       augmentation: what is done to the images.
+      max_bad_share: of the source's examples that may be bad, each counted once; more stop the run with a UserError.
       seed: of the order and the augmentation.
       start_step: steps done before.
       process: this host's number.
@@ -106,10 +151,27 @@ def train_batches(
       workers: processes that read and decode; 0 is none but this one.
     """
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    pieces = _TrainBatches(source, order, batch_size // processes, side, channels, augmentation, seed)
+    size = batch_size // processes
+    pieces = _TrainBatches(source, order, size, side, channels, num_classes, augmentation, seed)
     # Pieces are numbered step * processes + process; the slice takes this host's, from start_step on.
     own = grain.MapDataset.source(pieces)[start_step * processes + process :: processes]
-    return iter(_read(own, threads, workers))
+    return _count_bad(_read(own, threads, workers), len(source), max_bad_share)
+
+
+def _count_bad(batches: Iterable[dict[str, Any]], examples: int, max_share: float) -> Iterator[Batch]:
+    """Takes what is said of bad examples out of the batches, tells it once for each, and stops where it is too much."""
+    seen: set[int] = set()
+    for batch in batches:
+        for index, sentence in batch.pop("bad").items():
+            if index not in seen:
+                seen.add(index)
+                logging.warning("bad training example %d: %s; the next one takes its place", len(seen), sentence)
+            if len(seen) > max_share * examples:
+                raise UserError(
+                    f"{len(seen)} of {examples} training examples cannot be used, more than "
+                    f"config.data.max_bad_share = {max_share} allows (the last: {sentence}); mend them or raise it."
+                )
+        yield batch
 
 
 def eval_batches(
@@ -118,16 +180,22 @@ def eval_batches(
     batch_size: int,
     side: int,
     channels: int,
+    num_classes: int,
+    crop: preprocess.CentralCrop | None = None,
     process: int = 0,
     processes: int = 1,
     threads: int = 8,
 ) -> Iterator[Batch]:
     """Every example once, in order, over all hosts; the last batch is filled up with examples whose mask is 0.
 
-    Arguments as in `train_batches`. Every host gets the same number of batches.
+    Arguments as in `train_batches`; `crop` is the part of each image that is evaluated, None for all of it. Every host
+    gets the same number of batches.
+
+    Raises:
+      UserError: on reading, an example that cannot be used.
     """
     steps = -(-len(source) // batch_size)
-    pieces = _EvalBatches(source, steps * processes, batch_size // processes, side, channels)
+    pieces = _EvalBatches(source, steps * processes, batch_size // processes, side, channels, num_classes, crop)
     return iter(_read(grain.MapDataset.source(pieces)[process::processes], threads, workers=0))
 
 
