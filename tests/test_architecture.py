@@ -8,9 +8,9 @@ import basisnet_jax
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
     {"errors", "models.synthesis", "models.backbones", "data.preprocess"},
-    {"models.routing", "data.pipeline", "data.digits", "mesh"},
+    {"models.routing", "models.torch_file", "data.pipeline", "data.digits", "mesh"},
     {"models.blocks", "models.cost", "data.datasets", "config"},
-    {"models.basisnet"},
+    {"models.basisnet", "models.pretrained"},
     {"losses", "optim", "state"},
     {"metrics"},
     {"step"},

@@ -35,6 +35,13 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(image, (side, side), interpolation=method).reshape(side, side, image.shape[2])
 
 
+def central_crop(image: np.ndarray, side: int) -> np.ndarray:
+    """The central square that is `side` pixels when the shorter edge is side + 32 (the evaluation of MnasNet)."""
+    edge = round(min(image.shape[:2]) * side / (side + 32))
+    top, left = ((size - edge) // 2 for size in image.shape[:2])
+    return image[top : top + edge, left : left + edge]
+
+
 def augment(image: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """A training image, turned, moved and flipped at random; what comes into view repeats the edge."""
     angle = rng.uniform(-settings.max_rotation, settings.max_rotation)
