@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import make_model
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Conventions
@@ -158,3 +159,6 @@ def test_a_backbone_normalizes_its_images(config):
 
     got, expected = logits(backbone.clone(architecture=table), images()), logits(backbone, (images() - 0.2) / 0.5)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    colours = dataclasses.replace(table, conventions=Conventions(input_mean=(0.1, 0.2, 0.3)))
+    with pytest.raises(UserError, match="1 channels do not fit a backbone that normalizes 3"):
+        logits(backbone.clone(architecture=colours), images())

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.models import synthesis
 from basisnet_jax.models.backbones import Architecture, Block, Conventions
 from basisnet_jax.models.routing import Route
@@ -157,6 +158,11 @@ class Backbone(nn.Module):
 
 
 def _normalized(images_BxHxWxC: jax.Array, conventions: Conventions) -> jax.Array:
-    """Images in [-1, 1] as the network wants them."""
+    """Images in [-1, 1] as the network wants them. Raises UserError if it wants another number of channels."""
     mean, std = (np.asarray(x, np.float32) for x in (conventions.input_mean, conventions.input_std))
+    if mean.size not in (1, images_BxHxWxC.shape[-1]):
+        raise UserError(
+            f"images with {images_BxHxWxC.shape[-1]} channels do not fit a backbone that normalizes {mean.size}; "
+            "choose another backbone."
+        )
     return images_BxHxWxC if (mean == 0).all() and (std == 1).all() else (images_BxHxWxC - mean) / std

@@ -82,19 +82,14 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a .pth file.") from error
     except _RefusedError as error:
         raise UserError(f"{path} asks for {error}, which is no part of a state_dict, and was not run.") from error
-    except _DAMAGE as error:
+    except UserError:
+        raise
+    except Exception as error:  # zipfile and pickle raise all sorts of them for a file that is not what it should be
         raise UserError(f"{path} is cut off, damaged or no state_dict of PyTorch's ({error}); get it again.") from error
 
 
 class _RefusedError(Exception):
     """What the pickle asked for and is not allowed."""
-
-
-# What reading a file that is not what it should be may raise, in zipfile, pickle, struct, NumPy or here.
-_DAMAGE = (
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, MemoryError),
-    *(RecursionError, NotImplementedError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
-)
 
 
 class _Unpickler(pickle.Unpickler):
