@@ -253,29 +253,35 @@ def static_source(config, seed, num_classes=10):
     return model, {name: tree["specialist"] for name, tree in variables.items()}
 
 
-def test_bases_without_noise_are_the_static_network(config):
+def test_uniform_coefficients_give_the_static_network(config):
     static, source = static_source(config, seed=3)
     expected_BxK = jax.jit(lambda v: static.specialist.apply(v, images(), static_route, train=False)[1])(source)
     model, variables = drawn(config, seed=0, routing="preview", num_bases=3)
-    started = pretrained.start_stage(variables, "specialist", [source], noise=0.0, key=jax.random.key(0))
-    assert jax.tree.map(jnp.shape, started) == jax.tree.map(jnp.shape, variables)
+    same, noisy = (
+        pretrained.start_stage(variables, "specialist", [source], noise=noise, key=jax.random.key(0))
+        for noise in (0.0, 0.5)
+    )
+    assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, variables)
     run = jax.jit(lambda v, mix: model.apply(v, images(), train=False, uniform_mix=mix))
-    # As all bases are equal, any coefficients that sum to one give the same.
-    for mix in (1.0, 0.0):
-        np.testing.assert_allclose(run(started, mix).logits_BxK, expected_BxK, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(run(started, 0.0).preview_logits_BxK, run(variables, 0.0).preview_logits_BxK)
+    # With equal bases any coefficients that sum to one give the same; with noise only the uniform ones do.
+    for started, mix, equal in ((same, 1.0, True), (same, 0.0, True), (noisy, 1.0, True), (noisy, 0.0, False)):
+        got = run(started, mix)
+        assert np.allclose(got.logits_BxK, expected_BxK, rtol=1e-3, atol=1e-4) == equal
+        np.testing.assert_array_equal(got.preview_logits_BxK, run(variables, mix).preview_logits_BxK)
     assert not np.allclose(run(variables, 1.0).logits_BxK, expected_BxK, atol=1e-3)
 
 
-def test_noise_is_relative_to_the_kernel_and_each_basis_has_its_own(config):
+def test_noise_is_relative_to_the_channel_and_each_basis_has_its_own(config):
     _, source = static_source(config, seed=3)
     _, variables = drawn(config, seed=0, routing="preview", num_bases=64)
     started = pretrained.start_stage(variables, "specialist", [source], noise=0.1, key=jax.random.key(0))
     for layer in ("expand", "depthwise"):
         kernel = source["params"]["block01"][layer]["kernel"]
-        noise = (started["params"]["specialist"]["block01"][layer]["bases"] - kernel).reshape(64, -1)
-        np.testing.assert_allclose(noise.std() / kernel.std(), 0.1, rtol=0.05)
-        assert np.abs(np.corrcoef(noise) - np.eye(64)).max() < 0.5
+        relative = (started["params"]["specialist"]["block01"][layer]["bases"] - kernel) / kernel.std(
+            axis=tuple(range(kernel.ndim - 1)), keepdims=True
+        )
+        np.testing.assert_allclose(relative.std(), 0.1, rtol=0.05)
+        assert np.abs(np.corrcoef(relative.reshape(64, -1)) - np.eye(64)).max() < 0.5
 
 
 def test_checkpoints_take_turns_as_bases(config):

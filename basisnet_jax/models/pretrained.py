@@ -186,14 +186,15 @@ def start_stage(
     """A model's variables with one stage started from trained static networks.
 
     Basis n becomes a copy of the kernel of source n modulo their number; so one source gives bases that are alike but
-    for the noise, which they need to become different, and N checkpoints give one basis each. All else of the stage
-    comes from the first source, but a classifier for another number of classes stays as it is.
+    for the noise, which they need to become different, and N checkpoints give one basis each. The noise sums to zero
+    over the bases: uniform coefficients, with which a warm start begins, give the trained network whatever the noise.
+    All else of the stage comes from the first source, but a classifier for another number of classes stays as it is.
 
     Args:
       variables: of a `BasisNet`; they are not changed.
       stage: 'specialist' or 'preview'.
       sources: of a `Backbone` of that stage's architecture, as `Published.variables`.
-      noise: standard deviation of what is added to each basis, relative to its kernel's own.
+      noise: standard deviation of what is added to a basis, relative to that of the output channel's weights.
       key: of the noise.
 
     Raises:
@@ -217,9 +218,9 @@ def start_stage(
         ]
         if is_bases:
             bases = jnp.stack([copies[n % len(copies)] for n in range(leaf.shape[0])])
-            if noise:
-                scale = noise * jnp.std(bases, axis=range(1, bases.ndim), keepdims=True)
-                bases += scale * jax.random.normal(jax.random.fold_in(key, index), bases.shape, bases.dtype)
+            drawn = jax.random.normal(jax.random.fold_in(key, index), bases.shape, bases.dtype)
+            deviations = jnp.std(bases, axis=range(1, bases.ndim - 1), keepdims=True)
+            bases += noise * deviations * (drawn - jnp.mean(drawn, axis=0))
         started[path] = bases if is_bases else copies[0]
     for name, tree in unflatten_dict(started, sep="/").items():
         collections[name][stage] = tree
