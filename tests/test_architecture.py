@@ -8,10 +8,10 @@ import basisnet_jax
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
     {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing"},
-    {"models.routing", "data.preprocess", "data.folder", "data.digits", "mesh"},
+    {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh"},
     {"models.blocks", "models.cost", "data.pipeline", "config"},
     {"data.datasets"},
-    {"models.basisnet"},
+    {"models.basisnet", "models.pretrained"},
     {"losses", "optim", "state"},
     {"metrics"},
     {"step"},

@@ -7,6 +7,8 @@ import pytest
 from basisnet_jax.experiment import make_model
 from basisnet_jax.models import cost
 from basisnet_jax.models.backbones import ARCHITECTURES, MOBILENET_V3_LARGE, make_divisible, scaled
+from basisnet_jax.models.blocks import Backbone
+from basisnet_jax.models.routing import static_route
 from configs import digits
 
 
@@ -22,6 +24,40 @@ from configs import digits
 def test_static_networks_at_224(name, madds, parameters):
     got = cost.static_cost(ARCHITECTURES[name], 224, 1000)
     assert (got.total, got.parameters) == (madds, parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "madds", "parameters"),
+    [
+        # B0 to B2: parameters are torchvision's; the paper's table 2 has 0.39B, 0.70B and 1.0B multiply-adds.
+        ("efficientnet_b0", 224, 385_814_752, 5_288_548),
+        ("efficientnet_b1", 240, 686_802_832, 7_794_184),
+        ("efficientnet_b2", 260, 993_561_872, 9_109_994),
+        # Lite0 to Lite2: tensorflow/tpu has 4.7M, 5.4M and 6.1M parameters; its 407M, 631M and 899M multiply-adds are
+        # about 5% above this convention's.
+        ("efficientnet_lite0", 224, 385_187_552, 4_652_008),
+        ("efficientnet_lite1", 240, 600_185_232, 5_416_680),
+        ("efficientnet_lite2", 260, 859_736_272, 6_092_072),
+    ],
+)
+def test_efficientnets_at_their_resolution(name, resolution, madds, parameters):
+    got = cost.static_cost(ARCHITECTURES[name], resolution, 1000)
+    assert (got.total, got.parameters) == (madds, parameters)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_table_counts_the_parameters_of_its_module(name):
+    table = scaled(ARCHITECTURES[name], 0.75)
+    images, backbone = jnp.zeros((1, 32, 32, 3)), Backbone(table, num_classes=10)
+    shapes = jax.eval_shape(lambda: backbone.init(jax.random.key(0), images, static_route, train=False))
+    made = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert cost.static_cost(table, 32, 10).parameters == made
+
+
+def test_width_leaves_the_ends_of_a_lite_network():
+    narrow, wide = (scaled(ARCHITECTURES["efficientnet_lite0"], width) for width in (0.5, 2.0))
+    assert (narrow.stem, narrow.features, wide.stem, wide.features) == (32, 1280, 32, 1280)
+    assert (narrow.blocks[-1].out, wide.blocks[-1].out) == (160, 640)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """The network as a whole: equalities that hold whatever the weights are."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import make_model
 from basisnet_jax.models import routing
+from basisnet_jax.models.backbones import Conventions
+from basisnet_jax.models.blocks import Convolution, SqueezeExcite
 
 
 def images(batch: int = 4) -> jax.Array:
@@ -104,3 +109,56 @@ def test_bfloat16_computes_what_float32_does(config):
     scale = np.abs(expected.logits_BxK).max()
     np.testing.assert_allclose(got.logits_BxK, expected.logits_BxK, atol=0.05 * scale)
     assert np.abs(got.logits_BxK - expected.logits_BxK).max() > 1e-6 * scale, "bfloat16 was not used"
+
+
+@pytest.mark.parametrize(("act", "gate"), [("relu", "hard_sigmoid"), ("swish", "sigmoid")])
+def test_squeeze_excite_equals_numpy(act, gate):
+    """MobileNetV3's and EfficientNet's."""
+    functions = {
+        "relu": lambda x: np.maximum(x, 0),
+        "swish": lambda x: x / (1 + np.exp(-x)),
+        "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    }
+    rng = np.random.default_rng(0)
+    x, module = rng.normal(size=(2, 3, 4, 8)).astype(np.float32), SqueezeExcite(6, act, gate)
+    weights = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), module.init(jax.random.key(0), x)["params"]
+    )
+    hidden = functions[act](x.mean((1, 2)) @ weights["reduce"]["kernel"] + weights["reduce"]["bias"])
+    scale = functions[gate](hidden @ weights["expand"]["kernel"] + weights["expand"]["bias"])
+    got = module.apply({"params": weights}, x)
+    np.testing.assert_allclose(got, x * scale[:, None, None, :], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_symmetric_padding_is_the_mirror_image_of_the_other(depthwise):
+    """Where a stride leaves one pixel over, TensorFlow pads it after and PyTorch before."""
+    rng = np.random.default_rng(0)
+    shape = (3, 3, 5) if depthwise else (3, 3, 5, 7)
+    x, kernel = rng.normal(size=(2, 8, 6, 5)).astype(np.float32), rng.normal(size=shape).astype(np.float32)
+
+    def convolved(x, kernel, padding):
+        layer = Convolution(shape[-1], side=3, stride=2, depthwise=depthwise, padding=padding)
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    mirrored = convolved(x[:, ::-1, ::-1], kernel[::-1, ::-1], "same")[:, ::-1, ::-1]
+    np.testing.assert_allclose(convolved(x, kernel, "symmetric"), mirrored, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(convolved(x, kernel, "same"), mirrored, atol=1e-2)
+
+
+def test_a_backbone_normalizes_its_images(config):
+    """Weights that were trained on other numbers than [-1, 1] get the numbers that they know."""
+    model, variables = initialized(config, routing="static")
+    backbone, conventions = model.specialist, Conventions(input_mean=(0.2,), input_std=(0.5,))
+    table = dataclasses.replace(backbone.architecture, conventions=conventions)
+    weights = {name: tree["specialist"] for name, tree in variables.items()}
+
+    def logits(backbone, x):
+        return jax.jit(lambda v, x: backbone.apply(v, x, routing.static_route, train=False)[1])(weights, x)
+
+    got, expected = logits(backbone.clone(architecture=table), images()), logits(backbone, (images() - 0.2) / 0.5)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    colours = dataclasses.replace(table, conventions=Conventions(input_mean=(0.1, 0.2, 0.3)))
+    with pytest.raises(UserError, match="1 channels do not fit a backbone that normalizes 3"):
+        logits(backbone.clone(architecture=colours), images())

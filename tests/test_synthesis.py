@@ -32,10 +32,12 @@ def pointwise_loop(x, bases, coefficients, dy):
     return y, dx, dbases, dcoefficients
 
 
-def depthwise_loop(x, bases, coefficients, stride, dy):
+def depthwise_loop(x, bases, coefficients, stride, dy, padding="same"):
     """(y, dx, dbases, dcoefficients), one image, one output pixel, one tap after the other."""
     side, (height, width) = bases.shape[1], x.shape[1:3]
     top, left = (max((-(-n // stride) - 1) * stride + side - n, 0) // 2 for n in (height, width))
+    if padding == "symmetric":
+        top = left = (side - 1) // 2
     y, dx, dbases, dcoefficients = (
         np.zeros(dy.shape),
         np.zeros(x.shape),
@@ -102,17 +104,18 @@ def test_pointwise_equals_a_loop(dtype):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("side", "stride", "size"), list(itertools.product((3, 5), (1, 2), ((6, 6), (7, 5)))))
-def test_depthwise_equals_a_loop(side, stride, size, dtype):
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_depthwise_equals_a_loop(side, stride, size, padding, dtype):
     rng, x, bases, coefficients = draw((2, *size, 3), (4, side, side, 3), dtype)
     dy = rng.normal(size=(2, -(-size[0] // stride), -(-size[1] // stride), 3))
     dy = np.asarray(jnp.asarray(dy, dtype), np.float64)
     inputs = jnp.asarray(x, dtype), jnp.asarray(bases, dtype), jnp.asarray(coefficients, jnp.float32)
-    got = value_and_gradients(lambda *args: synthesis.depthwise(*args, stride), inputs, jnp.asarray(dy, dtype))
+    got = value_and_gradients(lambda *args: synthesis.depthwise(*args, stride, padding), inputs, jnp.asarray(dy, dtype))
     assert got[0].dtype == dtype
-    assert_close(got, depthwise_loop(x, bases, coefficients, stride, dy), dtype)
+    assert_close(got, depthwise_loop(x, bases, coefficients, stride, dy, padding), dtype)
 
     def gradient(form):
-        padded = synthesis._pad_same(inputs[0], side, stride)
+        padded = synthesis._pad(inputs[0], side, stride, padding)
         return jax.jit(lambda padded, dy: form(padded, dy, side, stride))(padded, jnp.asarray(dy, dtype))
 
     by_rows, by_taps = gradient(synthesis._kernel_gradient_by_rows), gradient(synthesis._kernel_gradient_by_taps)
@@ -120,12 +123,13 @@ def test_depthwise_equals_a_loop(side, stride, size, dtype):
 
 
 @pytest.mark.parametrize(("side", "stride"), list(itertools.product((3, 5), (1, 2))))
-def test_static_depthwise_equals_a_loop_on_every_platform(side, stride):
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_static_depthwise_equals_a_loop_on_every_platform(side, stride, padding):
     rng, x, bases, _ = draw((2, 7, 6, 3), (1, side, side, 3), jnp.float32)
     dy = rng.normal(size=(2, -(-7 // stride), -(-6 // stride), 3))
-    y, dx, dkernel, _ = depthwise_loop(x, bases, np.ones((2, 1)), stride, dy)
-    forms = {"chosen": lambda x, k: synthesis.static_depthwise(x, k[0], stride)}
-    forms["XLA's"] = lambda x, k: synthesis._xla_depthwise(x, k, stride)
+    y, dx, dkernel, _ = depthwise_loop(x, bases, np.ones((2, 1)), stride, dy, padding)
+    forms = {"chosen": lambda x, k: synthesis.static_depthwise(x, k[0], stride, padding)}
+    forms["XLA's"] = lambda x, k: synthesis._xla_depthwise(x, k, stride, padding)
     for form in forms.values():
         inputs = jnp.asarray(x, jnp.float32), jnp.asarray(bases, jnp.float32)
         got = value_and_gradients(form, inputs, jnp.asarray(dy, jnp.float32))

@@ -5,6 +5,7 @@ module (`blocks.py`) and the cost (`cost.py`) both read the scaled table and not
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 
@@ -22,10 +23,26 @@ class Block:
     se: bool = False
     act: str
 
-    @property
-    def squeeze(self) -> int:
-        """Channels of the squeeze-excite bottleneck: a quarter of the expansion (MobileNetV3, section 5.3)."""
-        return make_divisible(self.expand / 4)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """What a family of networks does alike in all of its layers; the defaults are MobileNetV3's in TensorFlow."""
+
+    padding: str = "same"  # TensorFlow's; "symmetric" is PyTorch's: see `synthesis.pads`
+    epsilon: float = 1e-3  # of batch norm
+    squeeze_of: str = "expand"  # the channels whose quarter a squeeze-excite has: the block's "expand" or its "input"
+    squeeze_act: str = "relu"
+    gate: str = "hard_sigmoid"
+    # The network wants (image - mean) / std of an image in [-1, 1]; one value, or one a channel.
+    input_mean: tuple[float, ...] = (0.0,)
+    input_std: tuple[float, ...] = (1.0,)
+
+    def squeeze(self, inputs: int, expand: int) -> int:
+        """Channels of the squeeze-excite bottleneck of a block with that many input and expanded channels.
+
+        A quarter of the expansion, made divisible (MobileNetV3, section 5.3), or of the input (EfficientNet).
+        """
+        return make_divisible(expand / 4) if self.squeeze_of == "expand" else max(1, inputs // 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +56,8 @@ class Architecture:
     head_conv: int  # channels of the last 1x1 convolution
     head_dense: int | None = None  # units between the pool and the classifier; None: the pool feeds the classifier
     head_act: str
+    fixed_ends: bool = False  # stem and head keep their channels at every width
+    conventions: Conventions = Conventions()
 
     @property
     def features(self) -> int:
@@ -73,25 +92,28 @@ def scaled(architecture: Architecture, width: float) -> Architecture:
 
     The vector that the classifier sees keeps its length below width 1.0, as the papers do.
     """
+    ends = 1.0 if architecture.fixed_ends else width
     blocks: list[Block] = []
     for _, inputs, block in architecture.named_blocks():
-        scaled_inputs = blocks[-1].out if blocks else make_divisible(architecture.stem * width)
+        scaled_inputs = blocks[-1].out if blocks else make_divisible(architecture.stem * ends)
         expand = make_divisible(scaled_inputs * block.expand / inputs)
         blocks.append(dataclasses.replace(block, expand=expand, out=make_divisible(block.out * width)))
     has_dense = architecture.head_dense is not None
     return dataclasses.replace(
         architecture,
-        stem=make_divisible(architecture.stem * width),
+        stem=make_divisible(architecture.stem * ends),
         blocks=tuple(blocks),
-        head_conv=make_divisible(architecture.head_conv * (width if has_dense else max(width, 1.0))),
-        head_dense=make_divisible(architecture.head_dense * max(width, 1.0)) if architecture.head_dense else None,
+        head_conv=make_divisible(architecture.head_conv * (ends if has_dense else max(ends, 1.0))),
+        head_dense=make_divisible(architecture.head_dense * max(ends, 1.0)) if architecture.head_dense else None,
     )
 
 
-def _stage(*, t: int, c: int, n: int, s: int, inputs: int) -> tuple[Block, ...]:
+def _stage(
+    *, t: int, c: int, n: int, s: int, inputs: int, k: int = 3, se: bool = False, act: str = "relu6"
+) -> tuple[Block, ...]:
     """A row of MobileNetV2's table 2: expansion factor t, c output channels, n blocks, the first with stride s."""
-    first = Block(kernel=3, expand=t * inputs, out=c, stride=s, act="relu6")
-    return (first, *(Block(kernel=3, expand=t * c, out=c, act="relu6") for _ in range(n - 1)))
+    first = Block(kernel=k, expand=t * inputs, out=c, stride=s, se=se, act=act)
+    return (first, *(Block(kernel=k, expand=t * c, out=c, se=se, act=act) for _ in range(n - 1)))
 
 
 # arXiv 1801.04381, table 2.
@@ -109,6 +131,18 @@ MOBILENET_V2 = Architecture(
     ),
     head_conv=1280,
     head_act="relu6",
+)
+
+# The same network as torchvision publishes its weights (models/pretrained.py).
+MOBILENET_V2_TORCHVISION = dataclasses.replace(
+    MOBILENET_V2,
+    conventions=Conventions(
+        padding="symmetric",
+        epsilon=1e-5,
+        # torchvision's mean and deviation are of images in [0, 1].
+        input_mean=tuple(2 * mean - 1 for mean in (0.485, 0.456, 0.406)),
+        input_std=tuple(2 * std for std in (0.229, 0.224, 0.225)),
+    ),
 )
 
 # arXiv 1905.02244, table 1.
@@ -176,9 +210,63 @@ MOBILENET_V3_MICRO = Architecture(
     head_act="hard_swish",
 )
 
+
+def _mbconv_stages(*, depth: float, fixed_ends: bool, se: bool, act: str) -> tuple[Block, ...]:
+    """Table 1 of arXiv 1905.11946, every stage's blocks times `depth`, rounded up; the ends' only if not fixed."""
+
+    def repeats(n: int, end: bool = False) -> int:
+        return n if end and fixed_ends else math.ceil(depth * n)
+
+    return (
+        *_stage(inputs=32, k=3, t=1, c=16, n=repeats(1, end=True), s=1, se=se, act=act),
+        *_stage(inputs=16, k=3, t=6, c=24, n=repeats(2), s=2, se=se, act=act),
+        *_stage(inputs=24, k=5, t=6, c=40, n=repeats(2), s=2, se=se, act=act),
+        *_stage(inputs=40, k=3, t=6, c=80, n=repeats(3), s=2, se=se, act=act),
+        *_stage(inputs=80, k=5, t=6, c=112, n=repeats(3), s=1, se=se, act=act),
+        *_stage(inputs=112, k=5, t=6, c=192, n=repeats(4), s=2, se=se, act=act),
+        *_stage(inputs=192, k=3, t=6, c=320, n=repeats(1, end=True), s=1, se=se, act=act),
+    )
+
+
+def efficientnet(width: float, depth: float) -> Architecture:
+    """EfficientNet (arXiv 1905.11946); stochastic depth, with which it was trained, is not modelled."""
+    table = Architecture(
+        stem=32,
+        stem_act="swish",
+        blocks=_mbconv_stages(depth=depth, fixed_ends=False, se=True, act="swish"),
+        head_conv=1280,
+        head_act="swish",
+        conventions=Conventions(squeeze_of="input", squeeze_act="swish", gate="sigmoid"),
+    )
+    return scaled(table, width)
+
+
+def efficientnet_lite(width: float, depth: float) -> Architecture:
+    """EfficientNet-Lite (tensorflow/tpu): no squeeze-excite, ReLU6, and stem, head, first and last stage not scaled."""
+    table = Architecture(
+        stem=32,
+        stem_act="relu6",
+        blocks=_mbconv_stages(depth=depth, fixed_ends=True, se=False, act="relu6"),
+        head_conv=1280,
+        head_act="relu6",
+        fixed_ends=True,
+        # It wants (pixel - 127) / 128 of pixels 0 to 255.
+        conventions=Conventions(input_mean=(-0.5 / 127.5,), input_std=(128 / 127.5,)),
+    )
+    return scaled(table, width)
+
+
 ARCHITECTURES = {
     "mobilenet_v2": MOBILENET_V2,
+    "mobilenet_v2_torchvision": MOBILENET_V2_TORCHVISION,
     "mobilenet_v3_large": MOBILENET_V3_LARGE,
     "mobilenet_v3_small": MOBILENET_V3_SMALL,
     "mobilenet_v3_micro": MOBILENET_V3_MICRO,
+    # Made for images of 224, 240 and 260 pixels.
+    "efficientnet_b0": efficientnet(width=1.0, depth=1.0),
+    "efficientnet_b1": efficientnet(width=1.0, depth=1.1),
+    "efficientnet_b2": efficientnet(width=1.1, depth=1.2),
+    "efficientnet_lite0": efficientnet_lite(width=1.0, depth=1.0),
+    "efficientnet_lite1": efficientnet_lite(width=1.0, depth=1.1),
+    "efficientnet_lite2": efficientnet_lite(width=1.1, depth=1.2),
 }

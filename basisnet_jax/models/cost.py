@@ -58,8 +58,9 @@ def backbone_layers(architecture: Architecture, resolution: int, num_classes: in
         side = -(-side // block.stride)
         layers.append(convolution(f"{name}/depthwise", block.kernel**2 * block.expand, block.expand))
         if block.se:
-            layers.append(dense(f"{name}/squeeze_excite/reduce", block.expand, block.squeeze))
-            layers.append(dense(f"{name}/squeeze_excite/expand", block.squeeze, block.expand))
+            squeeze = architecture.conventions.squeeze(inputs, block.expand)
+            layers.append(dense(f"{name}/squeeze_excite/reduce", block.expand, squeeze))
+            layers.append(dense(f"{name}/squeeze_excite/expand", squeeze, block.expand))
         layers.append(convolution(f"{name}/project", block.expand * block.out, block.out))
     last = architecture.blocks[-1].out
     layers.append(convolution("head_conv", last * architecture.head_conv, architecture.head_conv))

@@ -109,40 +109,48 @@ pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 # Depthwise convolution
 
 
-def depthwise(x_BxHxWxC: jax.Array, bases_NxKxKxC: jax.Array, coefficients_BxN: jax.Array, stride: int) -> jax.Array:
-    """Depthwise convolution of each image with its own combination of the bases, TensorFlow's 'SAME' padding.
+def depthwise(
+    x_BxHxWxC: jax.Array, bases_NxKxKxC: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str = "same"
+) -> jax.Array:
+    """Depthwise convolution of each image with its own combination of the bases.
 
     Args:
       x_BxHxWxC: activations, float32 or bfloat16.
       bases_NxKxKxC: basis kernels in the dtype of x.
       coefficients_BxN: float32.
       stride: of both spatial axes.
+      padding: see `pads`.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
     """
-    return _depthwise_by_taps(x_BxHxWxC, combine(coefficients_BxN, bases_NxKxKxC), stride)
+    return _depthwise_by_taps(x_BxHxWxC, combine(coefficients_BxN, bases_NxKxKxC), stride, padding)
 
 
-def static_depthwise(x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int) -> jax.Array:
+def static_depthwise(x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int, padding: str = "same") -> jax.Array:
     """Depthwise convolution of all images with one kernel; otherwise as `depthwise`.
 
     By taps on CPU, where XLA's grouped convolution is many times slower; XLA's own convolution elsewhere (its group
     count is the channels', not the batch's).
     """
-    return _static_depthwise(x_BxHxWxC, kernel_KxKxC[None], stride)
+    return _static_depthwise(x_BxHxWxC, kernel_KxKxC[None], stride, padding)
 
 
-def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int, int]:
-    """(pixels before, pixels after, output size) of TensorFlow's 'SAME' padding."""
+def pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int, int]:
+    """(pixels before, pixels after, output size) for a kernel of odd side.
+
+    'same' is TensorFlow's padding, which puts the odd pixel after; 'symmetric' is PyTorch's (kernel - 1) / 2 before.
+    Both have ceil(size / stride) outputs, and differ where a stride leaves the sum of the pads odd.
+    """
     output = -(-size // stride)
     total = max((output - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2, output
+    before = kernel // 2 if padding == "symmetric" else total // 2
+    return before, max(total - before, 0), output
 
 
-def _pad_same(x_BxHxWxC, kernel, stride):
-    pads = [_same_padding(size, kernel, stride)[:2] for size in x_BxHxWxC.shape[1:3]]
-    return jnp.pad(x_BxHxWxC, ((0, 0), *pads, (0, 0)))
+def _pad(x_BxHxWxC, kernel, stride, padding):
+    sides = [pads(size, kernel, stride, padding)[:2] for size in x_BxHxWxC.shape[1:3]]
+    return jnp.pad(x_BxHxWxC, ((0, 0), *sides, (0, 0)))
 
 
 def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output: tuple[int, int], stride: int):
@@ -161,25 +169,26 @@ def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output:
     return total
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_by_taps(x_BxHxWxC, kernels_BxKxKxC, stride):
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise_by_taps(x_BxHxWxC, kernels_BxKxKxC, stride, padding):
     """As `depthwise`, from the kernels; a leading axis of one is a kernel that all images share."""
     side = kernels_BxKxKxC.shape[1]
-    rows, columns = (_same_padding(size, side, stride)[2] for size in x_BxHxWxC.shape[1:3])
+    rows, columns = (pads(size, side, stride, padding)[2] for size in x_BxHxWxC.shape[1:3])
     taps = [(i, j, kernels_BxKxKxC[:, i, j]) for i in range(side) for j in range(side)]
-    return _sum_of_taps(_pad_same(x_BxHxWxC, side, stride), taps, (rows, columns), stride).astype(x_BxHxWxC.dtype)
+    padded_BxHxWxC = _pad(x_BxHxWxC, side, stride, padding)
+    return _sum_of_taps(padded_BxHxWxC, taps, (rows, columns), stride).astype(x_BxHxWxC.dtype)
 
 
-def _taps_forward(x_BxHxWxC, kernels_BxKxKxC, stride):
-    return _depthwise_by_taps(x_BxHxWxC, kernels_BxKxKxC, stride), (x_BxHxWxC, kernels_BxKxKxC)
+def _taps_forward(x_BxHxWxC, kernels_BxKxKxC, stride, padding):
+    return _depthwise_by_taps(x_BxHxWxC, kernels_BxKxKxC, stride, padding), (x_BxHxWxC, kernels_BxKxKxC)
 
 
-def _taps_backward(stride, residuals, dy_BxPxQxC):
+def _taps_backward(stride, padding, residuals, dy_BxPxQxC):
     x_BxHxWxC, kernels_BxKxKxC = residuals
     side = kernels_BxKxKxC.shape[1]
-    dx_BxHxWxC = _taps_input_gradient(dy_BxPxQxC, kernels_BxKxKxC, x_BxHxWxC.shape[1:3], stride)
+    dx_BxHxWxC = _taps_input_gradient(dy_BxPxQxC, kernels_BxKxKxC, x_BxHxWxC.shape[1:3], stride, padding)
     dkernels_BxKxKxC = lax.platform_dependent(
-        _pad_same(x_BxHxWxC, side, stride),
+        _pad(x_BxHxWxC, side, stride, padding),
         dy_BxPxQxC,
         cpu=partial(_kernel_gradient_by_rows, side=side, stride=stride),
         default=partial(_kernel_gradient_by_taps, side=side, stride=stride),
@@ -192,14 +201,14 @@ def _taps_backward(stride, residuals, dy_BxPxQxC):
 _depthwise_by_taps.defvjp(_taps_forward, _taps_backward)
 
 
-def _taps_input_gradient(dy_BxPxQxC, kernels_BxKxKxC, size: tuple[int, int], stride: int):
+def _taps_input_gradient(dy_BxPxQxC, kernels_BxKxKxC, size: tuple[int, int], stride: int, padding: str):
     """dx, by taps over dy.
 
     Pixel u of the padded input is stride * v + r. Only the taps i = r + stride * m touch it, from output v - m. So
     each phase r is a small stride-1 sum of taps over dy, and the phases are interleaved; stride 1 has one phase.
     """
     side = kernels_BxKxKxC.shape[1]
-    before, after, _ = zip(*(_same_padding(n, side, stride) for n in size), strict=True)
+    before, after, _ = zip(*(pads(n, side, stride, padding) for n in size), strict=True)
     steps = tuple(-(-(n + lo + hi) // stride) for n, lo, hi in zip(size, before, after, strict=True))
     reach = -(-side // stride) - 1
     padded = jnp.pad(
@@ -262,35 +271,35 @@ def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
 # One kernel for all images: the form is the platform's choice in both passes.
 
 
-def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride):
+def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
     kernel_KxKx1xC = jnp.moveaxis(kernel_1xKxKxC, 0, 2)
     return lax.conv_general_dilated(
         x_BxHxWxC,
         kernel_KxKx1xC,
         (stride, stride),
-        "SAME",
+        [pads(size, kernel_KxKx1xC.shape[0], stride, padding)[:2] for size in x_BxHxWxC.shape[1:3]],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x_BxHxWxC.shape[-1],
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride):
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
     return lax.platform_dependent(
         x_BxHxWxC,
         kernel_1xKxKxC,
-        cpu=partial(_depthwise_by_taps, stride=stride),
-        default=partial(_xla_depthwise, stride=stride),
+        cpu=partial(_depthwise_by_taps, stride=stride, padding=padding),
+        default=partial(_xla_depthwise, stride=stride, padding=padding),
     )
 
 
-def _static_forward(x_BxHxWxC, kernel_1xKxKxC, stride):
-    return _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride), (x_BxHxWxC, kernel_1xKxKxC)
+def _static_forward(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
+    return _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding), (x_BxHxWxC, kernel_1xKxKxC)
 
 
-def _static_backward(stride, residuals, dy_BxPxQxC):
+def _static_backward(stride, padding, residuals, dy_BxPxQxC):
     def gradient_of(form: Callable[..., jax.Array]):
-        return lambda x, kernel, dy: jax.vjp(partial(form, stride=stride), x, kernel)[1](dy)
+        return lambda x, kernel, dy: jax.vjp(partial(form, stride=stride, padding=padding), x, kernel)[1](dy)
 
     return lax.platform_dependent(
         *residuals, dy_BxPxQxC, cpu=gradient_of(_depthwise_by_taps), default=gradient_of(_xla_depthwise)
