@@ -86,6 +86,7 @@ def default() -> ml_collections.ConfigDict:
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.batch_size = 256  # images an evaluation step, over all hosts and devices
+    evaluation.exit_rate = 0.39  # --mode=cost: share of images that the preview answers alone, for the average
     evaluation.ema = True  # evaluate the moving averages rather than the newest parameters
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
@@ -118,6 +119,7 @@ FREE_TO_CHANGE = (
     "data.workers",
     "eval.batch_size",
     "eval.ema",
+    "eval.exit_rate",
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "mesh.fsdp",
@@ -167,7 +169,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         ),
     ),
     "must be in 0 to 10": (lambda value: 0 <= value <= 10, ("data.policy_magnitude",)),
-    "must be in 0 to 1": (lambda value: 0 <= value <= 1, ("data.erasing",)),
+    "must be in 0 to 1": (lambda value: 0 <= value <= 1, ("data.erasing", "eval.exit_rate")),
     "must be more than 0 and at most 1": (lambda value: 0 < value <= 1, ("data.min_area",)),
     "must be in [0, 1)": (
         lambda value: 0 <= value < 1,

@@ -137,22 +137,25 @@ class Experiment:
 
     def cost(self) -> cost.Cost:
         """Multiply-adds and parameters."""
-        model, specialist = self.model, self.model.specialist
-        if model.preview is None:
-            return cost.static_cost(
-                specialist.architecture, self.image_shape[0], self.data.num_classes, self.data.channels
-            )
-        return cost.basisnet_cost(
-            model.preview.architecture,
-            model.preview_resolution,
-            specialist.architecture,
-            self.image_shape[0],
-            self.data.num_classes,
-            num_bases=model.num_bases,
-            synthesized=model.synthesized,
-            granularity=model.granularity,
-            channels=self.data.channels,
-        )
+        return model_cost(self.model, self.image_shape[0], self.data.channels)
+
+
+def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
+    """Multiply-adds and parameters of a model on resolution x resolution images of that many channels."""
+    specialist = model.specialist
+    if model.preview is None:
+        return cost.static_cost(specialist.architecture, resolution, specialist.num_classes, channels)
+    return cost.basisnet_cost(
+        model.preview.architecture,
+        model.preview_resolution,
+        specialist.architecture,
+        resolution,
+        specialist.num_classes,
+        num_bases=model.num_bases,
+        synthesized=model.synthesized,
+        granularity=model.granularity,
+        channels=channels,
+    )
 
 
 def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:

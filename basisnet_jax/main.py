@@ -19,7 +19,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "cost"], "Train and evaluate, or count multiply-adds.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on --mode."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import report, train
+    from basisnet_jax import costing, report, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
@@ -78,6 +78,9 @@ def main(argv: Sequence[str]) -> None:
     name = pathlib.Path(_config_filename()).stem
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:
+        if _MODE.value == "cost":
+            print(costing.cost(_CONFIG.value, workdir))
+            return
         results = train.train(_CONFIG.value, workdir)
     except UserError as error:
         _fail(error)

@@ -17,7 +17,7 @@ LAYERS = [
     {"step"},
     {"experiment"},
     {"evaluate", "checkpoint", "report"},
-    {"train"},
+    {"train", "costing"},
     {"main"},
 ]
 

@@ -1,10 +1,14 @@
 """Published and exact counts. Update a figure only if you meant to change a table or the convention of counting."""
 
+import importlib
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from basisnet_jax.experiment import make_model
+from basisnet_jax import costing
+from basisnet_jax.experiment import make_model, model_cost
 from basisnet_jax.models import cost
 from basisnet_jax.models.backbones import ARCHITECTURES, MOBILENET_V3_LARGE, make_divisible, scaled
 from basisnet_jax.models.blocks import Backbone
@@ -145,3 +149,33 @@ def test_make_divisible():
     assert [make_divisible(v) for v in (1, 12, 16.5, 18, 40 * 0.75, 67)] == [8, 16, 16, 24, 32, 64]
     # Never below 90%: 8 is under 0.9 of 11.
     assert make_divisible(11) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "parameters"),
+    [
+        ("imagenet_mbv3", 289_956_800, 29_002_600),
+        ("imagenet_mbv3_small_preview", 261_545_280, 27_698_592),
+        ("imagenet_mbv3_static", 216_589_760, 5_483_032),
+        ("imagenet_mbv2_static", 300_774_272, 3_504_872),
+        ("imagenet_efficientnet_b0_static", 385_814_752, 5_288_548),
+    ],
+)
+def test_cost_mode_needs_no_data(name, total, parameters, tmp_path):
+    """ImageNet's number of classes is known though nothing of it is here; the layers add up to the whole."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.data.dir = str(tmp_path / "nothing")
+    printed = costing.cost(config, str(tmp_path))
+    written = json.loads((tmp_path / "cost.json").read_text())
+    assert written["madds"]["total"] == total == sum(layer["madds"] for layer in written["layers"])
+    assert written["parameters"] == parameters == sum(layer["parameters"] for layer in written["layers"])
+    assert f"{total:,}" in printed
+
+
+def test_early_termination_saves_what_the_paper_says():
+    """The paper's 198M on average is met where 38.8% of images exit early (docs: ours, by the default config)."""
+    config = importlib.import_module("configs.imagenet_mbv3").get_config()
+    counted = model_cost(make_model(config.model, 1000), 224, channels=3)
+    assert counted.average(0.388) == pytest.approx(198e6, rel=1e-3)
+    assert counted.average(0.0) == counted.total
+    assert counted.average(1.0) == counted.preview

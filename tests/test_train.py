@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from basisnet_jax import checkpoint, train
+from basisnet_jax import checkpoint, costing, train
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
@@ -243,7 +243,9 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "validate", lambda config: None)
     monkeypatch.setattr(config_lib, "validate", lambda config: None)
     monkeypatch.setattr(ml_collections.ConfigDict, "__getattr__", noting)
+    monkeypatch.setattr(costing, "validate", lambda config: None)
     train.train(config, str(tmp_path))
+    costing.cost(config, str(tmp_path))
     monkeypatch.undo()
 
     def unread(node, prefix=""):

@@ -42,42 +42,58 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) ->
     if name == "folder":
         train, evaluation, num_classes = folder.open_splits(data_dir, train_split, eval_split)
         return Dataset(train, evaluation, num_classes, channels=3)
-    builder = _builder(name, data_dir)
+    builder = _prepared(_builder(name, data_dir), data_dir)
+    num_classes, channels = _classes_and_channels(builder)
+    return Dataset(
+        train=_source(builder, train_split, "data.train_split"),
+        eval=_source(builder, eval_split, "data.eval_split"),
+        num_classes=num_classes,
+        channels=channels,
+    )
+
+
+def classes_and_channels(name: str, data_dir: str, train_split: str, eval_split: str) -> tuple[int, int]:
+    """(number of classes, channels of its images) of a data set, which TFDS need not have prepared."""
+    if name == "folder":
+        return folder.open_splits(data_dir, train_split, eval_split)[2], 3
+    return _classes_and_channels(_builder(name, data_dir))
+
+
+def _classes_and_channels(builder: tfds.core.DatasetBuilder) -> tuple[int, int]:
     features = dict(builder.info.features or {})
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
-            f"data.name = {name!r} has no features 'image' and 'label'; choose an image classification set."
+            f"data.name = {builder.name!r} has no features 'image' and 'label'; choose an image classification set."
         )
-    return Dataset(
-        train=_source(builder, train_split, "data.train_split"),
-        eval=_source(builder, eval_split, "data.eval_split"),
-        num_classes=label.num_classes,
-        channels=1 if image.shape[-1] == 1 else 3,  # None is 'of any number': made RGB
-    )
+    return label.num_classes, 1 if image.shape[-1] == 1 else 3  # None is 'of any number': made RGB
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     where = os.path.expanduser(data_dir) or None
     if name == "digits":
-        builder = Digits(data_dir=where, file_format="array_record")
-        if not builder.is_prepared():
-            _prepare(builder)
-        return builder
+        return Digits(data_dir=where, file_format="array_record")
     logging.get_absl_logger().addFilter(_not_about_variants)
     try:
-        builder = tfds.builder(name, data_dir=where, file_format="array_record")
+        return tfds.builder(name, data_dir=where, file_format="array_record")
     except tfds.core.DatasetNotFoundError:
         raise UserError(
             f"data.name = {name!r} is no data set of TFDS; `tfds new` and its catalog list the names."
         ) from None
     except ValueError as error:
         raise UserError(f"data.name = {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
-    if not builder.is_prepared():
+
+
+def _prepared(builder: tfds.core.DatasetBuilder, data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder, if its data is there; the embedded digits are prepared if need be."""
+    if builder.is_prepared():
+        return builder
+    if builder.name != "digits":
         raise UserError(
-            f"data set {name!r} is not prepared in {builder.data_dir}; {_by_hand(builder)}prepare it with "
-            f"`{_command(name, data_dir)}`, or say where it is with --config.data.dir."
+            f"data set {builder.name!r} is not prepared in {builder.data_dir}; {_by_hand(builder)}prepare it with "
+            f"`{_command(builder.name, data_dir)}`, or say where it is with --config.data.dir."
         )
+    _prepare(builder)
     return builder
 
 

@@ -6,6 +6,7 @@ MobileNetV3-Large 216.6M at 224, and published figures of CondConv are met.
 """
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Architecture
@@ -18,27 +19,56 @@ class Layer:
     name: str
     madds: int
     weights: int
-    others: int  # biases, and batch norm's scale and bias
+    others: int = 0  # biases, and batch norm's scale and bias
+
+    @property
+    def parameters(self) -> int:
+        """All trained numbers of the layer."""
+        return self.weights + self.others
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Multiply-adds an image, by stage, and the parameters of the whole model."""
+    """What one image costs, layer by layer; the first part of a layer's name is its stage."""
 
-    preview: int  # the preview with its coefficient head
-    synthesis: int  # N * P, all synthesized kernels
-    specialist: int
-    parameters: int
+    layers: tuple[Layer, ...]
+
+    def _madds_of(self, stage: str) -> int:
+        return sum(layer.madds for layer in self.layers if layer.name.startswith(f"{stage}/"))
+
+    @property
+    def preview(self) -> int:
+        """Multiply-adds of the preview with its coefficient head."""
+        return self._madds_of("preview")
+
+    @property
+    def synthesis(self) -> int:
+        """Multiply-adds of combining all kernels: N * P."""
+        return self._madds_of("synthesis")
+
+    @property
+    def specialist(self) -> int:
+        """Multiply-adds of the specialist, given its kernels."""
+        return self._madds_of("specialist")
 
     @property
     def total(self) -> int:
         """Multiply-adds of an image that goes through both stages."""
         return self.preview + self.synthesis + self.specialist
 
+    @property
+    def parameters(self) -> int:
+        """Trained numbers of the whole model."""
+        return sum(layer.parameters for layer in self.layers)
+
     def madds(self) -> dict[str, int]:
         """The dictionary that `results.json` holds."""
         stages = {"preview": self.preview, "synthesis": self.synthesis, "specialist": self.specialist}
         return {**stages, "total": self.total}
+
+    def average(self, exit_rate: float) -> float:
+        """Multiply-adds an image where a share `exit_rate` of images is answered by the preview alone."""
+        return self.preview + (1 - exit_rate) * (self.synthesis + self.specialist)
 
 
 def backbone_layers(architecture: Architecture, resolution: int, num_classes: int, channels: int) -> list[Layer]:
@@ -71,8 +101,7 @@ def backbone_layers(architecture: Architecture, resolution: int, num_classes: in
 
 def static_cost(architecture: Architecture, resolution: int, num_classes: int, channels: int = 3) -> Cost:
     """Of the plain network."""
-    layers = backbone_layers(architecture, resolution, num_classes, channels)
-    return Cost(0, 0, sum(x.madds for x in layers), sum(x.weights + x.others for x in layers))
+    return Cost(tuple(_of_stage("specialist", backbone_layers(architecture, resolution, num_classes, channels))))
 
 
 def basisnet_cost(
@@ -88,14 +117,15 @@ def basisnet_cost(
     channels: int = 3,
 ) -> Cost:
     """Of both stages and the synthesis between them; arguments as in `basisnet.BasisNet`."""
-    first = static_cost(preview, preview_resolution, num_classes, channels)
-    second = static_cost(specialist, resolution, num_classes, channels)
     outputs = num_bases * len(set(routing.coefficient_vectors(synthesized, granularity).values()))
-    layers = backbone_layers(specialist, resolution, num_classes, channels)
-    kernels = sum(layer.weights for layer in layers if layer.name in synthesized)
-    return Cost(
-        preview=first.specialist + preview.features * outputs,
-        synthesis=num_bases * kernels,
-        specialist=second.specialist,
-        parameters=first.parameters + (preview.features + 1) * outputs + second.parameters + (num_bases - 1) * kernels,
-    )
+    head = Layer("coefficients", preview.features * outputs, preview.features * outputs, outputs)
+    first = [*backbone_layers(preview, preview_resolution, num_classes, channels), head]
+    second = backbone_layers(specialist, resolution, num_classes, channels)
+    combined = [Layer(x.name, num_bases * x.weights, num_bases * x.weights) for x in second if x.name in synthesized]
+    # A synthesized layer's weights are its bases', and count where they are combined.
+    plain = [dataclasses.replace(x, weights=0) if x.name in synthesized else x for x in second]
+    return Cost((*_of_stage("preview", first), *_of_stage("synthesis", combined), *_of_stage("specialist", plain)))
+
+
+def _of_stage(stage: str, layers: Iterable[Layer]) -> Iterator[Layer]:
+    return (dataclasses.replace(layer, name=f"{stage}/{layer.name}") for layer in layers)

@@ -1,0 +1,54 @@
+"""--mode=cost: multiply-adds and parameters of any config, layer by layer. Needs neither its data nor a device."""
+
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from basisnet_jax import report
+from basisnet_jax.config import validate
+from basisnet_jax.data import datasets
+from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import make_model, model_cost
+from basisnet_jax.models.cost import Cost
+
+
+def cost(config: ml_collections.ConfigDict, workdir: str) -> str:
+    """Counts, writes `cost.json` into the workdir, and returns the table to print.
+
+    Raises:
+      UserError: a value is out of range, the data set is not known, or the workdir cannot be written.
+    """
+    validate(config)
+    data = config.data
+    num_classes, channels = datasets.classes_and_channels(data.name, data.dir, data.train_split, data.eval_split)
+    counted = model_cost(make_model(config.model, num_classes), config.model.specialist.resolution, channels)
+    folder = epath.Path(workdir).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        report.write_json(folder / "cost.json", as_json(counted, config.eval.exit_rate))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}); give another place with --workdir.") from None
+    return table(counted, config.eval.exit_rate)
+
+
+def as_json(counted: Cost, exit_rate: float) -> dict[str, Any]:
+    """What `cost.json` holds."""
+    layers = [{"name": x.name, "madds": x.madds, "parameters": x.parameters} for x in counted.layers]
+    average = {"exit_rate": exit_rate, "madds": counted.average(exit_rate)}
+    return {"layers": layers, "madds": counted.madds(), "parameters": counted.parameters, "average": average}
+
+
+def table(counted: Cost, exit_rate: float) -> str:
+    """A row a layer, the stages, and the average under early termination."""
+    rows = [(layer.name, layer.madds, layer.parameters) for layer in counted.layers]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'layer':{width}} {'multiply-adds':>14} {'parameters':>12}"]
+    lines += [f"{name:{width}} {madds:14,} {parameters:12,}" for name, madds, parameters in rows]
+    lines += ["", *(f"{stage:{width}} {madds:14,}" for stage, madds in counted.madds().items())]
+    lines[-1] += f" {counted.parameters:12,}"
+    if counted.preview:
+        lines.append(
+            f"{f'average, {exit_rate:.1%} of images exit early':{width}} {round(counted.average(exit_rate)):14,}"
+        )
+    return "\n".join(lines)
