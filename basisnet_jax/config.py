@@ -306,6 +306,11 @@ def derive(
     def steps(epochs: float) -> int:
         return max(1, round(epochs * train_examples / config.batch_size))
 
+    if config.schedule.warmup_epochs and steps(config.schedule.warmup_epochs) >= steps(config.epochs):
+        rule = (
+            f"{steps(config.epochs)} training step(s) leave none after the warm-up; train longer, or on smaller batches"
+        )
+        _fail("epochs", config.epochs, rule)
     return Plan(
         train_examples=train_examples,
         eval_examples=eval_examples,

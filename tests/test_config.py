@@ -104,3 +104,11 @@ def test_pieces_must_divide_what_a_device_has():
     config.update(batch_size=64, accumulate_steps=3)
     with pytest.raises(UserError, match=r"config.accumulate_steps = 3: must divide the 8 images"):
         derive(config)
+
+
+def test_a_run_must_outlast_its_warm_up():
+    config = config_lib.default()
+    config.update(batch_size=1024, epochs=1.0)
+    config.schedule.warmup_epochs = 0.5
+    with pytest.raises(UserError, match=r"config.epochs = 1.0: 1 training step\(s\) leave none after the warm-up"):
+        derive(config)

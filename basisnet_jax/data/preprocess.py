@@ -30,16 +30,14 @@ class RandomCrop:
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
         """A random box; where none of CROP_TRIES fits, the largest central one of an aspect that is allowed."""
-        area = rng.uniform(self.min_area, 1.0, CROP_TRIES) * height * width
-        log_aspect = rng.uniform(-1.0, 1.0, CROP_TRIES) * math.log(self.max_aspect)
-        heights = np.rint(np.sqrt(area / np.exp(log_aspect))).astype(int)
-        widths = np.rint(np.sqrt(area * np.exp(log_aspect))).astype(int)
-        fits = np.flatnonzero((heights <= height) & (widths <= width) & (heights > 0) & (widths > 0))
-        if not fits.size:
-            h, w = min(height, round(width * self.max_aspect)), min(width, round(height * self.max_aspect))
-            return (height - h) // 2, (width - w) // 2, h, w
-        h, w = int(heights[fits[0]]), int(widths[fits[0]])
-        return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        for _ in range(CROP_TRIES):
+            area = rng.uniform(self.min_area, 1.0) * height * width
+            aspect = self.max_aspect ** rng.uniform(-1.0, 1.0)
+            h, w = max(1, round(math.sqrt(area / aspect))), max(1, round(math.sqrt(area * aspect)))
+            if h <= height and w <= width:
+                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        h, w = min(height, round(width * self.max_aspect)), min(width, round(height * self.max_aspect))
+        return (height - h) // 2, (width - w) // 2, h, w
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +110,7 @@ def augment(image: np.ndarray, settings: Augmentation, rng: np.random.Generator)
         matrix[:, 2] += shift
         image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
         image = image.reshape(height, width, channels)
-    image = np.ascontiguousarray(image[:, ::-1]) if settings.flip and flip else image
+    image = cv2.flip(image, 1).reshape(image.shape) if settings.flip and flip else image
     if settings.policy == "autoaugment":
         image = policies.auto_augment(image, rng)
     elif settings.policy == "randaugment":
