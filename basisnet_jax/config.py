@@ -1,15 +1,14 @@
-"""Every setting with its default and meaning, the rules that settings must meet, and the numbers derived from them.
+"""Every setting with its default and meaning, and the rules that settings must meet.
 
 A file in `configs/` starts from `default()` and changes what its run needs. Nothing below `experiment.py` sees a
 config: it is read there, and passed on as plain arguments.
 """
 
-import dataclasses
 import difflib
 import json
 import math
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 
@@ -201,7 +200,8 @@ def nearest_field(name: str, config: ml_collections.ConfigDict) -> str:
     return f"there is no field config.{name}; {hint}"
 
 
-def _fail(field: str, value: Any, rule: str) -> None:
+def fail(field: str, value: Any, rule: str) -> NoReturn:
+    """Raises UserError: the field, its value, and the rule that it breaks."""
     raise UserError(f"config.{field} = {value!r}: {rule}.")
 
 
@@ -210,32 +210,32 @@ def validate(config: ml_collections.ConfigDict) -> None:
     fields = flatten(config)
     for field, _value in flatten(default()).items():
         if field not in fields:
-            _fail(field, None, "is missing; start the config from basisnet_jax.config.default()")
+            fail(field, None, "is missing; start the config from basisnet_jax.config.default()")
     for field in fields:
         if field not in flatten(default()):
             raise UserError(nearest_field(field, default()))
         if isinstance(fields[field], float) and not math.isfinite(fields[field]):
-            _fail(field, fields[field], "must be finite")
+            fail(field, fields[field], "must be finite")
 
     for field, allowed in _CHOICES.items():
         if fields[field] not in allowed:
-            _fail(field, fields[field], f"must be one of {', '.join(allowed)}")
+            fail(field, fields[field], f"must be one of {', '.join(allowed)}")
     for rule, (holds, names) in _RANGES.items():
         for field in names:
             if not holds(fields[field]):
-                _fail(field, fields[field], rule)
+                fail(field, fields[field], rule)
 
     if config.seed >= 2**31:
-        _fail("seed", config.seed, "must be less than 2**31")
+        fail("seed", config.seed, "must be less than 2**31")
     kinds = ("expand", "depthwise", "project")
     if not config.model.synthesize or any(kind not in kinds for kind in config.model.synthesize):
-        _fail("model.synthesize", tuple(config.model.synthesize), f"must be some of {', '.join(kinds)}")
+        fail("model.synthesize", tuple(config.model.synthesize), f"must be some of {', '.join(kinds)}")
     blocks = len(ARCHITECTURES[config.model.specialist.backbone].blocks)
     if config.model.synthesize_from_block >= blocks:
         rule = f"{config.model.specialist.backbone} has the blocks 0 to {blocks - 1}"
-        _fail("model.synthesize_from_block", config.model.synthesize_from_block, rule)
+        fail("model.synthesize_from_block", config.model.synthesize_from_block, rule)
     if config.schedule.warmup_epochs >= config.epochs:
-        _fail("schedule.warmup_epochs", config.schedule.warmup_epochs, f"must be less than epochs, {config.epochs}")
+        fail("schedule.warmup_epochs", config.schedule.warmup_epochs, f"must be less than epochs, {config.epochs}")
 
 
 def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str) -> None:
@@ -251,74 +251,3 @@ def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], wor
             f"{workdir} holds a run of another config ({'; '.join(differing[:3])}"
             f"{'; ...' if len(differing) > 3 else ''}); give another --workdir, or the config that it was started with."
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Steps and batches of a run, derived once."""
-
-    train_examples: int
-    eval_examples: int
-    batch_size: int  # over all hosts
-    eval_batch_size: int  # over all hosts
-    learning_rate: float  # at its peak, for this batch
-    total_steps: int
-    warmup_steps: int
-    warm_start_steps: int
-    decay_steps: int  # a stair of the exponential schedule
-
-    def due(self, step: int, every_epochs: float) -> bool:
-        """Whether `step` updates just reached a multiple of `every_epochs`, or the end."""
-
-        def periods(steps: int) -> int:
-            return int(steps * self.batch_size / (every_epochs * self.train_examples))
-
-        return step == self.total_steps or periods(step) > periods(max(step - 1, 0))
-
-
-def derive(
-    config: ml_collections.ConfigDict, *, train_examples: int, eval_examples: int, devices: int, processes: int
-) -> Plan:
-    """Turns epochs into steps. Raises UserError if a batch does not divide over the devices.
-
-    Args:
-      config: a validated config.
-      train_examples: in the training split.
-      eval_examples: in the evaluation split.
-      devices: over which a batch is sharded, on all hosts.
-      processes: hosts, each of which reads its own share of a batch.
-    """
-    if devices % config.mesh.fsdp:
-        _fail("mesh.fsdp", config.mesh.fsdp, f"must divide the number of devices, {devices}")
-    for field, size in (("batch_size", config.batch_size), ("eval.batch_size", config.eval.batch_size)):
-        unit = math.lcm(devices, processes)
-        if size % unit:
-            below, above = size // unit * unit, -(-size // unit) * unit
-            use = f"{below} or {above}" if below else str(above)
-            _fail(field, size, f"does not divide over {devices} devices; use {use}")
-
-    if config.batch_size % (devices * config.accumulate_steps):
-        rule = f"must divide the {config.batch_size // devices} images of a batch that each device has"
-        _fail("accumulate_steps", config.accumulate_steps, rule)
-    growth = config.batch_size / config.optimizer.reference_batch
-    factor = {"none": 1.0, "linear": growth, "sqrt": math.sqrt(growth)}[config.optimizer.scale_with_batch]
-
-    def steps(epochs: float) -> int:
-        return max(1, round(epochs * train_examples / config.batch_size))
-
-    if config.schedule.warmup_epochs and steps(config.schedule.warmup_epochs) >= steps(config.epochs):
-        rule = (
-            f"{steps(config.epochs)} training step(s) leave none after the warm-up; train longer, or on smaller batches"
-        )
-        _fail("epochs", config.epochs, rule)
-    return Plan(
-        train_examples=train_examples,
-        eval_examples=eval_examples,
-        batch_size=config.batch_size,
-        eval_batch_size=config.eval.batch_size,
-        learning_rate=config.optimizer.learning_rate * factor,
-        total_steps=steps(config.epochs),
-        warmup_steps=steps(config.schedule.warmup_epochs) if config.schedule.warmup_epochs else 0,
-        warm_start_steps=steps(config.warm_start_epochs) if config.warm_start_epochs else 0,
-        decay_steps=steps(config.schedule.decay_epochs),
-    )

@@ -12,6 +12,7 @@ import optax
 from basisnet_jax import config as config_lib
 from basisnet_jax import mesh as mesh_lib
 from basisnet_jax import optim, state, step
+from basisnet_jax import plan as plan_lib
 from basisnet_jax.data import datasets, pipeline, preprocess
 from basisnet_jax.errors import UserError
 from basisnet_jax.metrics import Metrics
@@ -29,7 +30,7 @@ class Experiment:
     """Everything that a run needs, made once; no array is on a device yet."""
 
     config: ml_collections.ConfigDict
-    plan: config_lib.Plan
+    plan: plan_lib.Plan
     data: datasets.Dataset
     mesh: jax.sharding.Mesh
     model: BasisNet
@@ -202,7 +203,7 @@ def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
     data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
     devices = jax.devices() if devices is None else devices
-    plan = config_lib.derive(
+    plan = plan_lib.derive(
         config,
         train_examples=len(data.train),
         eval_examples=len(data.eval),

@@ -10,7 +10,7 @@ LAYERS = [
     {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing"},
     {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh"},
     {"models.blocks", "models.cost", "data.pipeline", "config"},
-    {"data.datasets"},
+    {"data.datasets", "plan"},
     {"models.basisnet", "models.pretrained"},
     {"losses", "optim", "state"},
     {"metrics"},

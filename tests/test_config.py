@@ -1,10 +1,12 @@
 """Rules of the settings."""
 
+import importlib
 import pathlib
 
 import pytest
 
 from basisnet_jax import config as config_lib
+from basisnet_jax import plan as plan_lib
 from basisnet_jax.errors import UserError
 
 CONFIGS = [path for path in sorted(pathlib.Path("configs").glob("*.py")) if path.stem != "recipes"]
@@ -12,9 +14,10 @@ CONFIGS = [path for path in sorted(pathlib.Path("configs").glob("*.py")) if path
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_is_valid(path):
-    namespace: dict = {}
-    exec(compile(path.read_text(), path, "exec"), namespace)
-    config_lib.validate(namespace["get_config"]())
+    config = importlib.import_module(f"configs.{path.stem}").get_config()
+    config_lib.validate(config)
+    plan = plan_lib.derive(config, train_examples=50_000, eval_examples=500, devices=32, processes=4)
+    assert plan.total_steps > max(plan.warmup_steps, plan.warm_start_steps)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
 
 
 def derive(config, devices=8, processes=1):
-    return config_lib.derive(config, train_examples=1000, eval_examples=99, devices=devices, processes=processes)
+    return plan_lib.derive(config, train_examples=1000, eval_examples=99, devices=devices, processes=processes)
 
 
 def test_epochs_become_steps():

@@ -1,0 +1,79 @@
+"""The numbers of a run that follow from its config, its data and its devices: derived once, here."""
+
+import dataclasses
+import math
+
+import ml_collections
+
+from basisnet_jax.config import fail
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Steps and batches of a run, derived once."""
+
+    train_examples: int
+    eval_examples: int
+    batch_size: int  # over all hosts
+    eval_batch_size: int  # over all hosts
+    learning_rate: float  # at its peak, for this batch
+    total_steps: int
+    warmup_steps: int
+    warm_start_steps: int
+    decay_steps: int  # a stair of the exponential schedule
+
+    def due(self, step: int, every_epochs: float) -> bool:
+        """Whether `step` updates just reached a multiple of `every_epochs`, or the end."""
+
+        def periods(steps: int) -> int:
+            return int(steps * self.batch_size / (every_epochs * self.train_examples))
+
+        return step == self.total_steps or periods(step) > periods(max(step - 1, 0))
+
+
+def derive(
+    config: ml_collections.ConfigDict, *, train_examples: int, eval_examples: int, devices: int, processes: int
+) -> Plan:
+    """Turns epochs into steps. Raises UserError if a batch does not divide over the devices.
+
+    Args:
+      config: a validated config.
+      train_examples: in the training split.
+      eval_examples: in the evaluation split.
+      devices: over which a batch is sharded, on all hosts.
+      processes: hosts, each of which reads its own share of a batch.
+    """
+    if devices % config.mesh.fsdp:
+        fail("mesh.fsdp", config.mesh.fsdp, f"must divide the number of devices, {devices}")
+    for field, size in (("batch_size", config.batch_size), ("eval.batch_size", config.eval.batch_size)):
+        unit = math.lcm(devices, processes)
+        if size % unit:
+            below, above = size // unit * unit, -(-size // unit) * unit
+            use = f"{below} or {above}" if below else str(above)
+            fail(field, size, f"does not divide over {devices} devices; use {use}")
+
+    if config.batch_size % (devices * config.accumulate_steps):
+        rule = f"must divide the {config.batch_size // devices} images of a batch that each device has"
+        fail("accumulate_steps", config.accumulate_steps, rule)
+    growth = config.batch_size / config.optimizer.reference_batch
+    factor = {"none": 1.0, "linear": growth, "sqrt": math.sqrt(growth)}[config.optimizer.scale_with_batch]
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * train_examples / config.batch_size))
+
+    if config.schedule.warmup_epochs and steps(config.schedule.warmup_epochs) >= steps(config.epochs):
+        rule = (
+            f"{steps(config.epochs)} training step(s) leave none after the warm-up; train longer, or on smaller batches"
+        )
+        fail("epochs", config.epochs, rule)
+    return Plan(
+        train_examples=train_examples,
+        eval_examples=eval_examples,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval.batch_size,
+        learning_rate=config.optimizer.learning_rate * factor,
+        total_steps=steps(config.epochs),
+        warmup_steps=steps(config.schedule.warmup_epochs) if config.schedule.warmup_epochs else 0,
+        warm_start_steps=steps(config.warm_start_epochs) if config.warm_start_epochs else 0,
+        decay_steps=steps(config.schedule.decay_epochs),
+    )
