@@ -1,7 +1,7 @@
 """The embedded data set: scikit-learn's handwritten digits as a TFDS builder.
 
 1,797 gray images of 8x8 pixels and 17 levels, from the scikit-learn wheel (UCI's test set of optical recognition of
-handwritten digits). In the file's order the last 500 are 'test', which other writers wrote than most of 'train'.
+handwritten digits). In the file's order the last 500 are 'test', the 1,297 before them 'train'.
 """
 
 from collections.abc import Iterator
