@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
@@ -17,17 +19,16 @@ class Checkpoints:
     A save that is killed leaves a temporary folder, which no restore takes for a checkpoint.
     """
 
-    def __init__(self, directory: epath.Path, keep: int) -> None:
+    def __init__(self, directory: epath.Path, keep: int = 1, *, read_only: bool = False) -> None:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
-                # Not `best_fn` with `max_to_keep`: that has dropped the newest checkpoints.
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["top1"], n=1, keep_checkpoints_without_metrics=False
-                ),
+                checkpoint_managers.BestN(get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+        # `best_fn` writes the metrics to disk, so that a resumed run knows its best; with `max_to_keep` in place of
+        # the policy it has dropped the newest checkpoints.
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_top1, read_only=read_only)
         self._manager = ocp.CheckpointManager(directory, options=options, item_names=("state", "account"))
 
     def __enter__(self) -> "Checkpoints":
@@ -39,6 +40,11 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the best evaluation; the newest if none was evaluated."""
+        best = self._manager.best_step()
+        return self.latest_step() if best is None else best
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, in order."""
@@ -66,9 +72,25 @@ class Checkpoints:
         restored = self._manager.restore(step, args=items)
         return TrainState(**restored["state"]), restored["account"]
 
+    def restore_averages(self, step: int) -> dict[str, Any]:
+        """{'params', 'batch_stats'}: the moving averages of a step, as arrays of NumPy; nothing else is read."""
+        directory = self._manager.directory / str(step) / "state"
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            saved = checkpointer.metadata(directory).item_metadata.tree
+            item = {name: saved[name] for name in ("ema_params", "ema_batch_stats")}
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            restored = checkpointer.restore(
+                directory, args=ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+            )
+        return {name.removeprefix("ema_"): tree for name, tree in restored.items()}
+
     def wait(self) -> None:
         """Returns when everything is on disk."""
         self._manager.wait_until_finished()
+
+
+def _top1(metrics: dict[str, float]) -> float:
+    return metrics["top1"]
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import make_model
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Conventions
 from basisnet_jax.models.blocks import Convolution, SqueezeExcite
+from basisnet_jax.networks import make_model
 
 
 def images(batch: int = 4) -> jax.Array:
