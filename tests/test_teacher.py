@@ -114,7 +114,6 @@ def test_a_cache_is_the_teacher_and_goes_on_where_it_was_stopped(plain, tmp_path
     other = plain.copy_and_resolve_references()
     other.seed = 7
     plain.distill.update(teacher=save_run(other, tmp_path / "teacher"), temperature=2.0)
-    plain.loss.mix = "mixup"
     live_state, live = one_step(plain)
     plain.distill.cache = str(tmp_path / "cache")
     monkeypatch.setattr(teacher_logits, "EXAMPLES_A_FILE", 500)
@@ -139,17 +138,10 @@ def test_a_cache_is_the_teacher_and_goes_on_where_it_was_stopped(plain, tmp_path
     assert teacher.cache_logits(plain).endswith("1297 training examples")
 
     cached_state, cached = one_step(plain)
-    # Mixup aside, which a live teacher sees and a cached one answers for with the mixture of its answers.
-    assert float(cached["teacher_top1"]) == pytest.approx(float(live["teacher_top1"]), abs=0.2)
-    plain.loss.mix = "none"
-    cached_state, cached = one_step(plain)
-    plain.distill.cache = ""
-    live_state, live = one_step(plain)
     np.testing.assert_allclose(cached["loss"], live["loss"], rtol=1e-4)
     for a, b in zip(jax.tree.leaves(cached_state.params), jax.tree.leaves(live_state.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
-    plain.distill.cache = str(tmp_path / "cache")
     plain.data.train_split = "train[:1200]"
     for read in (make_experiment, teacher.cache_logits):
         with pytest.raises(UserError, match=r"logits in .* are of data .*, train, 1297 examples.*, not .*1200"):
