@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from etils import epath
@@ -48,6 +49,21 @@ class Experiment:
     def abstract_state(self) -> state.TrainState:
         """Shapes, dtypes and shardings of the training state."""
         return state.abstract_state(self.mesh, self.model, self.optimizer, self.image_shape)
+
+    def abstract_batch(self, size: int) -> step.Batch:
+        """Shapes, dtypes and shardings of a global batch of that size."""
+        sharding = mesh_lib.batch_sharding(self.mesh)
+
+        def array(shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+            return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
+
+        logits = {"teacher_logits": array((self.data.num_classes,), jnp.float16)} if self.config.distill.cache else {}
+        return {
+            "image": array(self.image_shape, jnp.uint8),
+            "label": array((), jnp.int32),
+            "mask": array((), jnp.float32),
+            **logits,
+        }
 
     def init_state(self) -> state.TrainState:
         """The state before the first step, each array created straight in its sharding."""
@@ -186,18 +202,23 @@ def teacher_identity(teacher: networks.Trained, data: datasets.Dataset) -> dict[
     }
 
 
-def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
+def make_experiment(
+    config: ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
+    open_dataset: Callable[[str, str, str, str], datasets.Dataset] = datasets.open_dataset,
+) -> Experiment:
     """Reads the config. Raises UserError for whatever in it, in the data or in the devices does not fit.
 
     Args:
       config: see `config.py`.
-      devices: to run on; None is all there are.
+      devices: to run on; None is all there are. They may be devices to compile for that are nowhere near.
+      open_dataset: `datasets.describe_dataset` where nothing is to be read.
     """
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
-    data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    data = open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
     teacher = load_teacher(config, data)
-    if teacher and config.distill.cache:
+    if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
         cache = epath.Path(config.distill.cache).expanduser().resolve()
         data = dataclasses.replace(
             data, train=teacher_logits.with_logits(data.train, cache, teacher_identity(teacher, data))
@@ -208,7 +229,8 @@ def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
         train_examples=len(data.train),
         eval_examples=len(data.eval),
         devices=len(devices),
-        processes=jax.process_count(),
+        processes=len({device.process_index for device in devices}),
+        slices=mesh_lib.num_slices(devices),
     )
     optimizer, schedule = config.optimizer, config.schedule
     learning_rate = optim.make_schedule(
