@@ -1,6 +1,7 @@
 """Orbax checkpoints of the training state: written in the background, the newest and the best kept."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -23,11 +24,11 @@ class Checkpoints:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
+                # Not `best_fn` with `max_to_keep`: that has dropped the newest checkpoints.
                 checkpoint_managers.BestN(get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        # `best_fn` writes the metrics to disk, so that a resumed run knows its best; with `max_to_keep` in place of
-        # the policy it has dropped the newest checkpoints.
+        # Without `best_fn` metrics are not written, and a resumed run would not know its best.
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_top1, read_only=read_only)
         self._manager = ocp.CheckpointManager(directory, options=options, item_names=("state", "account"))
 
@@ -42,9 +43,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best evaluation; the newest if none was evaluated."""
-        best = self._manager.best_step()
-        return self.latest_step() if best is None else best
+        """Step of the complete checkpoint with the best top-1, None if none of them was evaluated."""
+        step = self._manager.best_step()
+        return step if step is not None and self._manager.metrics(step) else None
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, in order."""
@@ -61,16 +62,20 @@ class Checkpoints:
         """
         if step == self.latest_step():
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(state)), account=ocp.args.JsonSave(account))
-        self._manager.save(step, args=items, metrics=metrics)
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(_as_dict(state)), account=ocp.args.JsonSave(account))
+        self._manager.save(step, args=items, metrics=metrics or {})  # None would be warned of
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state of a step, in the shardings of `abstract_state`, and the account."""
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(_as_dict(abstract_state)), account=ocp.args.JsonRestore()
+        """The state of a step, in the shardings of `abstract_state`, and the account.
+
+        What has no arrays in `abstract_state` is left out: an evaluation need not know the optimizer.
+        """
+        wanted = {name: tree for name, tree in _as_dict(abstract_state).items() if jax.tree.leaves(tree)}
+        state = ocp.args.PyTreeRestore(
+            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
         )
-        restored = self._manager.restore(step, args=items)
-        return TrainState(**restored["state"]), restored["account"]
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=state, account=ocp.args.JsonRestore()))
+        return dataclasses.replace(abstract_state, **restored["state"]), restored["account"]
 
     def restore_averages(self, step: int) -> dict[str, Any]:
         """{'params', 'batch_stats'}: the moving averages of a step, as arrays of NumPy; nothing else is read."""
@@ -90,7 +95,7 @@ class Checkpoints:
 
 
 def _top1(metrics: dict[str, float]) -> float:
-    return metrics["top1"]
+    return metrics.get("top1", -math.inf)
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

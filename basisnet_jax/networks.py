@@ -131,7 +131,8 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
     config = config_lib.with_defaults(saved)
     config.model.dtype = dtype
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        step = checkpoints.best_step()
+        best = checkpoints.best_step()
+        step = checkpoints.latest_step() if best is None else best
         if step is None:
             raise UserError(f"the run in {source!r} has no checkpoint yet; let it reach one, or name another run.")
         variables = checkpoints.restore_averages(step)
