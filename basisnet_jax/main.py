@@ -20,7 +20,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
 _MODES = {"train": "train, evaluate and save", "cost": "count multiply-adds", "teacher": "cache a teacher's logits"}
+_WITHOUT_DEVICES = ("cost",)  # modes that one process does alone, wherever it runs
 _MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "; ".join(f"{name}: {what}" for name, what in _MODES.items()))
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, if the environment does not tell.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, if the environment does not tell.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This one's number, from 0; likewise.")
+_CONNECT_SECONDS = flags.DEFINE_integer("connect_seconds", 300, "How long the processes wait for each other to start.")
+_STOPPED_CODE = flags.DEFINE_integer(
+    "stopped_code", 0, "Exit code after a signal; what starts a run again can tell it from a finished one's 0."
+)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -65,11 +73,19 @@ def _fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Dispatches on --mode."""
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import costing, report, teacher, train
+    from basisnet_jax import distributed
+
+    with distributed.not_waiting_for_the_lost():
+        return _run()
+
+
+def _run() -> int:
+    """Meets the other processes, if there are any, and dispatches on --mode."""
+    from basisnet_jax import costing, distributed, report, teacher, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
@@ -79,21 +95,23 @@ def main(argv: Sequence[str]) -> None:
     name = pathlib.Path(_config_filename()).stem
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:
+        if _MODE.value not in _WITHOUT_DEVICES:
+            distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _CONNECT_SECONDS.value)
         if _MODE.value == "cost":
             print(costing.cost(_CONFIG.value, workdir))
-            return
+            return 0
         if _MODE.value == "teacher":
-            print(teacher.cache_logits(_CONFIG.value))
-            return
+            distributed.say(teacher.cache_logits(_CONFIG.value))
+            return 0
         results = train.train(_CONFIG.value, workdir)
     except UserError as error:
         _fail(error)
     if results is None:
-        print(f"stopped and saved; the same command goes on from there (workdir {workdir}).")
-    else:
-        print(
-            f"{name}: {report.summary(results)}\n{workdir}: results.json, curves.png, config.json, checkpoints, events"
-        )
+        distributed.say(f"stopped and saved; the same command goes on from there (workdir {workdir}).")
+        return _STOPPED_CODE.value
+    files = "results.json, curves.png, config.json, checkpoints, events"
+    distributed.say(f"{name}: {report.summary(results)}\n{workdir}: {files}")
+    return 0
 
 
 if __name__ == "__main__":

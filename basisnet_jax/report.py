@@ -7,6 +7,7 @@ import platform
 import sys
 from typing import Any
 
+import jax
 import tqdm
 from etils import epath
 
@@ -26,17 +27,18 @@ PACKAGES = (
 
 
 class ProgressBar:
-    """A live bar on a terminal; nothing in a log file, where CLU's lines tell."""
+    """A live bar on a terminal; nothing in a log file, where CLU's lines tell. Of many processes the first has it."""
 
     def __init__(self, *, total_steps: int, start_step: int, batch_size: int) -> None:
         self._batch_size = batch_size
+        self._silent = jax.process_index() > 0
         self._bar = tqdm.tqdm(
             total=total_steps * batch_size,
             initial=start_step * batch_size,
             unit=" images",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=not on_terminal(),
+            disable=self._silent or not on_terminal(),
         )
 
     def update(self, **shown: float) -> None:
@@ -46,7 +48,8 @@ class ProgressBar:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._bar.write(line, file=sys.stderr)
+        if not self._silent:
+            self._bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

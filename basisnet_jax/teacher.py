@@ -10,8 +10,8 @@ import numpy as np
 import tqdm
 from etils import epath
 
+from basisnet_jax import distributed, report, step
 from basisnet_jax import mesh as mesh_lib
-from basisnet_jax import report, step
 from basisnet_jax.config import fail, validate
 from basisnet_jax.data import datasets, pipeline, teacher_logits
 from basisnet_jax.data.pipeline import Source
@@ -32,10 +32,11 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
     validate(config)
     if not config.distill.cache:
         fail("distill.cache", "", "must name the folder for the teacher's logits")
-    data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
-    teacher = load_teacher(config, data)
-    if teacher is None:
-        fail("distill.teacher", "", "must name the teacher")
+    with distributed.together():
+        data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+        teacher = load_teacher(config, data)
+        if teacher is None:
+            fail("distill.teacher", "", "must name the teacher")
     mesh = mesh_lib.make_mesh(jax.local_devices())
     unit = len(jax.local_devices())
     batch_size = -(-config.eval.batch_size // jax.process_count() // unit) * unit
@@ -51,7 +52,8 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
         if not teacher_logits.check_identity(folder, identity) and jax.process_index() == 0:
             report.write_json(folder / "identity.json", identity)
         names = teacher_logits.file_names(len(data.train))
-        bar = tqdm.tqdm(total=len(data.train), unit=" images", disable=not report.on_terminal())
+        silent = jax.process_index() > 0 or not report.on_terminal()
+        bar = tqdm.tqdm(total=len(data.train), unit=" images", disable=silent)
         for number in range(jax.process_index(), len(names), jax.process_count()):
             part = _Part(data.train, number * teacher_logits.EXAMPLES_A_FILE)
             if (folder / names[number]).exists():
@@ -78,6 +80,7 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
         bar.close()
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); name another config.distill.cache.") from None
+    hits, seen = distributed.total(hits, seen)
     accuracy = f"; its top-1 on the {seen} computed now is {hits / seen:.4f}" if seen else ""
     return f"{folder}: logits of {config.distill.teacher} for {len(data.train)} training examples{accuracy}"
 

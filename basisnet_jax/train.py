@@ -1,12 +1,10 @@
 """The loop: evaluate, save, next batch, step."""
 
-import contextlib
 import dataclasses
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +12,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from basisnet_jax import report
+from basisnet_jax import distributed, report
 from basisnet_jax.checkpoint import Checkpoints
 from basisnet_jax.config import check_same_run, validate
 from basisnet_jax.errors import UserError
@@ -37,11 +35,18 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
       UserError: config, data, devices or workdir do not fit.
     """
     validate(config)
-    experiment = make_experiment(config)  # opens the data before anything asks for a device
-    folder = _open_workdir(config, workdir)
-    if jax.process_index() == 0:
-        report.write_json(folder / "config.json", json.loads(config.to_json()))
-    with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints, _stop_signals() as stop:
+    folder = epath.Path(workdir).expanduser().resolve()
+    with distributed.together():
+        experiment = make_experiment(config)  # opens the data before anything asks for a device
+        if jax.process_index() == 0:
+            _open_workdir(config, folder)
+            report.write_json(folder / "config.json", json.loads(config.to_json()))
+        else:
+            logging.set_verbosity(logging.WARNING)  # process 0 tells for all
+    with distributed.together():
+        if not (folder / "config.json").exists():
+            raise UserError(f"{folder} is not the same folder on all hosts; give one that they share with --workdir.")
+    with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints, distributed.stop_signals() as stop:
         state, account = _start(experiment, checkpoints)
         evaluation = _loop(experiment, checkpoints, folder, state, account, stop)
         checkpoints.wait()
@@ -54,12 +59,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
     return results
 
 
-def _open_workdir(config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
+def _open_workdir(config: ml_collections.ConfigDict, folder: epath.Path) -> None:
     """Makes the folder, and refuses one that cannot be written or that belongs to another config's run."""
-    folder = epath.Path(workdir).expanduser().resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{jax.process_index()}"
+        probe = folder / ".writable"
         probe.touch()
         probe.unlink()
         saved = (folder / "config.json").read_text() if (folder / "config.json").exists() else None
@@ -67,12 +71,11 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: str) -> epath.Path
         raise UserError(f"cannot write to {folder} ({error.strerror}); give another place with --workdir.") from None
     if saved is not None:
         try:
-            check_same_run(config, json.loads(saved), workdir)
+            check_same_run(config, json.loads(saved), str(folder))
         except json.JSONDecodeError:
             raise UserError(f"{folder}/config.json is no JSON; give another --workdir, or remove it.") from None
     elif (folder / "checkpoints").exists():
         raise UserError(f"{folder} has checkpoints but no config.json to tell whose; give another --workdir.")
-    return folder
 
 
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, "Account"]:
@@ -82,24 +85,6 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState
     logging.info("going on from step %d", step)
     state, account = checkpoints.restore(step, experiment.abstract_state)
     return state, Account(**account)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that gets the signal's number when SIGINT or SIGTERM asks to stop; a second one stops at once."""
-    received: list[int] = []
-
-    def handler(number: int, frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
 
 
 @dataclasses.dataclass
@@ -130,7 +115,7 @@ def _loop(
     folder: epath.Path,
     state: TrainState,
     account: Account,
-    stop: list[int],
+    stop: Callable[[int], bool],
 ) -> dict[str, float] | None:
     """Runs to the last step and returns its evaluation, or None where a signal stopped it."""
     # CLU's writers import TensorFlow, which takes seconds: not at the top.
@@ -177,7 +162,8 @@ def _loop(
             last = step == plan.total_steps
             # What was due at the first step was done before the checkpoint that this run goes on from.
             evaluating = last or (step > first and plan.due(step, config.eval_every_epochs))
-            if evaluating or stop or (step > first and plan.due(step, config.checkpoint.every_epochs)):
+            stopping = stop(step)
+            if evaluating or stopping or (step > first and plan.due(step, config.checkpoint.every_epochs)):
                 fetch(step)
                 mark = None
                 evaluation = evaluate(experiment, eval_step, state) if evaluating else None
@@ -188,7 +174,7 @@ def _loop(
                 checkpoints.save(step, state, dataclasses.asdict(account), evaluation)
             if last:
                 return evaluation
-            if stop:
+            if stopping:
                 return None
             state, newest = train_step(state, next(batches), teacher)
             fetch(step)

@@ -143,7 +143,7 @@ def _prepared(builder: tfds.core.DatasetBuilder, data_dir: str) -> tfds.core.Dat
             f"`{_command(builder.name, data_dir)}`, or say where it is with --config.data.dir."
         )
     _prepare(builder)
-    return builder
+    return _builder(builder.name, data_dir)  # anew: another process may have been the one that prepared it
 
 
 def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
@@ -175,6 +175,8 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     try:
         builder.download_and_prepare()
     except OSError as error:
+        if builder.is_prepared():  # by another process in the meantime
+            return
         raise UserError(
             f"cannot prepare {builder.name!r} in {builder.data_dir} ({error.strerror or error}); "
             "say where to with --config.data.dir."

@@ -1,0 +1,177 @@
+"""Many processes as one run: how they find each other, and how they stop together.
+
+A run of one process needs none of this, and every function here then costs nothing.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from basisnet_jax.errors import UserError
+
+# A process not heard of for so long is taken for dead, and the others stop. A thread of JAX's own makes it heard, also
+# while it compiles.
+HEARTBEAT_SECONDS = 60
+SHUTDOWN_SECONDS = 300  # for which the first process to be done waits for the last
+LEAVE_SECONDS = 10  # for which a process that was refused waits for the others, which may have been refused too
+LOST = 1  # exit code of a process that cannot reach the others, or goes on without them no longer
+_LONGEST_SENTENCE = 1000  # bytes of an error that the others hear of
+
+
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: int) -> None:
+    """Connects the processes of a run; to be called before anything touches a device.
+
+    Where all three are None, Cloud TPU, GKE, SLURM and Open MPI tell by their environment; elsewhere the process is
+    alone.
+
+    Args:
+      coordinator: 'host:port' of process 0, as the others reach it.
+      num_processes: of the run; 1 is alone, whatever the environment says.
+      process_id: 0 to num_processes - 1.
+      seconds: after which a process that has not met all others gives up, says so, and exits with code `LOST`.
+
+    Raises:
+      UserError: what is given is not enough, or makes no sense.
+    """
+    if num_processes == 1:
+        return
+    # JAX aborts with a stack trace where it cannot connect: it waits longer than we do.
+    timer = threading.Timer(seconds, _exit, [_no_connection(seconds), LOST])
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=seconds + 60,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        given = (coordinator, num_processes, process_id) != (None,) * 3
+        if given or "coordinator_address should be defined" not in str(error):
+            raise UserError(
+                f"the processes of this run cannot be connected ({str(error).splitlines()[0]}); give each one "
+                "--coordinator=HOST:PORT --num_processes=N --process_id=I, or --num_processes=1 if it is alone."
+            ) from None
+    finally:
+        timer.cancel()
+
+
+def _no_connection(seconds: int) -> str:
+    return (
+        f"the processes of this run did not all meet within {seconds} s; are they all started, with the same "
+        "--coordinator and --num_processes and each its own --process_id, and can they reach its port? "
+        "--connect_seconds says how long to wait."
+    )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What any process raises as UserError in here, all raise at its end, so that none waits for one that stopped."""
+    error: UserError | None = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    if jax.distributed.is_initialized():
+        own = str(error).encode()[:_LONGEST_SENTENCE] if error else b""
+        padded = np.frombuffer(own.ljust(_LONGEST_SENTENCE, b"\0"), np.uint8)
+        everyones = np.asarray(multihost_utils.process_allgather(padded)).reshape(-1, _LONGEST_SENTENCE)
+        for process, sentence in enumerate(everyones):
+            if sentence.any() and error is None:
+                text = sentence.tobytes().rstrip(b"\0").decode(errors="replace")
+                error = UserError(f"process {process} of {len(everyones)}: {text}")
+    if error is not None:
+        raise error
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Whether SIGINT or SIGTERM has asked to stop, as a function of the step; a second SIGINT stops at once.
+
+    To be asked once before each step. Of many processes each may get the signal; all hear True at the same step, which
+    JAX's preemption service sets a little ahead of the fastest.
+    """
+    received: list[int] = []
+    many = jax.distributed.is_initialized()
+
+    def handler(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        if many:
+            signal.raise_signal(signal.SIGTERM)  # which the preemption service has a handler for
+
+    # Where there is one, that service's handler for SIGTERM stays.
+    previous = {
+        number: signal.signal(number, handler)
+        for number in ((signal.SIGINT,) if many else (signal.SIGINT, signal.SIGTERM))
+    }
+    try:
+        yield multihost_utils.reached_preemption_sync_point if many else lambda step: bool(received)
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def total(*counts: int) -> tuple[int, ...]:
+    """The sum of each count over all processes, which wait for each other."""
+    if not jax.distributed.is_initialized():
+        return counts
+    everyones = np.asarray(multihost_utils.process_allgather(np.array(counts))).reshape(-1, len(counts))
+    return tuple(everyones.sum(axis=0).tolist())
+
+
+def say(text: str) -> None:
+    """Prints; of many processes the first does it for all."""
+    if not jax.distributed.is_initialized() or jax.process_index() == 0:
+        print(text)
+
+
+@contextlib.contextmanager
+def not_waiting_for_the_lost() -> Iterator[None]:
+    """Where one process of many fails in here, it ends, rather than wait for others that wait for it.
+
+    Python's end of a process waits until all are done, for `SHUTDOWN_SECONDS`. After sys.exit it waits `LEAVE_SECONDS`
+    for others that do the same; after any other exception not at all: it says what happened and exits with `LOST`.
+    """
+    try:
+        yield
+    except SystemExit as leaving:
+        if jax.distributed.is_initialized():
+            timer = threading.Timer(LEAVE_SECONDS, _exit, ["", leaving.code])
+            timer.daemon = True
+            timer.start()
+        raise
+    except BaseException:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        _exit(
+            "this process stopped, on an error of its own or because another one died, whose log then says why; "
+            "the same command goes on from the newest checkpoint.",
+            LOST,
+        )
+
+
+def _exit(sentence: str, code: int) -> NoReturn:
+    """Ends this process, and those that read its data, without a word to other hosts."""
+    if sentence:
+        print(f"error: {sentence}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for child in multiprocessing.active_children():
+        child.terminate()
+    os._exit(code)
