@@ -71,6 +71,10 @@ class Experiment:
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
         return jax.jit(init, out_shardings=shardings, compiler_options=options)()
 
+    def _gather(self, params: Any) -> Any:
+        """Without it XLA gathers the batch instead, wherever that is the smaller of the two."""
+        return jax.lax.with_sharding_constraint(params, mesh_lib.replicated(self.mesh))
+
     def train_step(self) -> TrainStep:
         """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
         settings = step.TrainSettings(
@@ -83,7 +87,7 @@ class Experiment:
             ema_decay=self.config.ema_decay,
             seed=self.config.seed,
         )
-        function = step.make_train_step(self.model, self.optimizer, self.schedule, settings)
+        function = step.make_train_step(self.model, self.optimizer, self.schedule, settings, self._gather)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
             function,
@@ -95,7 +99,7 @@ class Experiment:
     def eval_step(self) -> EvalStep:
         """The evaluation step, jitted with the mesh's shardings."""
         function = step.make_eval_step(
-            self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps
+            self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps, gather=self._gather
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(

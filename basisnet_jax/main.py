@@ -19,7 +19,18 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "cost"], "Train and evaluate, or count multiply-adds.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "cost", "compile"],
+    "Train and evaluate, count multiply-adds, or compile for a TPU that is not here and say what it would cost.",
+)
+_TOPOLOGY = flags.DEFINE_string("topology", None, "compile: the TPU, as in v5e:16x16 or v4:2x2x1.")
+_SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology.")
+_WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: the training step or the evaluation step.")
+_PER_CHIP_BATCH = flags.DEFINE_integer("per_chip_batch", None, "compile: images a chip. Default: the config's batch.")
+_FIT = flags.DEFINE_bool("fit", False, "compile: also find the largest batch that fits into memory.")
+_PRICE = flags.DEFINE_float("price", None, "compile: of a chip-hour, to give the price of an epoch.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -81,6 +92,9 @@ def main(argv: Sequence[str]) -> None:
         if _MODE.value == "cost":
             print(costing.cost(_CONFIG.value, workdir))
             return
+        if _MODE.value == "compile":
+            print(_compile(workdir))
+            return
         results = train.train(_CONFIG.value, workdir)
     except UserError as error:
         _fail(error)
@@ -90,6 +104,22 @@ def main(argv: Sequence[str]) -> None:
         print(
             f"{name}: {report.summary(results)}\n{workdir}: results.json, curves.png, config.json, checkpoints, events"
         )
+
+
+def _compile(workdir: str) -> str:
+    from basisnet_jax import compiling, topology
+
+    if _TOPOLOGY.value is None:
+        raise UserError(f"--mode=compile needs --topology; the forms are {topology.FORMS}.")
+    target = compiling.Target(
+        topology=_TOPOLOGY.value,
+        slices=_SLICES.value,
+        what=_WHAT.value,
+        per_chip_batch=_PER_CHIP_BATCH.value,
+        fit=_FIT.value,
+        price=_PRICE.value,
+    )
+    return compiling.compile_for(_CONFIG.value, workdir, target)
 
 
 if __name__ == "__main__":

@@ -43,9 +43,16 @@ class TrainSettings:
 
 
 def make_train_step(
-    model: BasisNet, optimizer: optax.GradientTransformation, schedule: optax.Schedule, settings: TrainSettings
+    model: BasisNet,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    settings: TrainSettings,
+    gather: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns train_step(state, batch) -> (state after one update, float32 scalars that describe it)."""
+    """Returns train_step(state, batch) -> (state after one update, float32 scalars that describe it).
+
+    `gather` makes the parameters whole on each device, where they are split between devices, for the model to use.
+    """
 
     def gradients_of(state: TrainState, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
         """(gradients, updated batch_stats, metrics) of a batch or a piece of one."""
@@ -58,7 +65,7 @@ def make_train_step(
 
         def loss_of(params):
             outputs, updated = model.apply(
-                {"params": params, "batch_stats": batch_stats},
+                {"params": gather(params), "batch_stats": batch_stats},
                 images_BxHxWxC,
                 train=True,
                 uniform_mix=uniform_mix(state.step, settings.warm_start_steps),
@@ -120,13 +127,15 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: BasisNet, *, ema: bool, warm_start_steps: int) -> Callable[[TrainState, Batch], Metrics]:
-    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1."""
+def make_eval_step(
+    model: BasisNet, *, ema: bool, warm_start_steps: int, gather: Callable[[Any], Any] = lambda params: params
+) -> Callable[[TrainState, Batch], Metrics]:
+    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1; `gather` as in `make_train_step`."""
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
         params, batch_stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
         outputs: Outputs = model.apply(  # type: ignore[assignment]
-            {"params": params, "batch_stats": batch_stats},
+            {"params": gather(params), "batch_stats": batch_stats},
             normalize(batch["image"]),
             train=False,
             uniform_mix=uniform_mix(state.step, warm_start_steps),

@@ -7,8 +7,8 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing"},
-    {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh"},
+    {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing", "hlo"},
+    {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
     {"models.blocks", "models.cost", "data.pipeline", "config"},
     {"data.datasets", "plan"},
     {"models.basisnet", "models.pretrained"},
@@ -17,7 +17,7 @@ LAYERS = [
     {"step"},
     {"experiment"},
     {"evaluate", "checkpoint", "report"},
-    {"train", "costing"},
+    {"train", "costing", "compiling"},
     {"main"},
 ]
 
