@@ -7,7 +7,7 @@ are estimates: docs/performance.md says how far to believe them.
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.extend.core
@@ -92,16 +92,17 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
     Raises:
       UserError: the batch is in a convolution's groups, or moves between devices.
     """
-    plan = experiment.plan
-    if what == "train":
-        step, size = cast(jax.stages.Wrapped, experiment.train_step()), plan.batch_size
-    else:
-        step, size = cast(jax.stages.Wrapped, experiment.eval_step()), plan.eval_batch_size
-    traced = step.trace(experiment.abstract_state, experiment.abstract_batch(size))
-    refuse_batch_in_groups(
-        traced.jaxpr.jaxpr, step.trace(experiment.abstract_state, experiment.abstract_batch(2 * size)).jaxpr.jaxpr
-    )
-    logging.info("compiling %s of %d images for %d devices", what, size, experiment.mesh.size)
+    train = what == "train"
+    step: Any = experiment.train_step() if train else experiment.eval_step()
+    size = experiment.plan.batch_size if train else experiment.plan.eval_batch_size
+    teacher = (experiment.abstract_teacher,) if train else ()
+
+    def trace(size: int) -> jax.stages.Traced:
+        return step.trace(experiment.abstract_state, experiment.abstract_batch(size), *teacher)
+
+    traced = trace(size)
+    refuse_batch_in_groups(traced.jaxpr.jaxpr, trace(2 * size).jaxpr.jaxpr)
+    logging.info("compiling the %s step for %d images on %d devices", what, size, experiment.mesh.size)
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:

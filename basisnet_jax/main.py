@@ -19,12 +19,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
-_MODE = flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "cost", "compile"],
-    "Train and evaluate, count multiply-adds, or compile for a TPU that is not here and say what it would cost.",
-)
+_MODES = {"train": "train, evaluate and save", "cost": "count multiply-adds", "teacher": "cache a teacher's logits"}
+_MODES["compile"] = "compile the step for a TPU that is not here, and say what it would cost"
+_MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "; ".join(f"{name}: {what}" for name, what in _MODES.items()))
 _TOPOLOGY = flags.DEFINE_string("topology", None, "compile: the TPU, as in v5e:16x16 or v4:2x2x1.")
 _SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology.")
 _WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: the training step or the evaluation step.")
@@ -79,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on --mode."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import costing, report, train
+    from basisnet_jax import costing, report, teacher, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
@@ -91,6 +88,9 @@ def main(argv: Sequence[str]) -> None:
     try:
         if _MODE.value == "cost":
             print(costing.cost(_CONFIG.value, workdir))
+            return
+        if _MODE.value == "teacher":
+            print(teacher.cache_logits(_CONFIG.value))
             return
         if _MODE.value == "compile":
             print(_compile(workdir))

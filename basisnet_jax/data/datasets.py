@@ -28,6 +28,7 @@ class Dataset:
     eval: Source
     num_classes: int
     channels: int  # 1 or 3
+    identity: str  # of the training split: the same for the same examples in the same order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +59,16 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) ->
     """
     if name == "folder":
         train, evaluation, num_classes = folder.open_splits(data_dir, train_split, eval_split)
-        return Dataset(train, evaluation, num_classes, channels=3)
+        return Dataset(train, evaluation, num_classes, channels=3, identity=train.identity())
     builder = _prepared(_builder(name, data_dir), data_dir)
     num_classes, channels = _classes_and_channels(builder)
+    train_source = _source(builder, train_split, "data.train_split")
     return Dataset(
-        train=_source(builder, train_split, "data.train_split"),
+        train=train_source,
         eval=_source(builder, eval_split, "data.eval_split"),
         num_classes=num_classes,
         channels=channels,
+        identity=f"{builder.info.full_name}, {train_split}, {len(train_source)} examples",
     )
 
 
@@ -94,6 +97,7 @@ def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str
         eval=Unread(_size(name, splits, eval_split, "data.eval_split")),
         num_classes=num_classes,
         channels=channels,
+        identity="unread",
     )
 
 
