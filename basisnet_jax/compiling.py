@@ -190,6 +190,7 @@ def group_of(label: str) -> str:
 
     'jit(train_step)/transpose(jvp(BasisNet))/specialist/block03/depthwise_norm/...' -> 'norm, activation'.
     """
+    label = label.split(";")[0]
     path = re.sub(r"'\]\['|\['|'\]", "/", label).split("/")
     if re.match(r"state\.(opt_state|ema|step|batch_stats)", label):
         return "optimizer, averages"
