@@ -66,6 +66,8 @@ def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target)
     if target.fit:
 
         def needed_bytes(images: int) -> int:
+            if images * chip.devices == bill["images"]["per_chip"]:
+                return bill["hbm_bytes_per_device"]["peak"]
             return compile_step(experiment_of(images * chip.devices), target.what)[1]["peak"]
 
         unit = BATCH_UNIT * (config.accumulate_steps if target.what == "train" else 1)

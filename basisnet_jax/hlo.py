@@ -6,6 +6,7 @@ bandwidth, as if none of it overlapped with anything. docs/performance.md says w
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ class Op:
     kind: str  # 'fusion', 'all-reduce', ...
     operands: tuple[str, ...]  # names
     attributes: str  # all that stands behind the operands
+    root: bool  # whether its value is the computation's
 
     @property
     def label(self) -> str:
@@ -39,33 +41,40 @@ class Op:
         found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
         return found.group(1).replace("\\'", "'") if found else ""
 
+    @property
+    def body(self) -> str:
+        """Name of the computation that a loop repeats."""
+        return re.findall(r"body=%?([\w.\-]+)", self.attributes)[0]
+
     def called(self) -> list[str]:
         """Names of the computations that it runs once."""
         return [name.strip().lstrip("%") for group in _CALLED.findall(self.attributes) for name in group.split(",")]
 
 
-Program = dict[str, dict[str, Op]]  # computation -> instruction's name -> instruction; the entry's name is 'ENTRY'
+Computation = dict[str, Op]  # by name, in the order in which they run
+Program = dict[str, Computation]  # by name; the program's own is 'ENTRY'
+Run = tuple[Op, Computation, int]  # an operation, where it stands, and how often it runs
 
 
 def parse(text: str) -> Program:
     """Reads `compiled.as_text()`."""
     program: Program = {}
-    current: dict[str, Op] | None = None
+    current: Computation | None = None
     for line in text.splitlines():
         head = re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line)
         if head:
             current = program.setdefault("ENTRY" if head.group(1) else head.group(2), {})
         elif line.startswith("}"):
             current = None
-        elif current is not None and (found := re.match(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$", line)):
-            name, rest = found.groups()
+        elif current is not None and (found := re.match(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$", line)):
+            root, name, rest = found.groups()
             cut = _closing(rest, 1) + 1 if rest.startswith("(") else rest.index(" ")
             kind, _, inside = rest[cut:].strip().partition("(")
             end = _closing(inside, 0)
             operands = tuple(re.findall(r"%([\w.\-]+)", inside[:end]))
             # A parameter's number and a constant's value stand where operands do.
             attributes = inside[end + 1 :] if operands else inside
-            current[name] = Op(name, rest[:cut], kind, operands, attributes)
+            current[name] = Op(name, rest[:cut], kind, operands, attributes, bool(root))
     return program
 
 
@@ -79,28 +88,21 @@ def _closing(text: str, start: int) -> int:
     return len(text)
 
 
-def scheduled(program: Program, *, into_fusions: bool = False, name: str = "ENTRY", times: int = 1) -> Iterator[Any]:
-    """(Op, its computation, how often it runs) of what the program runs.
+def scheduled(program: Program, name: str = "ENTRY", times: int = 1) -> Iterator[Run]:
+    """What the program runs; a fusion is one operation.
 
     A loop's body counts as often as its known trip count says, once if none is known; of a conditional each branch
-    counts. A fusion is one operation, or besides it those inside if `into_fusions`.
+    counts.
     """
-    computation = program[name]
-    for op in computation.values():
+    for op in program[name].values():
         if op.kind == "while":
             trips = re.search(r'known_trip_count":\{"n":"(\d+)"', op.attributes)
-            body = re.search(r"body=%?([\w.\-]+)", op.attributes)
-            assert body
-            count = times * int(trips.group(1)) if trips else times
-            yield from scheduled(program, into_fusions=into_fusions, name=body.group(1), times=count)
+            yield from scheduled(program, op.body, times * int(trips.group(1)) if trips else times)
         elif op.kind in ("call", "conditional"):
             for called in op.called():
-                yield from scheduled(program, into_fusions=into_fusions, name=called, times=times)
+                yield from scheduled(program, called, times)
         else:
-            yield op, computation, times
-            if into_fusions and op.kind in ("fusion", "async-start"):
-                for called in op.called():
-                    yield from scheduled(program, into_fusions=True, name=called, times=times)
+            yield op, program[name], times
 
 
 def array_bytes(type_text: str, *, in_hbm: bool = False) -> int:
@@ -156,10 +158,7 @@ def costs(
         if op.kind in _FREE:
             continue
         operand_types = [computation[name].type for name in op.operands if name in computation]
-        sent = sum(
-            sent_bytes(inner, inner_computation, devices)
-            for inner, inner_computation in [(op, computation), *_inside(program, op)]
-        )
+        sent = sum(sent_bytes(inner, where, devices) for inner, where in _with_inside(program, op, computation))
         # An asynchronous operation reads where it starts and writes until it is done.
         read = 0 if op.kind.endswith("-done") else sum(array_bytes(text, in_hbm=True) for text in operand_types)
         moved = read + (0 if op.kind.endswith("-start") else array_bytes(op.type, in_hbm=True))
@@ -179,11 +178,13 @@ def costs(
     return found
 
 
-def _inside(program: Program, op: Op) -> Iterator[tuple[Op, dict[str, Op]]]:
+def _with_inside(program: Program, op: Op, computation: Computation) -> Iterator[tuple[Op, Computation]]:
+    """An operation and, if it is a fusion, those in it."""
+    yield op, computation
     if op.kind in ("fusion", "async-start"):
         for called in op.called():
-            for inner, computation, _ in scheduled(program, into_fusions=True, name=called):
-                yield inner, computation
+            for inner, where, _ in scheduled(program, called):
+                yield from _with_inside(program, inner, where)
 
 
 def _collective(op: Op) -> str | None:
@@ -191,7 +192,7 @@ def _collective(op: Op) -> str | None:
     return kind if kind in _COLLECTIVES else None
 
 
-def sent_bytes(op: Op, computation: dict[str, Op], devices: int) -> int:
+def sent_bytes(op: Op, computation: Computation, devices: int) -> int:
     """Bytes that a device sends for a collective in a ring, the way of the fewest; 0 for any other operation."""
     kind = _collective(op)
     if kind is None:
@@ -237,7 +238,6 @@ def batch_gathers(program: Program, is_batch: Callable[[str], bool]) -> list[str
       is_batch: whether a label is that of an argument that holds a share of the batch.
     """
     found: dict[str, None] = {}
-    known: dict[tuple[str, Any], Any] = {}
 
     def holds(value: Any) -> bool:
         """Whether a value (a tuple has a value for each element) follows from this device's images."""
@@ -248,46 +248,34 @@ def batch_gathers(program: Program, is_batch: Callable[[str], bool]) -> list[str
             return tuple(map(either, one, other))
         return holds(one) or holds(other)
 
+    @functools.cache
     def run(name: str, arguments: tuple[Any, ...]) -> Any:
         """The value of a computation's root."""
-        if (name, arguments) not in known:
-            known[name, arguments] = False  # for a computation that calls itself; there is none such in HLO
-            known[name, arguments] = result(program[name], arguments)
-        return known[name, arguments]
-
-    def result(computation: dict[str, Op], arguments: tuple[Any, ...]) -> Any:
         values: dict[str, Any] = {}
-        value: Any = False
-        for op in computation.values():
+        for op in program[name].values():
             inputs = tuple(values[operand] for operand in op.operands)
-            value = values[op.name] = of(op, inputs, arguments, computation)
-        return value  # the root stands last
+            values[op.name] = value_of(op, inputs, arguments, program[name])
+        return next(values[op.name] for op in program[name].values() if op.root)
 
-    def of(op: Op, inputs: tuple[Any, ...], arguments: tuple[Any, ...], computation: dict[str, Op]) -> Any:
+    def value_of(op: Op, inputs: tuple[Any, ...], arguments: tuple[Any, ...], computation: Computation) -> Any:
         if op.kind == "parameter":
             number = int(op.attributes.split(")")[0])
             return arguments[number] if arguments else is_batch(op.label)
         if op.kind == "tuple":
             return inputs
         if op.kind == "get-tuple-element":
-            index = re.search(r"index=(\d+)", op.attributes)
-            assert index
-            return inputs[0][int(index.group(1))] if isinstance(inputs[0], tuple) else inputs[0]
+            index = int(re.findall(r"index=(\d+)", op.attributes)[0])
+            return inputs[0][index] if isinstance(inputs[0], tuple) else inputs[0]
         if op.kind.removesuffix("-start").removesuffix("-done") in ("all-reduce", "reduce-scatter", "recv"):
             return False
         if op.kind == "while":
-            body = re.search(r"body=%?([\w.\-]+)", op.attributes)
-            assert body
             state = inputs[0]
-            while (after := either(state, run(body.group(1), (state,)))) != state:
+            while (after := either(state, run(op.body, (state,)))) != state:
                 state = after
             return state
         if op.kind == "conditional":
-            branches = [run(called, (value,)) for called, value in zip(op.called(), inputs[1:], strict=True)]
-            value = branches[0]
-            for branch in branches[1:]:
-                value = either(value, branch)
-            return value
+            branches = (run(called, (value,)) for called, value in zip(op.called(), inputs[1:], strict=True))
+            return functools.reduce(either, branches)
         if op.kind in ("fusion", "call"):
             return run(op.called()[0], inputs)
         if op.kind == "async-start":
@@ -300,7 +288,7 @@ def batch_gathers(program: Program, is_batch: Callable[[str], bool]) -> list[str
     return list(found)
 
 
-def _label_nearby(op: Op, computation: dict[str, Op]) -> str:
+def _label_nearby(op: Op, computation: Computation) -> str:
     """The label of the nearest operation that an unlabelled one follows from, or its own name."""
     names: Iterable[str] = op.operands
     while names:
