@@ -38,6 +38,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise UserError(
                 f"unknown argument {positional[1]!r}; flags start with --, as in --config=configs/digits.py."
             )
+        if _TOPOLOGY.value and _MODE.value != "compile":
+            raise UserError(f"--topology={_TOPOLOGY.value} is not for --mode={_MODE.value}; say --mode=compile.")
         if _CONFIG.value is None:
             raise UserError("--config is missing; give a file of configs/, as in --config=configs/digits.py.")
         filename = _config_filename()

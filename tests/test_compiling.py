@@ -288,7 +288,7 @@ def test_slices_are_the_outermost_axis():
 def test_what_does_not_fit_says_how_much_it_needs(config, monkeypatch):
     devices, _ = topology.devices_of("v2:2x2")
     config.model.specialist.resolution = 4096
-    config.batch_size = config.eval.batch_size = 8 * 1024
+    config.batch_size = config.eval.batch_size = 8 * 64
     config.epochs = 400.0
     experiment = make_experiment(config, devices, datasets.describe_dataset)
     compiled, memory = compiling.compile_step(experiment, "eval")

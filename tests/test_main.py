@@ -33,6 +33,8 @@ def command(*arguments):
         (("--config=configs/digits.py", "--config.batch_size=30"), "does not divide over 8 devices; use 24 or 32."),
         (("--config=configs/digits.py", "--confg=1"), "confg"),
         (("--config=configs/digits.py", "--mode=fly"), "fly"),
+        (("--config=configs/digits.py", "--mode=compile"), "--mode=compile needs --topology"),
+        (("--config=configs/digits.py", "--topology=v5e:2x4"), "say --mode=compile"),
         (("--config=configs/digits.py", "extra"), "unknown argument 'extra'"),
         (("--config=configs/digit.py",), "there is no config file 'configs/digit.py'"),
         ((), "--config is missing"),
