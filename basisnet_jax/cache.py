@@ -15,7 +15,7 @@ def use_compilation_cache() -> None:
     The folder is basisnet_jax/jax in $XDG_CACHE_HOME, or in ~/.cache. If it cannot be written, a warning says so and
     the run compiles everything. Machines of different CPUs can share it: JAX's keys hold the CPU's instruction sets.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     folder = pathlib.Path(home, "basisnet_jax", "jax").expanduser()
