@@ -154,7 +154,7 @@ def _loop(
     logging.info("%s on %s", plan, experiment.mesh)
 
     train_step, eval_step = experiment.train_step(), experiment.eval_step()
-    batches = experiment.train_batches(first)
+    teacher, batches = experiment.teacher_variables(), experiment.train_batches(first)
     started, seconds_before = time.monotonic(), account.train_seconds
     pending: dict[str, jax.Array] | None = None  # metrics of the newest step, fetched while the next one runs
     mark: float | None = None  # when the step before the newest was seen to end
@@ -206,7 +206,7 @@ def _loop(
             batch = next(batches)
             if mark is not None:
                 account.wait_seconds += time.monotonic() - asked
-            state, newest = train_step(state, batch)
+            state, newest = train_step(state, batch, teacher)
             fetch(step)
             pending = newest
             for hook in hooks:

@@ -46,13 +46,16 @@ def training_call(model: BasisNet, form: str, what: str, batch: int) -> Callable
     optimizer = make_optimizer("sgd", schedule, **settings) if what == "step" else optax.set_to_zero()
     train_step = step.make_train_step(model, optimizer, schedule, step.TrainSettings(ema_decay=0.999))
 
+    def whole(state, data):
+        return train_step(state, data, None)
+
     def gradients(state, data):
-        _, metrics = train_step(state, data)
+        _, metrics = train_step(state, data, None)
         return state, metrics["gradient_norm"]
 
     state = jax.jit(lambda: init_state(model, optimizer, (rivals.SIDE, rivals.SIDE, 3), 0))()
     data = rivals.batch_of(batch)
-    function = train_step if what == "step" else gradients
+    function = whole if what == "step" else gradients
     with rivals.layers_of(form):
         compiled = jax.jit(function, donate_argnums=0).lower(state, data).compile()
 
