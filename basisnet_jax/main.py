@@ -78,13 +78,14 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on --mode."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import costing, report, teacher, train
+    from basisnet_jax import cache, costing, report, teacher, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
     # Orbax tells of every file that it writes, TensorBoard of every one that it looks for.
     noisy = ("orbax", "tensorboard")
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or not any(name in r.pathname for name in noisy))
+    cache.use_compilation_cache()
     name = pathlib.Path(_config_filename()).stem
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:

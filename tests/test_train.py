@@ -138,10 +138,12 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
 
 
 def test_a_run_leaves_what_the_readme_says(config, tmp_path):
+    config.profile_steps = 2
     results = train.train(config, str(tmp_path))
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {
-        *("config", "step", "train_seconds", "images_per_second", "eval", "madds", "parameters", "versions")
+        *("config", "step", "train_seconds", "images_per_second", "input_wait_share"),
+        *("eval", "madds", "parameters", "versions"),
     }
     assert set(results["eval"]) == {"count", "top1", "top5", "preview_top1", "loss"}
     assert results["eval"]["count"] == 37
@@ -149,6 +151,8 @@ def test_a_run_leaves_what_the_readme_says(config, tmp_path):
     assert sum(results["madds"][x] for x in ("preview", "synthesis", "specialist")) == results["madds"]["total"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "events").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "events").glob("plugins/profile/*/*.xplane.pb")), "the profiler's trace"
+    assert 0 <= results["input_wait_share"] <= 1
     with checkpoint.Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
         assert checkpoints.steps()[-1] == results["step"] == 16
 

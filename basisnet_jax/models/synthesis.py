@@ -247,7 +247,12 @@ def _kernel_gradient_by_taps(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
 
 def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
     """As `_kernel_gradient_by_taps`, by a loop over output rows whose working set stays in a CPU's cache."""
-    batch, rows, columns, channels = dy_BxPxQxC.shape
+    batch, rows, outputs, channels = dy_BxPxQxC.shape
+    pitch, columns = 1, outputs
+    if stride == 1:  # a row is one long axis then, which is worked off faster than one of few channels
+        padded_BxHxWxC = padded_BxHxWxC.reshape(batch, padded_BxHxWxC.shape[1], -1, 1)
+        dy_BxPxQxC = dy_BxPxQxC.reshape(batch, rows, -1, 1)
+        pitch, columns = channels, outputs * channels
     # The barriers keep XLA from fusing the padding into the loop and the loop's result into its users.
     padded_BxHxWxC = lax.optimization_barrier(padded_BxHxWxC)
 
@@ -257,14 +262,15 @@ def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
         last = (columns - 1) * stride + 1
 
         def tap(i, j):
-            window = lax.slice(x, (0, i, j, 0), (batch, i + 1, j + last, channels), (1, 1, stride, 1))
+            limits = (batch, i + 1, j * pitch + last, x.shape[3])
+            window = lax.slice(x, (0, i, j * pitch, 0), limits, (1, 1, stride, 1))
             return window[:, 0].astype(jnp.float32) * dy
 
         return [total + tap(*divmod(t, side)) for t, total in enumerate(sums)]
 
-    zeros = [jnp.zeros((batch, columns, channels), jnp.float32) for _ in range(side * side)]
+    zeros = [jnp.zeros((batch, columns, dy_BxPxQxC.shape[3]), jnp.float32) for _ in range(side * side)]
     sums = lax.fori_loop(0, rows, add_row, zeros)
-    dkernels = jnp.stack([jnp.sum(total, axis=1) for total in sums], axis=1)
+    dkernels = jnp.stack([jnp.sum(total.reshape(batch, outputs, channels), axis=1) for total in sums], axis=1)
     return lax.optimization_barrier(dkernels.reshape(batch, side, side, channels))
 
 
