@@ -26,7 +26,7 @@ def default() -> ml_collections.ConfigDict:
     config.log_every_steps = 50  # steps between lines of training metrics
     config.eval_every_epochs = 1.0  # epochs between evaluations, each followed by a checkpoint; always one at the end
     config.ema_decay = 0.999  # of the moving average of parameters and batch statistics; 0 is no average
-    config.warm_start_epochs = 0.0  # epochs in which the coefficients go from uniform to the preview's own
+    config.warm_start_epochs = 0.0  # epochs in which the coefficients go from uniform to the routing's own
 
     config.data = data = ml_collections.ConfigDict()
     data.name = "digits"  # 'digits' (embedded), 'folder', or a TFDS name with features 'image' and 'label'
@@ -50,12 +50,17 @@ def default() -> ml_collections.ConfigDict:
     data.workers = 0  # processes that read and decode; 0: threads of this process
 
     config.model = model = ml_collections.ConfigDict()
-    model.routing = "preview"  # 'preview' (BasisNet) or 'static' (the specialist alone, with plain kernels)
+    # 'preview' (BasisNet); or the specialist alone, its kernels plain ('static') or with coefficients from 'condconv',
+    # 'dynamic' (convolution), 'uniform' or 'task': see models/routing.py.
+    model.routing = "preview"
     model.num_bases = 4  # N, basis kernels a synthesized layer
     model.granularity = "layer"  # one coefficient vector a 'layer', 'block' or 'model'
-    model.synthesize = ("expand", "depthwise", "project")  # which convolutions of a block are synthesized
+    # What is synthesized: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise',
+    # 'project'; ResNet's 'conv1', 'conv2', 'conv3', 'shortcut'); 'head_conv', 'head_dense', 'classifier' besides.
+    model.synthesize = ("blocks",)
     model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
     model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
+    model.start_temperature = 30.0  # dynamic: the temperature falls from here to there in the warm start
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
     model.specialist = _backbone("mobilenet_v3_micro", width=1.0, resolution=16)
     model.preview = _backbone("mobilenet_v3_micro", width=0.5, resolution=8)
@@ -129,7 +134,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "data.crop": ("none", "inception"),
     "data.eval_crop": ("none", "central"),
     "data.policy": ("none", "autoaugment", "randaugment"),
-    "model.routing": ("preview", "static"),
+    "model.routing": ("preview", "static", "uniform", "condconv", "dynamic", "task"),
     "model.granularity": ("layer", "block", "model"),
     "model.dtype": ("float32", "bfloat16"),
     "model.specialist.backbone": ARCHITECTURES,
@@ -162,7 +167,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be more than 0": (
         lambda value: value > 0,
         (
-            *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "model.temperature", "loss.mix_alpha"),
+            *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "loss.mix_alpha"),
+            *("model.temperature", "model.start_temperature"),
             *("model.specialist.width", "model.preview.width", "optimizer.learning_rate", "optimizer.epsilon"),
             *("schedule.decay_rate", "schedule.decay_epochs"),
         ),
@@ -227,15 +233,22 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
     if config.seed >= 2**31:
         fail("seed", config.seed, "must be less than 2**31")
-    kinds = ("expand", "depthwise", "project")
-    if not config.model.synthesize or any(kind not in kinds for kind in config.model.synthesize):
-        fail("model.synthesize", tuple(config.model.synthesize), f"must be some of {', '.join(kinds)}")
-    blocks = len(ARCHITECTURES[config.model.specialist.backbone].blocks)
-    if config.model.synthesize_from_block >= blocks:
-        rule = f"{config.model.specialist.backbone} has the blocks 0 to {blocks - 1}"
-        fail("model.synthesize_from_block", config.model.synthesize_from_block, rule)
+    if config.model.routing != "static":
+        _check_synthesized(config.model)
     if config.schedule.warmup_epochs >= config.epochs:
         fail("schedule.warmup_epochs", config.schedule.warmup_epochs, f"must be less than epochs, {config.epochs}")
+
+
+def _check_synthesized(model: ml_collections.ConfigDict) -> None:
+    """Raises UserError if what is to be synthesized is not in the specialist."""
+    name, table = model.specialist.backbone, ARCHITECTURES[model.specialist.backbone]
+    kinds = dict.fromkeys(layer.split("/")[-1] for layer in (*table.block_layers(), *table.head_layers()))
+    if not model.synthesize or not {*model.synthesize} <= {"blocks", *kinds}:
+        rule = f"must be some of {name}'s kinds of layers, {', '.join(['blocks', *kinds])}"
+        fail("model.synthesize", tuple(model.synthesize), rule)
+    if model.synthesize_from_block >= len(table.blocks):
+        rule = f"{name} has the blocks 0 to {len(table.blocks) - 1}"
+        fail("model.synthesize_from_block", model.synthesize_from_block, rule)
 
 
 def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str) -> None:

@@ -15,7 +15,7 @@ from basisnet_jax.metrics import Metrics, measure
 from basisnet_jax.models.basisnet import BasisNet, Outputs
 from basisnet_jax.state import TrainState
 
-Batch = dict[str, jax.Array]  # image uint8[B, H, W, C], label int32[B], mask float32[B]
+Batch = dict[str, jax.Array]  # image uint8[B, H, W, C], label int32[B], mask float32[B]; perhaps task int32[B]
 
 
 def normalize(images_BxHxWxC: jax.Array) -> jax.Array:
@@ -23,8 +23,8 @@ def normalize(images_BxHxWxC: jax.Array) -> jax.Array:
     return images_BxHxWxC.astype(jnp.float32) / 127.5 - 1.0
 
 
-def uniform_mix(step: jax.Array, warm_start_steps: int) -> jax.Array:
-    """The warm start's epsilon: 1 at step 0, falling linearly to 0 at `warm_start_steps`, and 0 from there."""
+def warm_start(step: jax.Array, warm_start_steps: int) -> jax.Array:
+    """How much of the warm start is left: 1 at step 0, linearly down to 0 at `warm_start_steps`, 0 from there."""
     return jnp.clip(1.0 - step / warm_start_steps, 0.0, 1.0) if warm_start_steps else jnp.zeros(())
 
 
@@ -61,7 +61,8 @@ def make_train_step(
                 {"params": params, "batch_stats": batch_stats},
                 images_BxHxWxC,
                 train=True,
-                uniform_mix=uniform_mix(state.step, settings.warm_start_steps),
+                warm_start=warm_start(state.step, settings.warm_start_steps),
+                task_B=batch.get("task"),
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
@@ -129,7 +130,8 @@ def make_eval_step(model: BasisNet, *, ema: bool, warm_start_steps: int) -> Call
             {"params": params, "batch_stats": batch_stats},
             normalize(batch["image"]),
             train=False,
-            uniform_mix=uniform_mix(state.step, warm_start_steps),
+            warm_start=warm_start(state.step, warm_start_steps),
+            task_B=batch.get("task"),
         )
         return measure(outputs, batch["label"], batch["mask"])
 

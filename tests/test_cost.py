@@ -80,7 +80,7 @@ def test_basisnet_on_mobilenet_v3_large(width, granularity, total, parameters):
         224,
         1000,
         num_bases=16,
-        synthesized=MOBILENET_V3_LARGE.bottleneck_layers(),
+        synthesized=MOBILENET_V3_LARGE.block_layers(),
         granularity=granularity,
     )
     assert (got.total, got.parameters) == (total, parameters)
