@@ -33,6 +33,7 @@ def default() -> ml_collections.ConfigDict:
     data.dir = ""  # where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg
     data.train_split = "train"  # TFDS split to train on; slices such as 'train[:90%]' too
     data.eval_split = "test"  # TFDS split to evaluate on
+    data.task = ""  # routing 'task': the integer feature that says which task an example is of, as 'coarse_label'
     data.crop = "none"  # 'inception': train on a random part of each image; 'none': on all of it
     data.min_area = 0.08  # inception: the smallest part of an image's area
     data.max_aspect = 4 / 3  # inception: a crop's width / height is between the inverse of this and this
@@ -61,6 +62,7 @@ def default() -> ml_collections.ConfigDict:
     model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
     model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
     model.start_temperature = 30.0  # dynamic: the temperature falls from here to there in the warm start
+    model.num_tasks = 1  # task: how many tasks have coefficients of their own
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
     model.specialist = _backbone("mobilenet_v3_micro", width=1.0, resolution=16)
     model.preview = _backbone("mobilenet_v3_micro", width=0.5, resolution=8)
@@ -80,6 +82,9 @@ def default() -> ml_collections.ConfigDict:
     optimizer.momentum = 0.9  # of rmsprop and sgd; adamw's and lamb's first decay rate
     optimizer.decay = 0.999  # of the squared gradient: rmsprop's decay, adamw's and lamb's second decay rate
     optimizer.epsilon = 1e-8  # rmsprop: under the root
+    optimizer.trained = (
+        ""  # only the parameters below this path are, such as 'routing' or 'specialist/head_conv'; '': all
+    )
     optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip
 
     config.schedule = schedule = ml_collections.ConfigDict()
@@ -159,7 +164,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         lambda value: value >= 1,
         (
             *("batch_size", "accumulate_steps", "log_every_steps", "optimizer.reference_batch"),
-            *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases"),
+            *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases", "model.num_tasks"),
             *("model.specialist.resolution", "model.preview.resolution"),
             *("eval.batch_size", "checkpoint.keep", "mesh.fsdp"),
         ),
@@ -235,6 +240,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("seed", config.seed, "must be less than 2**31")
     if config.model.routing != "static":
         _check_synthesized(config.model)
+    if config.model.routing == "task" and not config.data.task:
+        fail("data.task", config.data.task, "the routing 'task' needs an integer feature of the data set")
+    if config.model.routing == "task" and config.loss.mix != "none":
+        fail("loss.mix", config.loss.mix, "mixes images of several tasks; the routing 'task' needs 'none'")
     if config.schedule.warmup_epochs >= config.epochs:
         fail("schedule.warmup_epochs", config.schedule.warmup_epochs, f"must be less than epochs, {config.epochs}")
 

@@ -161,17 +161,8 @@ def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
     )
 
 
-def make_model(config: ml_collections.ConfigDict, num_classes: int, num_tasks: int = 1) -> BasisNet:
-    """The model that `config.model` describes.
-
-    Args:
-      config: `config.model`.
-      num_classes: of the data set.
-      num_tasks: of the data set, for the routing 'task'.
-
-    Raises:
-      UserError: no layer of it would be synthesized.
-    """
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
+    """The model that `config.model` describes. Raises UserError if no layer of it would be synthesized."""
     dtype = jnp.dtype(config.dtype)
 
     def backbone(settings: ml_collections.ConfigDict) -> Backbone:
@@ -204,7 +195,7 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int, num_tasks: i
         synthesized=synthesized,
         temperature=config.temperature,
         start_temperature=config.start_temperature,
-        num_tasks=num_tasks,
+        num_tasks=config.num_tasks,
     )
     return BasisNet(specialist, routing=route)
 
@@ -222,7 +213,10 @@ def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
     """
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
-    data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    where = config.data
+    data = datasets.open_dataset(
+        where.name, where.dir, where.train_split, where.eval_split, where.task, config.model.num_tasks
+    )
     devices = jax.devices() if devices is None else devices
     plan = plan_lib.derive(
         config,
@@ -240,6 +234,15 @@ def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
         decay_rate=schedule.decay_rate,
         decay_steps=plan.decay_steps,
     )
+    transformation = optim.make_optimizer(
+        optimizer.name,
+        learning_rate,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        decay=optimizer.decay,
+        epsilon=optimizer.epsilon,
+        clip_norm=optimizer.clip_norm,
+    )
     return Experiment(
         config=config,
         plan=plan,
@@ -247,13 +250,5 @@ def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
         mesh=mesh_lib.make_mesh(devices, config.mesh.fsdp),
         model=make_model(config.model, data.num_classes),
         schedule=learning_rate,
-        optimizer=optim.make_optimizer(
-            optimizer.name,
-            learning_rate,
-            weight_decay=optimizer.weight_decay,
-            momentum=optimizer.momentum,
-            decay=optimizer.decay,
-            epsilon=optimizer.epsilon,
-            clip_norm=optimizer.clip_norm,
-        ),
+        optimizer=optim.restrict(transformation, optimizer.trained),
     )

@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
@@ -26,7 +28,38 @@ class Dataset:
     channels: int  # 1 or 3
 
 
-def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:
+@dataclasses.dataclass(frozen=True)
+class _WithTask:
+    """A source whose examples have a 'task', which another of their features says."""
+
+    source: Source
+    feature: str
+    num_tasks: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        return [{**example, "task": self._task(example)} for example in self.source.__getitems__(indices)]
+
+    def _task(self, example: dict[str, Any]) -> int:
+        task = example.get(self.feature)
+        if not isinstance(task, int | np.integer):
+            integers = [name for name, value in example.items() if isinstance(value, int | np.integer)]
+            raise UserError(
+                f"config.data.task = {self.feature!r} is no integer feature of this data set; it has "
+                f"{', '.join(integers)}."
+            )
+        if not 0 <= task < self.num_tasks:
+            raise UserError(
+                f"config.model.num_tasks = {self.num_tasks}, but an example has {self.feature} = {task}; raise it."
+            )
+        return int(task)
+
+
+def open_dataset(
+    name: str, data_dir: str, train_split: str, eval_split: str, task: str = "", num_tasks: int = 1
+) -> Dataset:
     """Opens a prepared data set; prepares the embedded one if need be, and no other. Starts no device.
 
     Args:
@@ -35,21 +68,25 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) ->
         For 'folder', the folder itself.
       train_split: in TFDS's syntax, such as 'train[:90%]'; for 'folder', the name of a folder.
       eval_split: likewise.
+      task: an integer feature that every example is to have as its 'task' too; '' for none.
+      num_tasks: values of it are 0 to num_tasks - 1.
 
     Raises:
       UserError: an unknown name or split, data that is not prepared (with the command that does), or other features.
     """
+    train: Source
+    evaluation: Source
     if name == "folder":
         train, evaluation, num_classes = folder.open_splits(data_dir, train_split, eval_split)
-        return Dataset(train, evaluation, num_classes, channels=3)
-    builder = _prepared(_builder(name, data_dir), data_dir)
-    num_classes, channels = _classes_and_channels(builder)
-    return Dataset(
-        train=_source(builder, train_split, "data.train_split"),
-        eval=_source(builder, eval_split, "data.eval_split"),
-        num_classes=num_classes,
-        channels=channels,
-    )
+        channels = 3
+    else:
+        builder = _prepared(_builder(name, data_dir), data_dir)
+        num_classes, channels = _classes_and_channels(builder)
+        train = _source(builder, train_split, "data.train_split")
+        evaluation = _source(builder, eval_split, "data.eval_split")
+    if task:
+        train, evaluation = (_WithTask(source, task, num_tasks) for source in (train, evaluation))
+    return Dataset(train, evaluation, num_classes, channels)
 
 
 def classes_and_channels(name: str, data_dir: str, train_split: str, eval_split: str) -> tuple[int, int]:
