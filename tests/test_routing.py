@@ -13,9 +13,10 @@ from basisnet_jax import checkpoint
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
-from basisnet_jax.experiment import make_experiment, make_model, model_cost
+from basisnet_jax.experiment import make_experiment
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, Block, ResNetBlock
+from basisnet_jax.networks import make_model, model_cost
 
 # Both kinds of blocks, and every form of a synthesized layer.
 ALL_KINDS = Architecture(
@@ -59,8 +60,8 @@ def test_a_run_with_any_routing(all_kinds, name, tmp_path):
     after, losses = [], []
     for experiment in (one, eight):
         state = jax.device_put(before, jax.tree.map(lambda leaf: leaf.sharding, experiment.abstract_state))
-        traced = experiment.train_step().trace(state, batch := next(experiment.train_batches(0)))
-        state, metrics = traced.lower().compile({"xla_backend_optimization_level": 0})(state, batch)
+        traced = experiment.train_step().trace(state, batch := next(experiment.train_batches(0)), None)
+        state, metrics = traced.lower().compile()(state, batch, None)
         after.append(state)
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
@@ -162,7 +163,7 @@ def test_only_the_named_parameters_are_trained(all_kinds):
     all_kinds.optimizer.update(name="adamw", trained="routing")
     experiment = make_experiment(all_kinds, jax.devices()[:1])
     before = flatten_dict(jax.device_get(experiment.init_state().params), sep="/")
-    after, _ = experiment.train_step()(experiment.init_state(), next(experiment.train_batches(0)))
+    after, _ = experiment.train_step()(experiment.init_state(), next(experiment.train_batches(0)), None)
     changed = {path for path, leaf in flatten_dict(after.params, sep="/").items() if np.any(leaf != before[path])}
     assert changed == {path for path in before if path.startswith("routing/")}
     all_kinds.optimizer.trained = "routin"
