@@ -17,7 +17,7 @@ LAYERS = [
     {"step", "networks"},
     {"experiment"},
     {"evaluate", "report"},
-    {"train", "costing", "teacher"},
+    {"train", "costing", "teacher", "compare"},
     {"main"},
 ]
 

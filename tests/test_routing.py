@@ -42,7 +42,7 @@ def all_kinds(config, monkeypatch):
     config.model.specialist.update(backbone="all_kinds", dropout=0.0)
     config.data.task = "label"  # the answer itself, but the only integer that the digits have
     config.optimizer.update(name="sgd", learning_rate=0.05)
-    config.schedule.warmup_epochs = 0.0
+    config.schedule.warmup_epochs = config.warm_start_epochs = 0.0  # what the first step trains is all of it
     return config
 
 
