@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from basisnet_jax.errors import UserError
 class Row:
     """A network, by the finished runs of its seeds."""
 
-    name: str
+    name: str  # of the first run's workdir, without the seed at its end
     routing: str
     seeds: tuple[int, ...]
     top1: float  # the mean
@@ -68,11 +69,10 @@ def _row(runs: dict[str, dict[str, Any]]) -> Row:
     seeds = [results["config"]["seed"] for results in runs.values()]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{' and '.join(runs)} have a seed in common; a run counts once: leave the others out.")
-    names = [os.path.basename(os.path.normpath(folder)) for folder in runs]
     top1 = [results["eval"]["top1"] for results in runs.values()]
-    first = next(iter(runs.values()))
+    folder, first = next(iter(runs.items()))
     return Row(
-        name=names[0] if len(names) == 1 else os.path.commonprefix(names).rstrip("-_ ") or names[0],
+        name=re.sub(f"[-_]{seeds[0]}$", "", os.path.basename(os.path.normpath(folder))),
         routing=first["config"]["model"]["routing"],
         seeds=tuple(sorted(seeds)),
         top1=statistics.mean(top1),

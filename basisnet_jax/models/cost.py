@@ -1,8 +1,8 @@
 """Multiply-adds and parameters, counted from the tables.
 
 A MAdd is one multiply of a convolution, dense or squeeze-excite kernel; batch norm, activations, pooling and biases
-count nothing. Combining N kernels of P parameters counts N * P, whatever the coefficients are. By this convention MobileNetV2 has 300.8M and
-MobileNetV3-Large 216.6M at 224, and published figures of CondConv are met.
+count nothing. Combining N kernels of P parameters counts N * P, whatever gives the coefficients. By this convention
+MobileNetV2 has 300.8M and MobileNetV3-Large 216.6M at 224, and what CondConv is published to add is met.
 """
 
 import dataclasses
