@@ -58,11 +58,13 @@ class Experiment:
             return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
         logits = {"teacher_logits": array((self.data.num_classes,), jnp.float16)} if self.config.distill.cache else {}
+        task = {"task": array((), jnp.int32)} if self.config.data.task else {}
         return {
             "image": array(self.image_shape, jnp.uint8),
             "label": array((), jnp.int32),
             "mask": array((), jnp.float32),
             **logits,
+            **task,
         }
 
     def init_state(self) -> state.TrainState:
@@ -228,6 +230,7 @@ def make_experiment(
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
     data = open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
     teacher = load_teacher(config, data)
     if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
         cache = epath.Path(config.distill.cache).expanduser().resolve()
@@ -252,6 +255,15 @@ def make_experiment(
         decay_rate=schedule.decay_rate,
         decay_steps=plan.decay_steps,
     )
+    transformation = optim.make_optimizer(
+        optimizer.name,
+        learning_rate,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        decay=optimizer.decay,
+        epsilon=optimizer.epsilon,
+        clip_norm=optimizer.clip_norm,
+    )
     return Experiment(
         config=config,
         plan=plan,
@@ -260,13 +272,5 @@ def make_experiment(
         model=networks.make_model(config.model, data.num_classes),
         teacher=None if config.distill.cache else teacher,
         schedule=learning_rate,
-        optimizer=optim.make_optimizer(
-            optimizer.name,
-            learning_rate,
-            weight_decay=optimizer.weight_decay,
-            momentum=optimizer.momentum,
-            decay=optimizer.decay,
-            epsilon=optimizer.epsilon,
-            clip_norm=optimizer.clip_norm,
-        ),
+        optimizer=optim.restrict(transformation, optimizer.trained),
     )

@@ -15,7 +15,8 @@ from basisnet_jax.metrics import Metrics, measure
 from basisnet_jax.models.basisnet import BasisNet, Outputs, resize
 from basisnet_jax.state import TrainState
 
-# image uint8[B, H, W, C], label int32[B], mask float32[B]; with cached teacher logits, teacher_logits float16[B, K]
+# image uint8[B, H, W, C], label int32[B], mask float32[B]; perhaps task int32[B]; with cached teacher logits,
+# teacher_logits float16[B, K]
 Batch = dict[str, jax.Array]
 # (the teacher's variables, images in [-1, 1] at the student's resolution) -> logits_BxK
 Teacher = Callable[[Any, jax.Array], jax.Array]
@@ -26,8 +27,8 @@ def normalize(images_BxHxWxC: jax.Array) -> jax.Array:
     return images_BxHxWxC.astype(jnp.float32) / 127.5 - 1.0
 
 
-def uniform_mix(step: jax.Array, warm_start_steps: int) -> jax.Array:
-    """The warm start's epsilon: 1 at step 0, falling linearly to 0 at `warm_start_steps`, and 0 from there."""
+def warm_start(step: jax.Array, warm_start_steps: int) -> jax.Array:
+    """How much of the warm start is left: 1 at step 0, linearly down to 0 at `warm_start_steps`, 0 from there."""
     return jnp.clip(1.0 - step / warm_start_steps, 0.0, 1.0) if warm_start_steps else jnp.zeros(())
 
 
@@ -91,7 +92,8 @@ def make_train_step(
                 {"params": gather(params), "batch_stats": batch_stats},
                 images_BxHxWxC,
                 train=True,
-                uniform_mix=uniform_mix(state.step, settings.warm_start_steps),
+                warm_start=warm_start(state.step, settings.warm_start_steps),
+                task_B=batch.get("task"),
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
@@ -169,7 +171,8 @@ def make_eval_step(
             {"params": gather(params), "batch_stats": batch_stats},
             normalize(batch["image"]),
             train=False,
-            uniform_mix=uniform_mix(state.step, warm_start_steps),
+            warm_start=warm_start(state.step, warm_start_steps),
+            task_B=batch.get("task"),
         )
         return measure(outputs, batch["label"], batch["mask"])
 

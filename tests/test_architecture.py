@@ -17,7 +17,7 @@ LAYERS = [
     {"step", "networks"},
     {"experiment"},
     {"evaluate", "report"},
-    {"train", "costing", "teacher", "compiling"},
+    {"train", "costing", "teacher", "compiling", "compare"},
     {"main"},
 ]
 

@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(model, variables, images):
     """Of both stages; the coefficients are uniform."""
-    outputs = model.apply(variables, images, train=False, uniform_mix=1.0)
+    outputs = model.apply(variables, images, train=False, warm_start=1.0)
     return outputs.logits_BxK, outputs.preview_logits_BxK
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
@@ -42,6 +43,45 @@ class Unread:
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
         raise LookupError("the images of this split are not here")
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithTask:
+    """A source whose examples have a 'task', which another of their features says."""
+
+    source: Source
+    feature: str
+    num_tasks: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        return [{**example, "task": self._task(example)} for example in self.source.__getitems__(indices)]
+
+    def _task(self, example: dict[str, Any]) -> int:
+        task = example.get(self.feature)
+        if not isinstance(task, int | np.integer):
+            integers = [name for name, value in example.items() if isinstance(value, int | np.integer)]
+            raise UserError(
+                f"config.data.task = {self.feature!r} is no integer feature of this data set; it has "
+                f"{', '.join(integers)}."
+            )
+        if not 0 <= task < self.num_tasks:
+            raise UserError(
+                f"config.model.num_tasks = {self.num_tasks}, but an example has {self.feature} = {task}; raise it."
+            )
+        return int(task)
+
+
+def with_tasks(data: Dataset, feature: str, num_tasks: int) -> Dataset:
+    """The data set whose examples have a 'task' too: an integer feature of theirs, which is 0 to num_tasks - 1.
+
+    Raises:
+      UserError: on reading, an example without the feature, or with another value.
+    """
+    train, evaluation = (_WithTask(source, feature, num_tasks) for source in (data.train, data.eval))
+    return dataclasses.replace(data, train=train, eval=evaluation)
 
 
 def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:

@@ -27,7 +27,7 @@ MAX_BAD_IN_A_ROW = 100  # bad examples side by side after which no good one is l
 
 
 class Source(Protocol):
-    """Encoded examples, {'image': bytes, 'label': int} and perhaps 'file_name', read many at a time."""
+    """Encoded examples, {'image': bytes, 'label': int} and perhaps 'task' and 'file_name', read many at a time."""
 
     def __len__(self) -> int: ...
 

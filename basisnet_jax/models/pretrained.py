@@ -72,10 +72,10 @@ def _lite_names(table: Architecture) -> dict[str, str]:
 def _torchvision_names(table: Architecture) -> dict[str, str]:
     names = {"stem": "features.0.0", "stem_norm": "features.0.1"}
     for index, (block, inputs, sizes) in enumerate(table.named_blocks(), start=1):
-        activated = ("expand", "depthwise") if sizes.expand > inputs else ("depthwise",)
-        for number, ours in enumerate(activated):
-            names[f"{block}/{ours}"] = f"features.{index}.conv.{number}.0"
-            names[f"{block}/{ours}_norm"] = f"features.{index}.conv.{number}.1"
+        *activated, _ = sizes.convolutions(inputs)
+        for number, conv in enumerate(activated):
+            names[f"{block}/{conv.kind}"] = f"features.{index}.conv.{number}.0"
+            names[f"{block}/{conv.kind}_norm"] = f"features.{index}.conv.{number}.1"
         names[f"{block}/project"] = f"features.{index}.conv.{len(activated)}"
         names[f"{block}/project_norm"] = f"features.{index}.conv.{len(activated) + 1}"
     last = len(table.blocks) + 1
