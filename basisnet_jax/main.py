@@ -19,7 +19,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "cost"], "Train and evaluate, or count multiply-adds.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "cost"], "What to do; see the README.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on --mode."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import costing, report, train
+    from basisnet_jax import costing, evaluation, report, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
@@ -80,6 +80,10 @@ def main(argv: Sequence[str]) -> None:
     try:
         if _MODE.value == "cost":
             print(costing.cost(_CONFIG.value, workdir))
+            return
+        if _MODE.value == "evaluate":
+            print(evaluation.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
+            print(f"{workdir}/evaluation: results.json, plots, and early_termination.csv if there is a preview")
             return
         results = train.train(_CONFIG.value, workdir)
     except UserError as error:

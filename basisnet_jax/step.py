@@ -120,17 +120,45 @@ def make_train_step(
     return train_step
 
 
+def make_stages(
+    model: BasisNet, *, ema: bool, warm_start_steps: int
+) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], Callable[..., jax.Array]]:
+    """A trained model's stages, for images of uint8.
+
+    Args:
+      model: with or without a preview.
+      ema: with the moving averages rather than the newest parameters.
+      warm_start_steps: as in training, should the state be from before their end.
+
+    Returns:
+      first(state, images) -> (preview_logits_BxK, coefficients_BxLxN), and second(state, images, coefficients) ->
+      logits_BxK. For a network without a preview it is second(state, images), and there is no use for the first.
+    """
+
+    def apply(state: TrainState, images_BxHxWxC: jax.Array, *arguments: Any, **keywords: Any) -> Any:
+        params, batch_stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
+        variables = {"params": params, "batch_stats": batch_stats}
+        return model.apply(variables, normalize(images_BxHxWxC), *arguments, train=False, **keywords)
+
+    def first(state: TrainState, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mix = uniform_mix(state.step, warm_start_steps)
+        return apply(state, images_BxHxWxC, uniform_mix=mix, method="first_stage")
+
+    def second(state: TrainState, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array | None = None) -> jax.Array:
+        if coefficients_BxLxN is None:
+            return apply(state, images_BxHxWxC).logits_BxK
+        return apply(state, images_BxHxWxC, coefficients_BxLxN, method="second_stage")
+
+    return first, second
+
+
 def make_eval_step(model: BasisNet, *, ema: bool, warm_start_steps: int) -> Callable[[TrainState, Batch], Metrics]:
-    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1."""
+    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1. Arguments as in `make_stages`."""
+    first, second = make_stages(model, ema=ema, warm_start_steps=warm_start_steps)
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
-        params, batch_stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
-        outputs: Outputs = model.apply(  # type: ignore[assignment]
-            {"params": params, "batch_stats": batch_stats},
-            normalize(batch["image"]),
-            train=False,
-            uniform_mix=uniform_mix(state.step, warm_start_steps),
-        )
+        seen = first(state, batch["image"]) if model.preview else ()
+        outputs = Outputs(second(state, batch["image"], *seen[1:]), *seen)
         return measure(outputs, batch["label"], batch["mask"])
 
     return eval_step

@@ -7,17 +7,17 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing"},
-    {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh"},
-    {"models.blocks", "models.cost", "data.pipeline", "config"},
-    {"data.datasets", "plan"},
-    {"models.basisnet", "models.pretrained"},
+    {"errors", "models.synthesis", "models.backbones", "models.ablations", "data.decode", "data.augment", "mixing"},
+    {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "published"},
+    {"models.blocks", "models.cost", "data.pipeline", "config", "calibration"},
+    {"data.datasets", "plan", "termination"},
+    {"models.basisnet", "models.pretrained", "figures"},
     {"losses", "optim", "state"},
     {"metrics"},
     {"step"},
     {"experiment"},
     {"evaluate", "checkpoint", "report"},
-    {"train", "costing"},
+    {"train", "costing", "evaluation"},
     {"main"},
 ]
 

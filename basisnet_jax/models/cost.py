@@ -7,9 +7,14 @@ MobileNetV3-Large 216.6M at 224, and published figures of CondConv are met.
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
 
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Architecture
+
+Rate = TypeVar("Rate", float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Cost:
         stages = {"preview": self.preview, "synthesis": self.synthesis, "specialist": self.specialist}
         return {**stages, "total": self.total}
 
-    def average(self, exit_rate: float) -> float:
+    def average(self, exit_rate: Rate) -> Rate:
         """Multiply-adds an image where a share `exit_rate` of images is answered by the preview alone."""
         return self.preview + (1 - exit_rate) * (self.synthesis + self.specialist)
 
