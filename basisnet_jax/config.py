@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 import ml_collections
+from etils import epath
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.models.ablations import ABLATIONS
 from basisnet_jax.models.backbones import ARCHITECTURES
 
 
@@ -106,6 +108,12 @@ def default() -> ml_collections.ConfigDict:
     evaluation.batch_size = 256  # images an evaluation step, over all hosts and devices
     evaluation.exit_rate = 0.39  # --mode=cost: share of images that the preview answers alone, for the average
     evaluation.ema = True  # evaluate the moving averages rather than the newest parameters
+    evaluation.resolution = 0  # side in pixels of the images that the specialist is evaluated on; 0: as in training
+    evaluation.checkpoint = "best"  # --mode=evaluate: 'best' by top-1, 'newest', or a step such as '1621'
+    evaluation.coefficients = ("predicted",)  # and ablations: uniform, argmax, shuffle_images, shuffle_layers
+    evaluation.madds_target = 0.0  # choose the threshold that costs at most this on average; 0: by max_accuracy_drop
+    evaluation.max_accuracy_drop = 0.003  # choose the threshold that loses at most this share of the images
+    evaluation.compare = ()  # workdirs of other runs evaluated on the same images, drawn beside this one
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_epochs = 1.0  # epochs between checkpoints besides those after evaluations
@@ -140,6 +148,12 @@ FREE_TO_CHANGE = (
     "eval.batch_size",
     "eval.ema",
     "eval.exit_rate",
+    "eval.resolution",
+    "eval.checkpoint",
+    "eval.coefficients",
+    "eval.madds_target",
+    "eval.max_accuracy_drop",
+    "eval.compare",
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "mesh.fsdp",
@@ -170,6 +184,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             *("seed", "profile_steps", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers"),
             *("data.eval_padding", "model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
             *("optimizer.weight_decay", "optimizer.clip_norm", "model.start_noise"),
+            *("eval.resolution", "eval.madds_target"),
         ),
     ),
     "must be at least 1": (
@@ -191,7 +206,10 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         ),
     ),
     "must be in 0 to 10": (lambda value: 0 <= value <= 10, ("data.policy_magnitude",)),
-    "must be in 0 to 1": (lambda value: 0 <= value <= 1, ("data.erasing", "eval.exit_rate", "distill.weight")),
+    "must be in 0 to 1": (
+        lambda value: 0 <= value <= 1,
+        ("data.erasing", "distill.weight", "eval.exit_rate", "eval.max_accuracy_drop"),
+    ),
     "must be more than 0 and at most 1": (lambda value: 0 < value <= 1, ("data.min_area",)),
     "must be in [0, 1)": (
         lambda value: 0 <= value < 1,
@@ -201,6 +219,11 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         ),
     ),
 }
+
+
+def eval_resolution(config: ml_collections.ConfigDict) -> int:
+    """Side in pixels of the images that the specialist is evaluated on."""
+    return config.eval.resolution or config.model.specialist.resolution
 
 
 def flatten(config: ml_collections.ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -266,6 +289,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("loss.mix", config.loss.mix, "mixes images of several tasks; the routing 'task' needs 'none'")
     if config.distill.cache and not config.distill.teacher:
         fail("distill.cache", config.distill.cache, "needs config.distill.teacher, whose logits it has")
+    if any(name not in ABLATIONS for name in config.eval.coefficients):
+        fail("eval.coefficients", tuple(config.eval.coefficients), f"must be some of {', '.join(ABLATIONS)}")
+    if config.eval.checkpoint not in ("best", "newest") and not config.eval.checkpoint.isdecimal():
+        fail("eval.checkpoint", config.eval.checkpoint, "must be 'best', 'newest' or a step such as '1621'")
     if config.schedule.warmup_epochs >= config.epochs:
         fail("schedule.warmup_epochs", config.schedule.warmup_epochs, f"must be less than epochs, {config.epochs}")
 
@@ -282,16 +309,41 @@ def _check_synthesized(model: ml_collections.ConfigDict) -> None:
         fail("model.synthesize_from_block", model.synthesize_from_block, rule)
 
 
-def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str) -> None:
-    """Raises UserError if a workdir's run was started with a config that would have given other parameters."""
+def check_same_run(
+    config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str, free: Collection[str] = FREE_TO_CHANGE
+) -> None:
+    """Raises UserError if a workdir's run was started with another config, fields that are `free` aside."""
     wanted, had = flatten(json.loads(config.to_json())), flatten(saved)
     differing = [
         f"{field} was {had.get(field)!r} and is {wanted.get(field)!r}"
         for field in sorted(wanted.keys() | had.keys())
-        if field not in FREE_TO_CHANGE and wanted.get(field) != had.get(field)
+        if field not in free and wanted.get(field) != had.get(field)
     ]
     if differing:
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(differing[:3])}"
             f"{'; ...' if len(differing) > 3 else ''}); give another --workdir, or the config that it was started with."
         )
+
+
+def open_run(
+    workdir: str, config: ml_collections.ConfigDict | None = None
+) -> tuple[epath.Path, ml_collections.ConfigDict]:
+    """(the folder of a run that was trained, the config to use it with).
+
+    Args:
+      workdir: the folder.
+      config: the run's, though it may differ in what evaluation alone reads; None is the run's own.
+
+    Raises:
+      UserError: there is no run, or it is another config's.
+    """
+    folder = epath.Path(workdir).expanduser().resolve()
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
+    saved = json.loads((folder / "config.json").read_text())
+    if config is None:
+        config = default()  # fields that the run does not know yet have their defaults
+        config.update(saved)
+    check_same_run(config, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
+    return folder, config

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from etils import epath
 
@@ -19,7 +20,7 @@ from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
 from basisnet_jax.errors import UserError
 from basisnet_jax.losses import Distillation
 from basisnet_jax.metrics import Metrics
-from basisnet_jax.models import cost
+from basisnet_jax.models import cost, routing
 from basisnet_jax.models.basisnet import BasisNet
 
 TrainStep = Callable[[state.TrainState, step.Batch, Any], tuple[state.TrainState, dict[str, jax.Array]]]
@@ -45,6 +46,11 @@ class Experiment:
         side = self.config.model.specialist.resolution
         return side, side, self.data.channels
 
+    @property
+    def eval_side(self) -> int:
+        """Height and width of the images that are evaluated."""
+        return config_lib.eval_resolution(self.config)
+
     @functools.cached_property
     def abstract_state(self) -> state.TrainState:
         """Shapes, dtypes and shardings of the training state."""
@@ -66,6 +72,11 @@ class Experiment:
             **logits,
             **task,
         }
+
+    @property
+    def abstract_model_state(self) -> state.TrainState:
+        """As `abstract_state`, without the optimizer's."""
+        return dataclasses.replace(self.abstract_state, opt_state=())
 
     def init_state(self) -> state.TrainState:
         """The state before the first step, each array created straight in its sharding."""
@@ -139,6 +150,20 @@ class Experiment:
             out_shardings=mesh_lib.replicated(self.mesh),
         )
 
+    def stages(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """`step.make_stages`, jitted with the mesh's shardings; the state's optimizer part is left out."""
+        first, second = step.make_stages(
+            self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_model_state)
+        images = coefficients = mesh_lib.batch_sharding(self.mesh)
+        seen = (shardings, images)
+        jit = functools.partial(jax.jit, out_shardings=images)
+        return (
+            jit(first, in_shardings=seen),
+            jit(second, in_shardings=(*seen, coefficients) if self.model.preview else seen),
+        )
+
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:
         """Global batches from a step on."""
         data = self.config.data
@@ -169,25 +194,35 @@ class Experiment:
         )
         return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
 
-    def eval_batches(self) -> Iterator[step.Batch]:
-        """Global batches that hold every evaluation example once."""
-        crop = preprocess.CentralCrop(self.config.data.eval_padding)
+    def eval_batches(self, order: np.ndarray | None = None) -> Iterator[step.Batch]:
+        """Global batches that hold every evaluation example once; in their own order, or in that of these indices."""
         batches = pipeline.eval_batches(
-            self.data.eval,
+            self.data.eval if order is None else pipeline.Reordered(self.data.eval, order),
             batch_size=self.plan.eval_batch_size,
-            side=self.image_shape[0],
+            side=self.eval_side,
             channels=self.data.channels,
             num_classes=self.data.num_classes,
-            crop=crop if self.config.data.eval_crop == "central" else None,
+            crop=eval_crop(self.config.data),
             process=jax.process_index(),
             processes=jax.process_count(),
             threads=self.config.data.threads,
         )
         return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
 
+    def vector_names(self) -> list[str]:
+        """Of each coefficient vector the first of the layers that read it."""
+        vectors = routing.coefficient_vectors(self.model.synthesized, self.model.granularity)
+        first = {number: layer for layer, number in reversed(vectors.items())}
+        return [first[number] for number in sorted(first)]
+
     def cost(self) -> cost.Cost:
-        """Multiply-adds and parameters."""
-        return networks.model_cost(self.model, self.image_shape[0], self.data.channels)
+        """Multiply-adds of an image that is evaluated, and parameters."""
+        return networks.model_cost(self.model, self.eval_side, self.data.channels)
+
+
+def eval_crop(data: ml_collections.ConfigDict) -> preprocess.CentralCrop | None:
+    """The part of an image that is evaluated; None is all of it."""
+    return preprocess.CentralCrop(data.eval_padding) if data.eval_crop == "central" else None
 
 
 def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> networks.Trained | None:

@@ -160,20 +160,54 @@ def make_train_step(
     return train_step
 
 
+def make_stages(
+    model: BasisNet, *, ema: bool, warm_start_steps: int, gather: Callable[[Any], Any] = lambda params: params
+) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], Callable[..., jax.Array]]:
+    """A trained model's stages, for images of uint8.
+
+    Args:
+      model: with or without a preview.
+      ema: with the moving averages rather than the newest parameters.
+      warm_start_steps: as in training, should the state be from before their end.
+      gather: as in `make_train_step`.
+
+    Returns:
+      first(state, images) -> (preview_logits_BxK, coefficients_BxLxN), and second(state, images, coefficients) ->
+      logits_BxK. For a network without a preview it is second(state, images, task_B=...), and the first is of no use.
+    """
+
+    def apply(state: TrainState, images_BxHxWxC: jax.Array, *arguments: Any, **keywords: Any) -> Any:
+        params, batch_stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
+        variables = {"params": gather(params), "batch_stats": batch_stats}
+        return model.apply(variables, normalize(images_BxHxWxC), *arguments, train=False, **keywords)
+
+    def first(state: TrainState, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        left = warm_start(state.step, warm_start_steps)
+        return apply(state, images_BxHxWxC, warm_start=left, method="first_stage")
+
+    def second(
+        state: TrainState,
+        images_BxHxWxC: jax.Array,
+        coefficients_BxLxN: jax.Array | None = None,
+        task_B: jax.Array | None = None,
+    ) -> jax.Array:
+        if coefficients_BxLxN is None:
+            left = warm_start(state.step, warm_start_steps)
+            return apply(state, images_BxHxWxC, warm_start=left, task_B=task_B).logits_BxK
+        return apply(state, images_BxHxWxC, coefficients_BxLxN, method="second_stage")
+
+    return first, second
+
+
 def make_eval_step(
     model: BasisNet, *, ema: bool, warm_start_steps: int, gather: Callable[[Any], Any] = lambda params: params
 ) -> Callable[[TrainState, Batch], Metrics]:
-    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1; `gather` as in `make_train_step`."""
+    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1. Arguments as in `make_stages`."""
+    first, second = make_stages(model, ema=ema, warm_start_steps=warm_start_steps, gather=gather)
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
-        params, batch_stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
-        outputs: Outputs = model.apply(  # type: ignore[assignment]
-            {"params": gather(params), "batch_stats": batch_stats},
-            normalize(batch["image"]),
-            train=False,
-            warm_start=warm_start(state.step, warm_start_steps),
-            task_B=batch.get("task"),
-        )
+        seen = first(state, batch["image"]) if model.preview else ()
+        outputs = Outputs(second(state, batch["image"], *seen[1:], task_B=batch.get("task")), *seen)
         return measure(outputs, batch["label"], batch["mask"])
 
     return eval_step

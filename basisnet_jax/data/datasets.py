@@ -27,9 +27,18 @@ class Dataset:
 
     train: Source
     eval: Source
-    num_classes: int
+    classes: tuple[str, ...]  # their names, '0', '1', ... where the data set has none
     channels: int  # 1 or 3
     identity: str  # of the training split: the same for the same examples in the same order
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 to num_classes - 1."""
+        return len(self.classes)
+
+    def facts(self) -> dict[str, Any]:
+        """What a trained model is used with where its data is not: JSON values."""
+        return {"classes": self.classes, "channels": self.channels, "train_examples": len(self.train)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +107,15 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) ->
       UserError: an unknown name or split, data that is not prepared (with the command that does), or other features.
     """
     if name == "folder":
-        train, evaluation, num_classes = folder.open_splits(data_dir, train_split, eval_split)
-        return Dataset(train, evaluation, num_classes, channels=3, identity=train.identity())
+        train, evaluation, classes = folder.open_splits(data_dir, train_split, eval_split)
+        return Dataset(train, evaluation, classes, channels=3, identity=train.identity())
     builder = _prepared(_builder(name, data_dir), data_dir)
-    num_classes, channels = _classes_and_channels(builder)
+    classes, channels = _classes_and_channels(builder)
     train_source = _source(builder, train_split, "data.train_split")
     return Dataset(
         train=train_source,
         eval=_source(builder, eval_split, "data.eval_split"),
-        num_classes=num_classes,
+        classes=classes,
         channels=channels,
         identity=f"{builder.info.full_name}, {train_split}, {len(train_source)} examples",
     )
@@ -131,31 +140,31 @@ def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str
                 for x, n in SIZES[name].items()
             ]
         )
-    num_classes, channels = _classes_and_channels(builder)
+    classes, channels = _classes_and_channels(builder)
     return Dataset(
         train=Unread(_size(name, splits, train_split, "data.train_split")),
         eval=Unread(_size(name, splits, eval_split, "data.eval_split")),
-        num_classes=num_classes,
+        classes=classes,
         channels=channels,
         identity="unread",
     )
 
 
-def classes_and_channels(name: str, data_dir: str, train_split: str, eval_split: str) -> tuple[int, int]:
-    """(number of classes, channels of its images) of a data set, which TFDS need not have prepared."""
+def classes_and_channels(name: str, data_dir: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...], int]:
+    """(names of the classes, channels of its images) of a data set, which TFDS need not have prepared."""
     if name == "folder":
         return folder.open_splits(data_dir, train_split, eval_split)[2], 3
     return _classes_and_channels(_builder(name, data_dir))
 
 
-def _classes_and_channels(builder: tfds.core.DatasetBuilder) -> tuple[int, int]:
+def _classes_and_channels(builder: tfds.core.DatasetBuilder) -> tuple[tuple[str, ...], int]:
     features = dict(builder.info.features or {})
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
             f"data.name = {builder.name!r} has no features 'image' and 'label'; choose an image classification set."
         )
-    return label.num_classes, 1 if image.shape[-1] == 1 else 3  # None is 'of any number': made RGB
+    return tuple(label.names), 1 if image.shape[-1] == 1 else 3  # None is 'of any number': made RGB
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -35,6 +35,20 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Reordered:
+    """A source's examples in another order."""
+
+    source: Source
+    order: np.ndarray  # index here -> index in the source
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        return self.source.__getitems__([int(self.order[index]) for index in indices])
+
+
+@dataclasses.dataclass(frozen=True)
 class _TrainBatches:
     """Consecutive pieces of the training stream, by number."""
 

@@ -136,6 +136,19 @@ def load_train(
     return _example(augment(image, augmentation, rng), label, example)
 
 
+def load_image(encoded: bytes, side: int, channels: int, crop: CentralCrop | None) -> np.ndarray:
+    """An image as evaluation and prediction see it: uint8[side, side, channels].
+
+    Raises:
+      BadExampleError: the image cannot be decoded.
+    """
+
+    def box_of(height: int, width: int) -> Box:
+        return crop.box(height, width, side) if crop else (0, 0, height, width)
+
+    return decode_box(encoded, side, channels, box_of)
+
+
 def load_eval(
     example: dict[str, Any], side: int, channels: int, num_classes: int, crop: CentralCrop | None
 ) -> dict[str, np.ndarray]:
@@ -146,12 +159,8 @@ def load_eval(
     Raises:
       BadExampleError: the image cannot be decoded, or the label is none of `num_classes`.
     """
-
-    def box_of(height: int, width: int) -> Box:
-        return crop.box(height, width, side) if crop else (0, 0, height, width)
-
     label = _label(example, num_classes)
-    return _example(decode_box(example["image"], side, channels, box_of), label, example)
+    return _example(load_image(example["image"], side, channels, crop), label, example)
 
 
 def _label(example: dict[str, Any], num_classes: int) -> int:

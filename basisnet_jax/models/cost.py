@@ -8,14 +8,18 @@ MobileNetV2 has 300.8M and MobileNetV3-Large 216.6M at 224, and what CondConv is
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from basisnet_jax.models.backbones import Architecture, Conv
 from basisnet_jax.models.routing import Routing, block_of, coefficient_vectors
+
+Rate = TypeVar("Rate", float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Cost:
         stages = {"preview": self.preview, "synthesis": self.synthesis, "specialist": self.specialist}
         return {**stages, "total": self.total}
 
-    def average(self, exit_rate: float) -> float:
+    def average(self, exit_rate: Rate) -> Rate:
         """Multiply-adds an image where a share `exit_rate` of images is answered by the preview alone."""
         return self.preview + (1 - exit_rate) * (self.synthesis + self.specialist)
 
