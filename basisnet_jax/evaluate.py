@@ -108,9 +108,7 @@ def predict(experiment: Experiment, state: TrainState, coefficients: str = "pred
         if experiment.model.preview:
             found["preview"], predicted_BxLxN = first(state, batch.get("donor", batch["image"]))
             found["coefficients"] = change(predicted_BxLxN)
-            found["logits"] = second(state, batch["image"], found["coefficients"])
-        else:
-            found["logits"] = second(state, batch["image"])
+        found["logits"] = second(state, batch["image"], found.get("coefficients"), batch.get("task"))
         on_host = multihost_utils.process_allgather(found, tiled=True)
         piece = {name: array_B[on_host["mask"] > 0] for name, array_B in on_host.items()}
         if "coefficients" in piece:

@@ -153,16 +153,12 @@ class Experiment:
     def stages(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """`step.make_stages`, jitted with the mesh's shardings; the state's optimizer part is left out."""
         first, second = step.make_stages(
-            self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps
+            self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps, gather=self._gather
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_model_state)
-        images = coefficients = mesh_lib.batch_sharding(self.mesh)
-        seen = (shardings, images)
-        jit = functools.partial(jax.jit, out_shardings=images)
-        return (
-            jit(first, in_shardings=seen),
-            jit(second, in_shardings=(*seen, coefficients) if self.model.preview else seen),
-        )
+        whole = mesh_lib.batch_sharding(self.mesh)
+        jit = functools.partial(jax.jit, out_shardings=whole)
+        return jit(first, in_shardings=(shardings, whole)), jit(second, in_shardings=(shardings, whole, whole, whole))
 
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:
         """Global batches from a step on."""
