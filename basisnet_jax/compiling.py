@@ -6,16 +6,15 @@ are estimates: docs/performance.md says how far to believe them.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend.core
 import ml_collections
 from absl import logging
 from etils import epath
 
-from basisnet_jax import hlo, report
+from basisnet_jax import batch_checks, hlo, report
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import Experiment, make_experiment
@@ -103,7 +102,7 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
         return step.trace(experiment.abstract_state, experiment.abstract_batch(size), *teacher)
 
     traced = trace(size)
-    refuse_batch_in_groups(traced.jaxpr.jaxpr, trace(2 * size).jaxpr.jaxpr)
+    batch_checks.refuse_groups(traced.jaxpr.jaxpr, trace(2 * size).jaxpr.jaxpr)
     logging.info("compiling the %s step for %d images on %d devices", what, size, experiment.mesh.size)
     try:
         compiled = traced.lower().compile()
@@ -166,7 +165,7 @@ def describe(experiment: Experiment, chip: Chip, target: Target) -> dict[str, An
 def estimate(compiled: jax.stages.Compiled, chip: Chip, devices: int) -> dict[str, Any]:
     """What a step does and takes, by group of layers. Raises UserError if it moves the batch between devices."""
     program = hlo.parse(compiled.as_text() or "")
-    refuse_batch_gathers(program)
+    batch_checks.refuse_gathers(program)
     groups = hlo.costs(
         program,
         group_of,
@@ -221,55 +220,6 @@ _GROUPS = (
     *("preview, coefficients", "stem", "expand", "depthwise", "project", "squeeze-excite", "norm, activation", "head"),
     *("optimizer, averages", "collectives", "rest"),
 )
-
-
-# What must not be
-
-
-def refuse_batch_in_groups(jaxpr: Any, of_twice_the_batch: Any) -> None:
-    """Raises UserError, naming the layers, if a convolution's number of groups grows with the batch.
-
-    Args:
-      jaxpr: the traced step.
-      of_twice_the_batch: the same step traced with twice the images.
-    """
-    layers = [
-        name
-        for (name, groups), (_, more_groups) in zip(
-            grouped_convolutions(jaxpr), grouped_convolutions(of_twice_the_batch), strict=True
-        )
-        if groups != more_groups
-    ]
-    if layers:
-        raise UserError(
-            f"{_some(layers)}: a convolution with the batch in its groups, many times slower than it need be, and "
-            "wrong where the batch is sharded; use the forms of models/synthesis.py."
-        )
-
-
-def grouped_convolutions(jaxpr: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, int]]]:
-    """(label, (feature groups, batch groups)) of every convolution that was traced, in order."""
-    for equation in jaxpr.eqns:
-        label = "/".join(filter(None, [prefix, str(equation.source_info.name_stack)]))
-        if equation.primitive.name == "conv_general_dilated":
-            yield label, (equation.params["feature_group_count"], equation.params["batch_group_count"])
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from grouped_convolutions(inner, label)
-
-
-def refuse_batch_gathers(program: hlo.Program) -> None:
-    """Raises UserError, naming the layers, if images or what was computed of them move between devices."""
-    layers = hlo.batch_gathers(program, lambda label: label.startswith("batch["))
-    if layers:
-        raise UserError(
-            f"{_some(layers)}: images, or activations, are sent from device to device; only parameters and sums "
-            "over the batch may be; look at the shardings of that layer, or set config.mesh.fsdp = 1."
-        )
-
-
-def _some(names: list[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    return ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
 
 
 # The largest batch

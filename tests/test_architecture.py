@@ -8,7 +8,16 @@ import basisnet_jax
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
     {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing", "hlo"},
-    {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
+    {
+        "models.routing",
+        "models.torch_file",
+        "data.preprocess",
+        "data.folder",
+        "data.digits",
+        "mesh",
+        "topology",
+        "batch_checks",
+    },
     {"models.blocks", "models.cost", "data.pipeline", "config"},
     {"data.datasets", "data.teacher_logits", "plan"},
     {"models.basisnet", "models.pretrained"},
