@@ -8,7 +8,7 @@ import basisnet_jax
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
     {"errors", "cache", "models.synthesis", "models.backbones", "models.ablations", "data.decode", "data.augment"},
-    {"mixing", "hlo", "published", "calibration"},
+    {"mixing", "hlo", "published", "calibration", "batch_checks"},
     {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
     {"models.blocks", "models.cost", "data.pipeline", "config"},
     {"data.datasets", "data.teacher_logits", "plan", "termination"},
