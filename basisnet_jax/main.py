@@ -86,7 +86,8 @@ def main(argv: Sequence[str]) -> None:
     # Orbax tells of every file that it writes, TensorBoard of every one that it looks for.
     noisy = ("orbax", "tensorboard")
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or not any(name in r.pathname for name in noisy))
-    cache.use_compilation_cache()
+    if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
+        cache.use_compilation_cache()
     name = pathlib.Path(_config_filename()).stem
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:

@@ -86,21 +86,15 @@ def main() -> None:
             model = rivals.network(options.bases if synthesized else 0, preview)
             calls[name] = training_call(model, form, what, options.batch)
         times.update(timing.interleaved(calls, rounds=rounds))
-    rows = {
-        name: {"ms": timing.medians(times)[name], "over_static": _over(times, name), "all_ms": times[name]}
-        for name in options.contestants
-    }
+    figures, rows = timing.medians(times), {}
+    for name in options.contestants:
+        static = figures.get("static, gradients" if name.endswith("gradients") else "static", float("nan"))
+        rows[name] = {"ms": figures[name], "over_static": figures[name] / static, "all_ms": times[name]}
     what = f"batch {options.batch}, N = {options.bases}, {jax.devices()[0].device_kind}, {timing.machine()}"
     print(f"{what}\n{'':26}{'ms':>10}{'over static':>13}")
     for name, row in rows.items():
         print(f"{name:26}{row['ms']:10.1f}{row['over_static']:13.2f}")
     timing.write_json(options.json, {"what": what, "rows": rows})
-
-
-def _over(times: dict[str, list[float]], name: str) -> float:
-    """Over the static network, by whole steps or by gradients alone."""
-    static = "static, gradients" if name.endswith("gradients") else "static"
-    return timing.ratio(times, name, static) if len(times[name]) > 1 else times[name][0] / timing.medians(times)[static]
 
 
 if __name__ == "__main__":

@@ -286,23 +286,23 @@ def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
         pitch, columns = channels, outputs * channels
     # The barriers keep XLA from fusing the padding into the loop and the loop's result into its users.
     padded_BxHxWxC = lax.optimization_barrier(padded_BxHxWxC)
+    last = (columns - 1) * stride + 1
 
     def add_row(row, sums):
-        dy = lax.dynamic_index_in_dim(dy_BxPxQxC, row, 1, keepdims=False).astype(jnp.float32)
+        dy = lax.dynamic_index_in_dim(dy_BxPxQxC, row, 1).astype(jnp.float32)
         x = lax.dynamic_slice_in_dim(padded_BxHxWxC, row * stride, side, 1)
-        last = (columns - 1) * stride + 1
 
-        def tap(i, j):
-            limits = (batch, i + 1, j * pitch + last, x.shape[3])
-            window = lax.slice(x, (0, i, j * pitch, 0), limits, (1, 1, stride, 1))
-            return window[:, 0].astype(jnp.float32) * dy
+        def taps(j):  # of a column of the kernel
+            limits = (batch, side, j * pitch + last, x.shape[3])
+            window = lax.slice(x, (0, 0, j * pitch, 0), limits, (1, 1, stride, 1))
+            return window.astype(jnp.float32) * dy
 
-        return [total + tap(*divmod(t, side)) for t, total in enumerate(sums)]
+        return [total + taps(j) for j, total in enumerate(sums)]
 
-    zeros = [jnp.zeros((batch, columns, dy_BxPxQxC.shape[3]), jnp.float32) for _ in range(side * side)]
+    zeros = [jnp.zeros((batch, side, columns, dy_BxPxQxC.shape[3]), jnp.float32) for _ in range(side)]
     sums = lax.fori_loop(0, rows, add_row, zeros)
-    dkernels = jnp.stack([jnp.sum(total.reshape(batch, outputs, channels), axis=1) for total in sums], axis=1)
-    return lax.optimization_barrier(dkernels.reshape(batch, side, side, channels))
+    dkernels = [jnp.sum(total.reshape(batch, side, outputs, channels), axis=2) for total in sums]
+    return lax.optimization_barrier(jnp.stack(dkernels, axis=2))
 
 
 # One kernel for all images: the form is the platform's choice in both passes.
