@@ -110,7 +110,7 @@ def predict(experiment: Experiment, state: TrainState, coefficients: str = "pred
             found["coefficients"] = change(predicted_BxLxN)
             found["logits"] = second(state, batch["image"], found["coefficients"])
         else:
-            found["logits"] = second(state, batch["image"])
+            found["logits"] = second(state, batch["image"], None, batch.get("task"))
         on_host = multihost_utils.process_allgather(found, tiled=True)
         piece = {name: array_B[on_host["mask"] > 0] for name, array_B in on_host.items()}
         if "coefficients" in piece:

@@ -156,12 +156,12 @@ class Experiment:
             self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_model_state)
-        images = coefficients = mesh_lib.batch_sharding(self.mesh)
+        images = coefficients = tasks = mesh_lib.batch_sharding(self.mesh)
         seen = (shardings, images)
         jit = functools.partial(jax.jit, out_shardings=images)
         return (
             jit(first, in_shardings=seen),
-            jit(second, in_shardings=(*seen, coefficients) if self.model.preview else seen),
+            jit(second, in_shardings=(*seen, coefficients) if self.model.preview else (*seen, coefficients, tasks)),
         )
 
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:
