@@ -173,7 +173,7 @@ def make_stages(
 
     Returns:
       first(state, images) -> (preview_logits_BxK, coefficients_BxLxN), and second(state, images, coefficients) ->
-      logits_BxK. For a network without a preview it is second(state, images, task_B=...), and the first is of no use.
+      logits_BxK. For a network without a preview it is second(state, images, None, task_B), and the first is of no use.
     """
 
     def apply(state: TrainState, images_BxHxWxC: jax.Array, *arguments: Any, **keywords: Any) -> Any:

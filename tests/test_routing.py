@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from basisnet_jax import checkpoint
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import evaluate
+from basisnet_jax.evaluate import evaluate, predict, summarize
 from basisnet_jax.experiment import make_experiment
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, Block, ResNetBlock
@@ -41,7 +41,7 @@ def all_kinds(config, monkeypatch):
     config.model.update(num_bases=3, synthesize=("blocks", "head_conv", "classifier"), num_tasks=10)
     config.model.specialist.update(backbone="all_kinds", dropout=0.0)
     config.data.task = "label"  # the answer itself, but the only integer that the digits have
-    config.optimizer.update(name="sgd", learning_rate=0.05)
+    config.optimizer.update(name="sgd", learning_rate=0.5)
     config.schedule.warmup_epochs = config.warm_start_epochs = 0.0  # what the first step trains is all of it
     return config
 
@@ -55,6 +55,8 @@ def test_config_offers_every_routing():
 def test_a_run_with_any_routing(all_kinds, name, tmp_path):
     """Trains, evaluates, is saved and restored, the same on one device and on eight; and lowers for a TPU."""
     all_kinds.model.routing = name
+    # Vectors of coefficients for tasks are trained alone.
+    all_kinds.optimizer.trained = trained = "routing" if name == "task" else ""
     one, eight = (make_experiment(all_kinds, jax.devices()[:devices]) for devices in (1, 8))
     before = jax.device_get(eight.init_state())
     after, losses = [], []
@@ -68,9 +70,13 @@ def test_a_run_with_any_routing(all_kinds, name, tmp_path):
     old, expected, got = (flatten_dict(state.params, sep="/") for state in (before, *after))
     for path in old:
         np.testing.assert_allclose(got[path], expected[path], rtol=1e-3, atol=1e-5, err_msg=path)
-        assert np.abs(got[path] - old[path]).max() > 0, f"{path} is not trained"
+        assert np.any(got[path] != old[path]) == path.startswith(trained), path
 
-    assert evaluate(eight, eight.eval_step(), after[1])["count"] == 37
+    evaluation = evaluate(eight, eight.eval_step(), after[1])
+    assert evaluation["count"] == 37
+    predicted = predict(eight, after[1].replace(opt_state=None))
+    loss = summarize(predicted.logits_NxK, predicted.labels_N)["loss"]
+    np.testing.assert_allclose(loss, evaluation["loss"], rtol=1e-5, err_msg="--mode=evaluate and training's evaluation")
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, after[1], {}, None)
         checkpoints.wait()
@@ -158,17 +164,11 @@ def test_uniform_is_the_plain_network_of_the_mean_kernels(all_kinds):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_only_the_named_parameters_are_trained(all_kinds):
+def test_a_part_to_train_that_is_not_there_is_named(all_kinds):
     all_kinds.model.routing = "task"
-    all_kinds.optimizer.update(name="adamw", trained="routing")
-    experiment = make_experiment(all_kinds, jax.devices()[:1])
-    before = flatten_dict(jax.device_get(experiment.init_state().params), sep="/")
-    after, _ = experiment.train_step()(experiment.init_state(), next(experiment.train_batches(0)), None)
-    changed = {path for path, leaf in flatten_dict(after.params, sep="/").items() if np.any(leaf != before[path])}
-    assert changed == {path for path in before if path.startswith("routing/")}
     all_kinds.optimizer.trained = "routin"
-    with pytest.raises(UserError, match=r"optimizer.trained = 'routin' is no part of this model, routing, specialist"):
-        _ = make_experiment(all_kinds).abstract_state
+    with pytest.raises(UserError, match=r"optimizer.trained = 'routin' is no part of this model, specialist, routing"):
+        _ = make_experiment(all_kinds, jax.devices()[:1]).abstract_state
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_task_that_the_data_does_not_have_is_named(all_kinds, task, sentence):
         next(make_experiment(all_kinds).train_batches(0))
 
 
-@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "efficientnet_b0", "resnet18", "resnet50", "all_kinds"])
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_micro", "resnet18", "all_kinds"])
 @pytest.mark.parametrize("name", ROUTINGS)
 def test_parameters_are_those_of_the_module(all_kinds, backbone, name):
     """Counted from the tables, against the arrays that Flax makes."""

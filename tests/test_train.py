@@ -262,6 +262,7 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(ml_collections.ConfigDict, "__getattr__", noting)
     monkeypatch.setattr(costing, "validate", lambda config: None)
     train.train(config, str(tmp_path))
+    config.model.routing = "dynamic"  # which reads what the preview does not
     costing.cost(config, str(tmp_path))
     monkeypatch.undo()
 

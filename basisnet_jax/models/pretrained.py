@@ -205,8 +205,8 @@ def start_stage(
     flat_sources = [flatten_dict(source, sep="/") for source in sources]
     collections = {name: dict(collection) for name, collection in variables.items()}
     target = flatten_dict({name: tree[stage] for name, tree in collections.items()}, sep="/")
-    classifier = "params/classifier/kernel"
-    same_classes = target[classifier].shape[-1:] == flat_sources[0][classifier].shape[-1:]
+    bias = "params/classifier/bias"
+    same_classes = target[bias].shape == flat_sources[0][bias].shape
     started = {}
     for index, (path, leaf) in enumerate(target.items()):
         if path.startswith("params/classifier/") and not same_classes:
