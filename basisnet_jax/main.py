@@ -19,7 +19,17 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "cost"], "What to do; see the README.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict", "cost"], "What to do; see the README.")
+
+_IMAGES = flags.DEFINE_string("images", None, "--mode=predict: image files, as in 'photos/*.jpg'; ** is any folders.")
+_FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "--mode=predict: how the answers are printed.")
+_THRESHOLD = flags.DEFINE_float(
+    "threshold",
+    None,
+    "--mode=predict: largest softmax probability at which the preview answers alone. Default: the "
+    "rule that --mode=evaluate chose.",
+    lower_bound=0.0,
+)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -30,6 +40,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise UserError(
                 f"unknown argument {positional[1]!r}; flags start with --, as in --config=configs/digits.py."
             )
+        if _MODE.value == "predict" and _IMAGES.value is None:
+            raise UserError("--images is missing; name image files, as in --images='photos/*.jpg'.")
+        if _CONFIG.value is None and _MODE.value == "predict" and _WORKDIR.value is not None:
+            return positional  # a run knows its config
         if _CONFIG.value is None:
             raise UserError("--config is missing; give a file of configs/, as in --config=configs/digits.py.")
         filename = _config_filename()
@@ -68,19 +82,27 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on --mode."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import costing, evaluation, report, train
+    from basisnet_jax import costing, evaluation, predict, report, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
     # Orbax tells of every file that it writes, TensorBoard of every one that it looks for.
     noisy = ("orbax", "tensorboard")
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or not any(name in r.pathname for name in noisy))
-    name = pathlib.Path(_config_filename()).stem
+    name = pathlib.Path(_config_filename()).stem if _CONFIG.value else ""
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:
         if _MODE.value == "cost":
             print(costing.cost(_CONFIG.value, workdir))
             return
+        if _MODE.value == "predict":
+            assert _IMAGES.value is not None  # parse_flags saw to it
+            classifier = predict.TwoStageClassifier.from_checkpoint(workdir, _THRESHOLD.value, _CONFIG.value)
+            rows, bad = predict.predict_files(classifier, _IMAGES.value)
+            print(predict.table(rows, _FORMAT.value))
+            for sentence in bad:
+                print(f"error: {sentence}", file=sys.stderr)
+            sys.exit(1 if bad else 0)
         if _MODE.value == "evaluate":
             print(evaluation.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
             print(f"{workdir}/evaluation: results.json, plots, and early_termination.csv if there is a preview")

@@ -17,7 +17,7 @@ LAYERS = [
     {"step"},
     {"experiment"},
     {"evaluate", "checkpoint", "report"},
-    {"train", "costing", "evaluation"},
+    {"train", "costing", "evaluation", "predict"},
     {"main"},
 ]
 
