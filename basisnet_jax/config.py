@@ -345,5 +345,6 @@ def open_run(
     if config is None:
         config = default()  # fields that the run does not know yet have their defaults
         config.update(saved)
+    validate(config)
     check_same_run(config, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
     return folder, config
