@@ -57,6 +57,7 @@ def default() -> ml_collections.ConfigDict:
     model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
     model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
+    model.tpu_kernels = True  # on a TPU, by models/pallas_tpu.py where a layer fits; False: XLA's forms everywhere
     model.specialist = _backbone("mobilenet_v3_micro", width=1.0, resolution=16)
     model.preview = _backbone("mobilenet_v3_micro", width=0.5, resolution=8)
 
@@ -116,6 +117,7 @@ FREE_TO_CHANGE = (
     "data.max_bad_share",
     "data.threads",
     "data.workers",
+    "model.tpu_kernels",
     "eval.batch_size",
     "eval.ema",
     "eval.exit_rate",

@@ -72,7 +72,7 @@ class Experiment:
         function = step.make_train_step(self.model, self.optimizer, self.schedule, settings)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
-            function,
+            mesh_lib.traced_under(self.mesh, function),
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh)),
             out_shardings=(shardings, mesh_lib.replicated(self.mesh)),
             donate_argnums=0,
@@ -85,7 +85,7 @@ class Experiment:
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
-            function,
+            mesh_lib.traced_under(self.mesh, function),
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh)),
             out_shardings=mesh_lib.replicated(self.mesh),
         )
@@ -164,7 +164,7 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
     dtype = jnp.dtype(config.dtype)
 
     def backbone(settings: ml_collections.ConfigDict) -> Backbone:
-        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype)
+        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
 
     specialist = backbone(config.specialist)
     if config.routing == "static":

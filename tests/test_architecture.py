@@ -7,8 +7,16 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing"},
-    {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh"},
+    {"errors", "models.pallas_tpu", "models.backbones", "data.decode", "data.augment", "mixing"},
+    {
+        "models.synthesis",
+        "models.routing",
+        "models.torch_file",
+        "data.preprocess",
+        "data.folder",
+        "data.digits",
+        "mesh",
+    },
     {"models.blocks", "models.cost", "data.pipeline", "config"},
     {"data.datasets", "plan"},
     {"models.basisnet", "models.pretrained"},

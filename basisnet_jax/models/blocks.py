@@ -23,7 +23,7 @@ class Convolution(nn.Module):
     """Convolution without bias: plain, or synthesized if it is given coefficients. `padding` is `synthesis.pads`'s.
 
     Its parameter is `kernel`, or `bases` with a leading axis of N: each basis is drawn on its own, normal with
-    variance 2 / fan_out of the single kernel.
+    variance 2 / fan_out of the single kernel. `tpu_kernels` is `synthesis`'s.
     """
 
     features: int
@@ -32,6 +32,7 @@ class Convolution(nn.Module):
     depthwise: bool = False
     padding: str = "same"
     dtype: jnp.dtype = jnp.float32
+    tpu_kernels: bool = False
 
     @nn.compact
     def __call__(self, x_BxHxWxI: jax.Array, coefficients_BxN: jax.Array | None = None) -> jax.Array:
@@ -49,16 +50,16 @@ class Convolution(nn.Module):
             return self._plain(x_BxHxWxI, kernel)
         bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
         if self.depthwise:
-            return synthesis.depthwise(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding)
+            return synthesis.depthwise(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.tpu_kernels)
         if self.side > 1 or self.stride > 1:
             raise ValueError(
                 f"a synthesized {self.side}x{self.side} convolution with stride {self.stride} must be depthwise"
             )
-        return synthesis.pointwise(x_BxHxWxI, bases, coefficients_BxN)
+        return synthesis.pointwise(x_BxHxWxI, bases, coefficients_BxN, self.tpu_kernels)
 
     def _plain(self, x_BxHxWxI, kernel):
         if self.depthwise:
-            return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding)
+            return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding, self.tpu_kernels)
         kernel_KxKxIxO = kernel.reshape(self.side, self.side, *kernel.shape[-2:])
         pads = [synthesis.pads(size, self.side, self.stride, self.padding)[:2] for size in x_BxHxWxI.shape[1:3]]
         dimensions = ("NHWC", "HWIO", "NHWC")
@@ -106,6 +107,7 @@ class InvertedResidual(nn.Module):
     block: Block
     conventions: Conventions = Conventions()
     dtype: jnp.dtype = jnp.float32
+    tpu_kernels: bool = False
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, route: Route, train: bool) -> jax.Array:
@@ -114,7 +116,8 @@ class InvertedResidual(nn.Module):
 
         def convolve(kind: str, x: jax.Array, act: str | None, **shape) -> jax.Array:
             coefficients_BxN = route(f"{self.name}/{kind}", x)
-            x = Convolution(**shape, padding=how.padding, dtype=self.dtype, name=kind)(x, coefficients_BxN)
+            shared = {"padding": how.padding, "dtype": self.dtype, "tpu_kernels": self.tpu_kernels}
+            x = Convolution(**shape, **shared, name=kind)(x, coefficients_BxN)
             return Norm(act, how.epsilon, dtype=self.dtype, name=f"{kind}_norm")(x, train)
 
         x = inputs
@@ -137,6 +140,7 @@ class Backbone(nn.Module):
     num_classes: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    tpu_kernels: bool = False
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -146,7 +150,7 @@ class Backbone(nn.Module):
         x = stem(_normalized(images_BxHxWxC, how))
         x = Norm(table.stem_act, how.epsilon, dtype=dtype, name="stem_norm")(x, train)
         for name, _, block in table.named_blocks():
-            x = InvertedResidual(block, how, dtype=dtype, name=name)(x, route, train)
+            x = InvertedResidual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
         x = Convolution(table.head_conv, dtype=dtype, name="head_conv")(x)
         x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train)
         features_BxD = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(dtype)

@@ -15,7 +15,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax import lax
+
+from basisnet_jax.models import pallas_tpu
+
+# Fewer pixels: XLA's product of matrices is faster than sums on the vector unit.
+FEWEST_PIXELS = 784
 
 
 def combination_coefficients(scores_BxLxN: jax.Array, temperature: float, uniform_mix: jax.Array | float) -> jax.Array:
@@ -43,14 +49,17 @@ def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
 # Pointwise convolution
 
 
-@jax.custom_vjp
-def pointwise(x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def pointwise(
+    x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array, tpu_kernels: bool = False
+) -> jax.Array:
     """1x1 convolution of each image with its own combination of the bases.
 
     Args:
       x_BxHxWxI: activations, float32 or bfloat16.
       bases_NxIxO: basis kernels in the dtype of x.
       coefficients_BxN: float32.
+      tpu_kernels: on a TPU, the bases' gradient by `pallas_tpu` where it fits.
 
     Returns:
       [B, H, W, O] in the dtype of x.
@@ -87,17 +96,33 @@ def _mix_inputs_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
     return _mix_inputs(dy_BxHxWxO, jnp.swapaxes(bases_NxIxO, 1, 2), coefficients_BxN)
 
 
-def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
+def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
+    return jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, preferred_element_type=jnp.float32)
+
+
+def _has_tpu_gradient(x_BxHxWxI, features: int) -> bool:
+    batch, height, width, inputs = x_BxHxWxI.shape
+    return height * width >= FEWEST_PIXELS and not pallas_tpu.unfit(batch, x_BxHxWxI.dtype, inputs, features)
+
+
+def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
+    if tpu_kernels and _has_tpu_gradient(x_BxHxWxI, bases_NxIxO.shape[-1]):
+        # Else XLA computes what produced x twice, once for the product and once for the kernel.
+        x_BxHxWxI = lax.platform_dependent(x_BxHxWxI, tpu=lax.optimization_barrier, default=lambda x: x)
     return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
 
 
-def _pointwise_backward(residuals, dy_BxHxWxO):
+def _pointwise_backward(tpu_kernels, residuals, dy_BxHxWxO):
     x_BxHxWxI, bases_NxIxO, coefficients_BxN = residuals
+    gradient_forms = {"default": _kernel_gradient}
+    if tpu_kernels and _has_tpu_gradient(x_BxHxWxI, bases_NxIxO.shape[-1]):
+        dy_BxHxWxO = lax.platform_dependent(dy_BxHxWxO, tpu=lax.optimization_barrier, default=lambda x: x)
+        gradient_forms["tpu"] = pallas_tpu.pointwise_kernel_gradient
     dx_BxHxWxI = lax.platform_dependent(
         dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
     )
+    dkernels_BxIxO = lax.platform_dependent(x_BxHxWxI, dy_BxHxWxO, **gradient_forms)
     f32 = {"preferred_element_type": jnp.float32}
-    dkernels_BxIxO = jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, **f32)
     dcoefficients_BxN = jnp.einsum("bio,nio->bn", dkernels_BxIxO, bases_NxIxO.astype(jnp.float32))
     dbases_NxIxO = jnp.einsum("bio,bn->nio", dkernels_BxIxO, coefficients_BxN, **f32)
     return dx_BxHxWxI, dbases_NxIxO.astype(bases_NxIxO.dtype), dcoefficients_BxN
@@ -110,7 +135,12 @@ pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def depthwise(
-    x_BxHxWxC: jax.Array, bases_NxKxKxC: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str = "same"
+    x_BxHxWxC: jax.Array,
+    bases_NxKxKxC: jax.Array,
+    coefficients_BxN: jax.Array,
+    stride: int,
+    padding: str = "same",
+    tpu_kernels: bool = False,
 ) -> jax.Array:
     """Depthwise convolution of each image with its own combination of the bases.
 
@@ -120,20 +150,67 @@ def depthwise(
       coefficients_BxN: float32.
       stride: of both spatial axes.
       padding: see `pads`.
+      tpu_kernels: on a TPU, by `pallas_tpu` where it fits.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
     """
-    return _depthwise_by_taps(x_BxHxWxC, combine(coefficients_BxN, bases_NxKxKxC), stride, padding)
+    kernels_BxKxKxC = combine(coefficients_BxN, bases_NxKxKxC)
+    taps = partial(_depthwise_by_taps, stride=stride, padding=padding)
+    pallas = _pallas_depthwise(x_BxHxWxC, kernels_BxKxKxC, stride, padding) if tpu_kernels else {}
+    return _by_platform({"default": taps, **pallas}, x_BxHxWxC, kernels_BxKxKxC)
 
 
-def static_depthwise(x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int, padding: str = "same") -> jax.Array:
+def static_depthwise(
+    x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int, padding: str = "same", tpu_kernels: bool = False
+) -> jax.Array:
     """Depthwise convolution of all images with one kernel; otherwise as `depthwise`.
 
     By taps on CPU, where XLA's grouped convolution is many times slower; XLA's own convolution elsewhere (its group
     count is the channels', not the batch's).
     """
-    return _static_depthwise(x_BxHxWxC, kernel_KxKxC[None], stride, padding)
+    xla = partial(_xla_depthwise, stride=stride, padding=padding)
+    taps = partial(_depthwise_by_taps, stride=stride, padding=padding)
+    kernel_1xKxKxC = kernel_KxKxC[None]
+    pallas = _pallas_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding) if tpu_kernels else {}
+    return _by_platform({"default": xla, "cpu": taps, **pallas}, x_BxHxWxC, kernel_1xKxKxC)
+
+
+def _pallas_depthwise(x_BxHxWxC, kernels_BxKxKxC, stride: int, padding: str) -> dict[str, Callable[..., jax.Array]]:
+    """{'tpu': the form by `pallas_tpu`}, or {} where it does not fit; kernels as in `_depthwise_by_taps`."""
+    batch, height, width, channels = x_BxHxWxC.shape
+    if why := pallas_tpu.unfit(batch, x_BxHxWxC.dtype, channels):
+        logging.info("a depthwise convolution of %s runs without pallas_tpu: %s", x_BxHxWxC.shape, why)
+        return {}
+    side = kernels_BxKxKxC.shape[1]
+    (top, _, rows), (left, _, columns) = (pads(size, side, stride, padding) for size in (height, width))
+    window = pallas_tpu.Window((height, width), (rows, columns), (top, left), side, stride)
+
+    def form(x_BxHxWxC, kernels_BxKxKxC):
+        own_BxKxKxC = jnp.broadcast_to(kernels_BxKxKxC, (batch, *kernels_BxKxKxC.shape[1:]))
+        return pallas_tpu.depthwise(x_BxHxWxC, own_BxKxKxC, window)
+
+    return {"tpu": form}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_platform(forms: dict[str, Callable[..., jax.Array]], *arguments: jax.Array) -> jax.Array:
+    """The form of the platform that the program is lowered for, in both passes."""
+    return lax.platform_dependent(*arguments, **forms)
+
+
+def _by_platform_forward(forms, *arguments):
+    return _by_platform(forms, *arguments), arguments
+
+
+def _by_platform_backward(forms, arguments, dy):
+    def gradient_of(form):
+        return lambda dy, *arguments: jax.vjp(form, *arguments)[1](dy)
+
+    return lax.platform_dependent(dy, *arguments, **{platform: gradient_of(form) for platform, form in forms.items()})
+
+
+_by_platform.defvjp(_by_platform_forward, _by_platform_backward)
 
 
 def pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int, int]:
@@ -268,9 +345,6 @@ def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
     return lax.optimization_barrier(dkernels.reshape(batch, side, side, channels))
 
 
-# One kernel for all images: the form is the platform's choice in both passes.
-
-
 def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
     kernel_KxKx1xC = jnp.moveaxis(kernel_1xKxKxC, 0, 2)
     return lax.conv_general_dilated(
@@ -281,29 +355,3 @@ def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x_BxHxWxC.shape[-1],
     )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
-    return lax.platform_dependent(
-        x_BxHxWxC,
-        kernel_1xKxKxC,
-        cpu=partial(_depthwise_by_taps, stride=stride, padding=padding),
-        default=partial(_xla_depthwise, stride=stride, padding=padding),
-    )
-
-
-def _static_forward(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
-    return _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding), (x_BxHxWxC, kernel_1xKxKxC)
-
-
-def _static_backward(stride, padding, residuals, dy_BxPxQxC):
-    def gradient_of(form: Callable[..., jax.Array]):
-        return lambda x, kernel, dy: jax.vjp(partial(form, stride=stride, padding=padding), x, kernel)[1](dy)
-
-    return lax.platform_dependent(
-        *residuals, dy_BxPxQxC, cpu=gradient_of(_depthwise_by_taps), default=gradient_of(_xla_depthwise)
-    )
-
-
-_static_depthwise.defvjp(_static_forward, _static_backward)
