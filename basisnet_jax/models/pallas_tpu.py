@@ -11,7 +11,6 @@ Shapes: B images, H x W pixels and P x Q output pixels, C, I and O channels, K t
 Products are accumulated in float32.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
