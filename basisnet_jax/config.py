@@ -56,6 +56,7 @@ def default() -> ml_collections.ConfigDict:
     model.synthesize = ("expand", "depthwise", "project")  # which convolutions of a block are synthesized
     model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
     model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
+    model.start_noise = 0.02  # bases that start from one kernel: deviation of their noise over that of the kernel
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
     model.tpu_kernels = True  # on a TPU, by models/pallas_tpu.py where a layer fits; False: XLA's forms everywhere
     model.specialist = _backbone("mobilenet_v3_micro", width=1.0, resolution=16)
@@ -66,6 +67,13 @@ def default() -> ml_collections.ConfigDict:
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
     loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with another, and its target with that one's
     loss.mix_alpha = 0.2  # the shares of a mix are from Beta(alpha, alpha)
+
+    config.distill = distill = ml_collections.ConfigDict()
+    distill.teacher = ""  # published weights by name (efficientnet_lite0, ...), or the workdir of a run; '' is none
+    distill.weight = 0.5  # w in (1 - w) CE(label) + w T^2 KL(teacher || student), of both stages
+    distill.temperature = 1.0  # T, of both softmaxes
+    distill.labels = "soft"  # 'soft': the teacher's probabilities; 'hard': its class, whatever T
+    distill.cache = ""  # folder of its logits, made once with --mode=teacher; '' runs it in every training step
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"  # 'adamw', 'lamb', 'rmsprop' or 'sgd'
@@ -104,6 +112,7 @@ def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.Con
     backbone.width = width  # multiplies the channels
     backbone.resolution = resolution  # side in pixels of the image that it sees
     backbone.dropout = 0.0  # rate before the classifier
+    backbone.start_from = ""  # as distill.teacher, or several with commas: the weights to start from; '' draws them
     return backbone
 
 
@@ -136,6 +145,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.specialist.backbone": ARCHITECTURES,
     "model.preview.backbone": ARCHITECTURES,
+    "distill.labels": ("soft", "hard"),
     "loss.mix": ("none", "mixup", "cutmix"),
     "optimizer.name": ("adamw", "lamb", "rmsprop", "sgd"),
     "optimizer.scale_with_batch": ("none", "linear", "sqrt"),
@@ -149,7 +159,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         (
             *("seed", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers", "data.eval_padding"),
             *("model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
-            *("optimizer.weight_decay", "optimizer.clip_norm"),
+            *("optimizer.weight_decay", "optimizer.clip_norm", "model.start_noise"),
         ),
     ),
     "must be at least 1": (
@@ -165,12 +175,13 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         lambda value: value > 0,
         (
             *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "model.temperature", "loss.mix_alpha"),
+            *("distill.temperature",),
             *("model.specialist.width", "model.preview.width", "optimizer.learning_rate", "optimizer.epsilon"),
             *("schedule.decay_rate", "schedule.decay_epochs"),
         ),
     ),
     "must be in 0 to 10": (lambda value: 0 <= value <= 10, ("data.policy_magnitude",)),
-    "must be in 0 to 1": (lambda value: 0 <= value <= 1, ("data.erasing", "eval.exit_rate")),
+    "must be in 0 to 1": (lambda value: 0 <= value <= 1, ("data.erasing", "eval.exit_rate", "distill.weight")),
     "must be more than 0 and at most 1": (lambda value: 0 < value <= 1, ("data.min_area",)),
     "must be in [0, 1)": (
         lambda value: 0 <= value < 1,
@@ -189,6 +200,14 @@ def flatten(config: ml_collections.ConfigDict | dict[str, Any], prefix: str = ""
         nested = isinstance(value, ml_collections.ConfigDict | dict)
         fields.update(flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value})
     return fields
+
+
+def with_defaults(saved: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The config of a `config.json`, perhaps of an older version: fields that it lacks have their defaults."""
+    config = default()
+    known = flatten(config)
+    config.update_from_flattened_dict({name: value for name, value in flatten(saved).items() if name in known})
+    return config
 
 
 def nearest_field(name: str, config: ml_collections.ConfigDict) -> str:
@@ -232,6 +251,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     kinds = ("expand", "depthwise", "project")
     if not config.model.synthesize or any(kind not in kinds for kind in config.model.synthesize):
         fail("model.synthesize", tuple(config.model.synthesize), f"must be some of {', '.join(kinds)}")
+    if config.distill.cache and not config.distill.teacher:
+        fail("distill.cache", config.distill.cache, "needs config.distill.teacher, whose logits it has")
     blocks = len(ARCHITECTURES[config.model.specialist.backbone].blocks)
     if config.model.synthesize_from_block >= blocks:
         rule = f"{config.model.specialist.backbone} has the blocks 0 to {blocks - 1}"

@@ -9,8 +9,8 @@ from basisnet_jax import report
 from basisnet_jax.config import validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import make_model, model_cost
 from basisnet_jax.models.cost import Cost
+from basisnet_jax.networks import make_model, model_cost
 
 
 def cost(config: ml_collections.ConfigDict, workdir: str) -> str:

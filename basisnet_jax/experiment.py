@@ -3,25 +3,26 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from etils import epath
 
 from basisnet_jax import config as config_lib
 from basisnet_jax import mesh as mesh_lib
-from basisnet_jax import optim, state, step
+from basisnet_jax import networks, optim, state, step
 from basisnet_jax import plan as plan_lib
-from basisnet_jax.data import datasets, pipeline, preprocess
+from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
 from basisnet_jax.errors import UserError
+from basisnet_jax.losses import Distillation
 from basisnet_jax.metrics import Metrics
-from basisnet_jax.models import cost, routing
-from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, scaled
+from basisnet_jax.models import cost
 from basisnet_jax.models.basisnet import BasisNet
-from basisnet_jax.models.blocks import Backbone
 
-TrainStep = Callable[[state.TrainState, step.Batch], tuple[state.TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[[state.TrainState, step.Batch, Any], tuple[state.TrainState, dict[str, jax.Array]]]
 EvalStep = Callable[[state.TrainState, step.Batch], Metrics]
 
 
@@ -34,6 +35,7 @@ class Experiment:
     data: datasets.Dataset
     mesh: jax.sharding.Mesh
     model: BasisNet
+    teacher: networks.Trained | None  # None, too, where its logits are cached
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
 
@@ -48,32 +50,66 @@ class Experiment:
         """Shapes, dtypes and shardings of the training state."""
         return state.abstract_state(self.mesh, self.model, self.optimizer, self.image_shape)
 
+    def abstract_batch(self, size: int) -> step.Batch:
+        """Shapes, dtypes and shardings of a global batch of that size."""
+        sharding = mesh_lib.batch_sharding(self.mesh)
+
+        def array(shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+            return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
+
+        logits = {"teacher_logits": array((self.data.num_classes,), jnp.float16)} if self.config.distill.cache else {}
+        return {
+            "image": array(self.image_shape, jnp.uint8),
+            "label": array((), jnp.int32),
+            "mask": array((), jnp.float32),
+            **logits,
+        }
+
     def init_state(self) -> state.TrainState:
         """The state before the first step, each array created straight in its sharding."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        init = functools.partial(state.init_state, self.model, self.optimizer, self.image_shape, self.config.seed)
+        config, seed = self.config.model, self.config.seed
+        names = {"specialist": config.specialist.start_from, "preview": config.preview.start_from}
+        sources = {
+            stage: [networks.load_trained(name.strip()).variables for name in names[stage].split(",")]
+            for stage in (("specialist", "preview") if self.model.preview else ("specialist",))
+            if names[stage]
+        }
+
+        def init(sources: dict[str, list[Any]]) -> state.TrainState:
+            start = functools.partial(networks.start_from, sources=sources, noise=config.start_noise, seed=seed)
+            return state.init_state(self.model, self.optimizer, self.image_shape, seed, start)
+
         # Run once: on CPU, optimizing it would take longer than all it does.
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
-        return jax.jit(init, out_shardings=shardings, compiler_options=options)()
+        return jax.jit(init, out_shardings=shardings, compiler_options=options)(sources)
+
+    def teacher_variables(self) -> Any:
+        """The teacher's variables on the mesh, replicated; None where no teacher runs in the training step."""
+        return jax.device_put(self.teacher.variables, mesh_lib.replicated(self.mesh)) if self.teacher else None
 
     def train_step(self) -> TrainStep:
         """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
+        distill = self.config.distill
+        distillation = Distillation(distill.weight, distill.temperature, hard=distill.labels == "hard")
         settings = step.TrainSettings(
             preview_weight=self.config.loss.preview_weight,
             label_smoothing=self.config.loss.label_smoothing,
             mix=self.config.loss.mix,
             mix_alpha=self.config.loss.mix_alpha,
+            distillation=distillation if distill.teacher else None,
             warm_start_steps=self.plan.warm_start_steps,
             accumulate_steps=self.config.accumulate_steps,
             ema_decay=self.config.ema_decay,
             seed=self.config.seed,
         )
-        function = step.make_train_step(self.model, self.optimizer, self.schedule, settings)
+        teacher = step.make_teacher(self.teacher.model, self.teacher.resolution) if self.teacher else None
+        function = step.make_train_step(self.model, self.optimizer, self.schedule, settings, teacher)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
             mesh_lib.traced_under(self.mesh, function),
-            in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh)),
+            in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), mesh_lib.replicated(self.mesh)),
             out_shardings=(shardings, mesh_lib.replicated(self.mesh)),
             donate_argnums=0,
         )
@@ -138,77 +174,63 @@ class Experiment:
 
     def cost(self) -> cost.Cost:
         """Multiply-adds and parameters."""
-        return model_cost(self.model, self.image_shape[0], self.data.channels)
+        return networks.model_cost(self.model, self.image_shape[0], self.data.channels)
 
 
-def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
-    """Multiply-adds and parameters of a model on resolution x resolution images of that many channels."""
-    specialist = model.specialist
-    if model.preview is None:
-        return cost.static_cost(specialist.architecture, resolution, specialist.num_classes, channels)
-    return cost.basisnet_cost(
-        model.preview.architecture,
-        model.preview_resolution,
-        specialist.architecture,
-        resolution,
-        specialist.num_classes,
-        num_bases=model.num_bases,
-        synthesized=model.synthesized,
-        granularity=model.granularity,
-        channels=channels,
-    )
-
-
-def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
-    """The model that `config.model` describes. Raises UserError if no layer of it would be synthesized."""
-    dtype = jnp.dtype(config.dtype)
-
-    def backbone(settings: ml_collections.ConfigDict) -> Backbone:
-        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
-
-    specialist = backbone(config.specialist)
-    if config.routing == "static":
-        return BasisNet(specialist)
-    layers = routing.layers_to_synthesize(
-        specialist.architecture.bottleneck_layers(), config.synthesize, config.synthesize_from_block
-    )
-    if not layers:
+def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> networks.Trained | None:
+    """The teacher, or None. Raises UserError if it is not there, or knows other images or classes than the data."""
+    source = config.distill.teacher
+    if not source:
+        return None
+    teacher = networks.load_trained(source, config.model.dtype)
+    if (teacher.num_classes, teacher.channels) != (data.num_classes, data.channels):
         raise UserError(
-            f"config.model.synthesize = {tuple(config.synthesize)} from block {config.synthesize_from_block} on "
-            f"names no layer of {config.specialist.backbone}; name another kind or an earlier block."
+            f"config.distill.teacher = {source!r} knows {teacher.num_classes} classes of images with "
+            f"{teacher.channels} channels; {config.data.name!r} has {data.num_classes} and {data.channels}; "
+            "name another teacher."
         )
-    return BasisNet(
-        specialist,
-        backbone(config.preview),
-        preview_resolution=config.preview.resolution,
-        num_bases=config.num_bases,
-        synthesized=layers,
-        granularity=config.granularity,
-        temperature=config.temperature,
-    )
+    return teacher
 
 
-def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
-    return scaled(ARCHITECTURES[settings.backbone], settings.width)
+def teacher_identity(teacher: networks.Trained, data: datasets.Dataset) -> dict[str, Any]:
+    """What must not differ between cached logits and the run that uses them."""
+    crop = f"central, {teacher.crop.padding} pixels of padding" if teacher.crop else "none"
+    return {
+        "teacher": teacher.fingerprint(),
+        "data": data.identity,
+        "preprocessing": {"crop": crop, "resolution": teacher.resolution},
+    }
 
 
-def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
+def make_experiment(
+    config: ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
+    open_dataset: Callable[[str, str, str, str], datasets.Dataset] = datasets.open_dataset,
+) -> Experiment:
     """Reads the config. Raises UserError for whatever in it, in the data or in the devices does not fit.
 
     Args:
       config: see `config.py`.
-      devices: to run on; None is all there are.
+      devices: to run on; None is all there are. They may be devices to compile for that are nowhere near.
+      open_dataset: `datasets.describe_dataset` where nothing is to be read.
     """
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
-    data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    data = open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    teacher = load_teacher(config, data)
+    if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
+        cache = epath.Path(config.distill.cache).expanduser().resolve()
+        data = dataclasses.replace(
+            data, train=teacher_logits.with_logits(data.train, cache, teacher_identity(teacher, data))
+        )
     devices = jax.devices() if devices is None else devices
     plan = plan_lib.derive(
         config,
         train_examples=len(data.train),
         eval_examples=len(data.eval),
         devices=len(devices),
-        processes=jax.process_count(),
+        processes=len({device.process_index for device in devices}),
+        slices=mesh_lib.num_slices(devices),
     )
     optimizer, schedule = config.optimizer, config.schedule
     learning_rate = optim.make_schedule(
@@ -224,7 +246,8 @@ def make_experiment(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
         plan=plan,
         data=data,
         mesh=mesh_lib.make_mesh(devices, config.mesh.fsdp),
-        model=make_model(config.model, data.num_classes),
+        model=networks.make_model(config.model, data.num_classes),
+        teacher=None if config.distill.cache else teacher,
         schedule=learning_rate,
         optimizer=optim.make_optimizer(
             optimizer.name,

@@ -1,4 +1,6 @@
-"""The loss: CE(specialist) + lambda * CE(preview)."""
+"""The loss: CE(specialist) + lambda * CE(preview), and what a teacher adds to each of them."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,57 @@ def smoothed_targets(labels_B: jax.Array, num_classes: int, label_smoothing: flo
     return optax.smooth_labels(jax.nn.one_hot(labels_B, num_classes), label_smoothing)
 
 
-def joint_loss(outputs: Outputs, targets_BxK: jax.Array, preview_weight: float) -> jax.Array:
-    """The training loss of each image, float32[B]; a static network has no second term."""
-    loss_B = optax.softmax_cross_entropy(outputs.logits_BxK, targets_BxK)
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """How a student learns from a teacher: (1 - weight) CE(label) + weight T^2 KL(teacher || student), both at T.
+
+    Hinton, Vinyals and Dean (arXiv 1503.02531); hard labels as in DeiT (arXiv 2012.12877).
+    """
+
+    weight: float  # of the teacher's term, in [0, 1]
+    temperature: float  # T: both softmaxes are of logits / T
+    hard: bool = False  # the teacher's class is the target, in place of its probabilities; T is 1
+
+    def targets(self, teacher_logits_BxK: jax.Array) -> jax.Array:
+        """What the student is to say at temperature T: probabilities, float32[B, K]."""
+        logits_BxK = teacher_logits_BxK.astype(jnp.float32)
+        if self.hard:
+            return jax.nn.one_hot(jnp.argmax(logits_BxK, axis=-1), logits_BxK.shape[-1])
+        return jax.nn.softmax(logits_BxK / self.temperature)
+
+    def loss(self, logits_BxK: jax.Array, label_loss_B: jax.Array, teacher_targets_BxK: jax.Array) -> jax.Array:
+        """The loss of each image, float32[B], from that of its label and the teacher's `targets`."""
+        temperature = 1.0 if self.hard else self.temperature
+        divergence_B = optax.losses.kl_divergence(jax.nn.log_softmax(logits_BxK / temperature), teacher_targets_BxK)
+        return (1.0 - self.weight) * label_loss_B + self.weight * temperature**2 * divergence_B
+
+
+def joint_loss(
+    outputs: Outputs,
+    targets_BxK: jax.Array,
+    preview_weight: float,
+    distillation: Distillation | None = None,
+    teacher_targets_BxK: jax.Array | None = None,
+) -> jax.Array:
+    """The training loss of each image, float32[B]; a static network has no preview's term.
+
+    Args:
+      outputs: of the network.
+      targets_BxK: probabilities.
+      preview_weight: lambda.
+      distillation: how both stages learn from a teacher; None without one.
+      teacher_targets_BxK: `distillation.targets` of the teacher's logits.
+    """
+
+    def loss_of(logits_BxK: jax.Array) -> jax.Array:
+        loss_B = optax.softmax_cross_entropy(logits_BxK, targets_BxK)
+        if distillation is None or teacher_targets_BxK is None:
+            return loss_B
+        return distillation.loss(logits_BxK, loss_B, teacher_targets_BxK)
+
+    loss_B = loss_of(outputs.logits_BxK)
     if outputs.preview_logits_BxK is not None:
-        loss_B += preview_weight * optax.softmax_cross_entropy(outputs.preview_logits_BxK, targets_BxK)
+        loss_B += preview_weight * loss_of(outputs.preview_logits_BxK)
     return loss_B
 
 

@@ -10,17 +10,27 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # Smaller arrays are replicated: gathering them would cost more than holding them.
 SMALLEST_SHARDED = 2**12
 
 
+def num_slices(devices: Sequence[jax.Device]) -> int:
+    """Groups of devices with a fast network of their own: a TPU's slices; 1 where the platform knows of none."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
 def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
-    """The devices of all hosts, as (devices / fsdp) x fsdp."""
-    shape = (len(devices) // fsdp, fsdp)
+    """The devices of all hosts, as (devices / fsdp) x fsdp; 'fsdp' stays within a slice."""
+    slices = num_slices(devices)
+    shape = (len(devices) // slices // fsdp, fsdp)
     # Auto axes: jax.make_mesh defaults to Explicit ones, on which Linen's Dropout fails.
-    return jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    axes: dict[str, Any] = {"axis_names": ("data", "fsdp"), "axis_types": (AxisType.Auto,) * 2}
+    if slices > 1:
+        return Mesh(mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices), **axes)
+    return jax.make_mesh(shape, devices=devices, **axes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -5,21 +5,24 @@ image to its neighbour, where a flipped or permuted batch would send all of them
 one for the batch as in the papers' code: it costs nothing, and no step is all mixed or all unmixed. But for rounding,
 the result does not depend on the number of devices.
 
-Shapes: B images, H and W pixels, C channels, K classes. Targets are probabilities, float[B, K]; their sums stay.
+Shapes: B images, H and W pixels, C channels, K classes. Targets are probabilities, float[B, K], or a dictionary of
+such, the label's and the teacher's, say; their sums stay.
 """
+
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
+Targets = TypeVar("Targets", jax.Array, dict[str, jax.Array])
 
-def mixup(
-    images_BxHxWxC: jax.Array, targets_BxK: jax.Array, key: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
+
+def mixup(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: float) -> tuple[jax.Array, Targets]:
     """Own * share + predecessor * (1 - share), of images and targets (arXiv 1710.09412).
 
     Args:
       images_BxHxWxC: float, any scale.
-      targets_BxK: float.
+      targets: float.
       key: a PRNG key, new for each step.
       alpha: shares are from Beta(alpha, alpha), above 0; small ones leave most images nearly one of the two.
 
@@ -34,12 +37,10 @@ def mixup(
     share_B = _symmetric_beta(key, alpha, len(images_BxHxWxC))
     share_Bx1x1x1 = share_B[:, None, None, None].astype(images_BxHxWxC.dtype)
     mixed_BxHxWxC = share_Bx1x1x1 * images_BxHxWxC + (1 - share_Bx1x1x1) * _predecessor(images_BxHxWxC)
-    return mixed_BxHxWxC, _mix_targets(targets_BxK, share_B)
+    return mixed_BxHxWxC, _mix_targets(targets, share_B)
 
 
-def cutmix(
-    images_BxHxWxC: jax.Array, targets_BxK: jax.Array, key: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
+def cutmix(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: float) -> tuple[jax.Array, Targets]:
     """A rectangle of the predecessor pasted into each image (arXiv 1905.04899).
 
     The rectangle has the image's aspect, an area of 1 - Beta(alpha, alpha) and a centre anywhere; what lies outside
@@ -47,7 +48,7 @@ def cutmix(
 
     Args:
       images_BxHxWxC: any dtype.
-      targets_BxK: float.
+      targets: float.
       key: a PRNG key, new for each step.
       alpha: above 0; the paper's is 1, an even distribution.
 
@@ -62,16 +63,19 @@ def cutmix(
     inside_BxHxWx1 = (inside_BxH[:, :, None] & inside_BxW[:, None, :])[..., None]
     pixels_B = jnp.sum(inside_BxH, axis=1) * jnp.sum(inside_BxW, axis=1)
     pasted_BxHxWxC = jnp.where(inside_BxHxWx1, _predecessor(images_BxHxWxC), images_BxHxWxC)
-    return pasted_BxHxWxC, _mix_targets(targets_BxK, 1.0 - pixels_B / (height * width))
+    return pasted_BxHxWxC, _mix_targets(targets, 1.0 - pixels_B / (height * width))
 
 
 def _predecessor(x_Bx: jax.Array) -> jax.Array:
     return jnp.roll(x_Bx, 1, axis=0)
 
 
-def _mix_targets(targets_BxK: jax.Array, share_B: jax.Array) -> jax.Array:
-    share_Bx1 = share_B[:, None].astype(targets_BxK.dtype)
-    return share_Bx1 * targets_BxK + (1 - share_Bx1) * _predecessor(targets_BxK)
+def _mix_targets(targets: Targets, share_B: jax.Array) -> Targets:
+    def mix(targets_BxK: jax.Array) -> jax.Array:
+        share_Bx1 = share_B[:, None].astype(targets_BxK.dtype)
+        return share_Bx1 * targets_BxK + (1 - share_Bx1) * _predecessor(targets_BxK)
+
+    return jax.tree.map(mix, targets)
 
 
 def _symmetric_beta(key: jax.Array, alpha: float, size: int) -> jax.Array:

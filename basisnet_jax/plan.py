@@ -32,7 +32,13 @@ class Plan:
 
 
 def derive(
-    config: ml_collections.ConfigDict, *, train_examples: int, eval_examples: int, devices: int, processes: int
+    config: ml_collections.ConfigDict,
+    *,
+    train_examples: int,
+    eval_examples: int,
+    devices: int,
+    processes: int,
+    slices: int = 1,
 ) -> Plan:
     """Turns epochs into steps. Raises UserError if a batch does not divide over the devices.
 
@@ -42,9 +48,11 @@ def derive(
       eval_examples: in the evaluation split.
       devices: over which a batch is sharded, on all hosts.
       processes: hosts, each of which reads its own share of a batch.
+      slices: of equal size that the devices are in; a parameter is never split over several.
     """
-    if devices % config.mesh.fsdp:
-        fail("mesh.fsdp", config.mesh.fsdp, f"must divide the number of devices, {devices}")
+    if devices // slices % config.mesh.fsdp:
+        where = "" if slices == 1 else " of a slice"
+        fail("mesh.fsdp", config.mesh.fsdp, f"must divide the number of devices{where}, {devices // slices}")
     for field, size in (("batch_size", config.batch_size), ("eval.batch_size", config.eval.batch_size)):
         unit = math.lcm(devices, processes)
         if size % unit:

@@ -1,5 +1,6 @@
 """Everything that training changes, as one typed dataclass."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,11 +25,18 @@ class TrainState:
 
 
 def init_state(
-    model: BasisNet, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int], seed: int
+    model: BasisNet,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    start: Callable[[Any], Any] = lambda variables: variables,
 ) -> TrainState:
-    """The state before the first step; pure, so that it can be traced for shapes and jitted with shardings."""
+    """The state before the first step; pure, so that it can be traced for shapes and jitted with shardings.
+
+    `start` may put trained weights in the place of drawn ones.
+    """
     images_1xHxWxC = jnp.zeros((1, *image_shape))
-    variables = model.init(jax.random.key(seed), images_1xHxWxC, train=False)
+    variables = start(model.init(jax.random.key(seed), images_1xHxWxC, train=False))
     params, batch_stats = variables["params"], variables["batch_stats"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -10,12 +10,15 @@ import optax
 from clu.metrics import Average
 
 from basisnet_jax import mixing
-from basisnet_jax.losses import joint_loss, smoothed_targets
+from basisnet_jax.losses import Distillation, correct, joint_loss, smoothed_targets
 from basisnet_jax.metrics import Metrics, measure
-from basisnet_jax.models.basisnet import BasisNet, Outputs
+from basisnet_jax.models.basisnet import BasisNet, Outputs, resize
 from basisnet_jax.state import TrainState
 
-Batch = dict[str, jax.Array]  # image uint8[B, H, W, C], label int32[B], mask float32[B]
+# image uint8[B, H, W, C], label int32[B], mask float32[B]; with cached teacher logits, teacher_logits float16[B, K]
+Batch = dict[str, jax.Array]
+# (the teacher's variables, images in [-1, 1] at the student's resolution) -> logits_BxK
+Teacher = Callable[[Any, jax.Array], jax.Array]
 
 
 def normalize(images_BxHxWxC: jax.Array) -> jax.Array:
@@ -36,25 +39,50 @@ class TrainSettings:
     label_smoothing: float = 0.0
     mix: str = "none"  # 'none', 'mixup' or 'cutmix'
     mix_alpha: float = 1.0
+    distillation: Distillation | None = None
     warm_start_steps: int = 0
     accumulate_steps: int = 1
     ema_decay: float = 0.0
     seed: int = 0
 
 
-def make_train_step(
-    model: BasisNet, optimizer: optax.GradientTransformation, schedule: optax.Schedule, settings: TrainSettings
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns train_step(state, batch) -> (state after one update, float32 scalars that describe it)."""
+def make_teacher(model: BasisNet, resolution: int) -> Teacher:
+    """A network as a teacher: it sees the student's crop, mixed as the student's, at its own resolution."""
 
-    def gradients_of(state: TrainState, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
+    def teacher(variables: Any, images_BxHxWxC: jax.Array) -> jax.Array:
+        outputs: Outputs = model.apply(variables, resize(images_BxHxWxC, resolution), train=False)  # type: ignore[assignment]
+        return outputs.logits_BxK
+
+    return teacher
+
+
+def make_train_step(
+    model: BasisNet,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    settings: TrainSettings,
+    teacher: Teacher | None = None,
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns train_step(state, batch, teacher_variables) -> (state after one update, float32 scalars on it).
+
+    `teacher_variables` are None where there is no `teacher`. Distillation without one takes the batch's teacher_logits.
+    """
+
+    def gradients_of(
+        state: TrainState, batch_stats: Any, batch: Batch, teacher_variables: Any, key: jax.Array
+    ) -> tuple[Any, Any, Metrics]:
         """(gradients, updated batch_stats, metrics) of a batch or a piece of one."""
         mix_key, dropout_key = jax.random.split(key)
-        targets_BxK = smoothed_targets(batch["label"], model.specialist.num_classes, settings.label_smoothing)
         images_BxHxWxC = normalize(batch["image"])
+        targets = {"label": smoothed_targets(batch["label"], model.specialist.num_classes, settings.label_smoothing)}
+        distillation = settings.distillation
+        if distillation and not teacher:
+            targets["teacher"] = distillation.targets(batch["teacher_logits"])
         if settings.mix != "none":
             mix = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}[settings.mix]
-            images_BxHxWxC, targets_BxK = mix(images_BxHxWxC, targets_BxK, mix_key, settings.mix_alpha)
+            images_BxHxWxC, targets = mix(images_BxHxWxC, targets, mix_key, settings.mix_alpha)
+        if distillation and teacher:
+            targets["teacher"] = distillation.targets(teacher(teacher_variables, images_BxHxWxC))
 
         def loss_of(params):
             outputs, updated = model.apply(
@@ -65,22 +93,30 @@ def make_train_step(
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            loss_B = joint_loss(outputs, targets_BxK, settings.preview_weight)
+            loss_B = joint_loss(
+                outputs, targets["label"], settings.preview_weight, distillation, targets.get("teacher")
+            )
             return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B)
 
         gradients, (outputs, updated_stats, loss_B) = jax.grad(loss_of, has_aux=True)(state.params)
         metrics = measure(outputs, batch["label"], batch["mask"])
-        return gradients, updated_stats, {**metrics, "loss": Average.from_model_output(loss_B, batch["mask"])}
+        metrics["loss"] = Average.from_model_output(loss_B, batch["mask"])
+        if distillation:
+            hits_B = correct(targets["teacher"], batch["label"])
+            metrics["teacher_top1"] = Average.from_model_output(hits_B, batch["mask"])
+        return gradients, updated_stats, metrics
 
-    def accumulated(state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
+    def accumulated(
+        state: TrainState, batch: Batch, teacher_variables: Any, key: jax.Array
+    ) -> tuple[Any, Any, Metrics]:
         """As `gradients_of`, a piece of the batch at a time; batch norm sees a piece."""
         count = settings.accumulate_steps
         # Every count-th image, so that each device's share of a piece is of its share of the batch.
         pieces = {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}
 
         def add(carry, piece_and_key):
-            total, batch_stats = carry
-            gradients, batch_stats, metrics = gradients_of(state, batch_stats, *piece_and_key)
+            (total, batch_stats), (piece, piece_key) = carry, piece_and_key
+            gradients, batch_stats, metrics = gradients_of(state, batch_stats, piece, teacher_variables, piece_key)
             return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
 
         start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
@@ -88,12 +124,12 @@ def make_train_step(
         gradients = jax.tree.map(lambda leaf: leaf / count, total)
         return gradients, batch_stats, {name: metric.reduce() for name, metric in metrics.items()}
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(state: TrainState, batch: Batch, teacher_variables: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         if settings.accumulate_steps > 1:
-            gradients, batch_stats, metrics = accumulated(state, batch, key)
+            gradients, batch_stats, metrics = accumulated(state, batch, teacher_variables, key)
         else:
-            gradients, batch_stats, metrics = gradients_of(state, state.batch_stats, batch, key)
+            gradients, batch_stats, metrics = gradients_of(state, state.batch_stats, batch, teacher_variables, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Early averages forget the initial values sooner, as TensorFlow's ExponentialMovingAverage does.

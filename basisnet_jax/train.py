@@ -146,7 +146,7 @@ def _loop(
     logging.info("%s on %s", plan, experiment.mesh)
 
     train_step, eval_step = experiment.train_step(), experiment.eval_step()
-    batches = experiment.train_batches(first)
+    teacher, batches = experiment.teacher_variables(), experiment.train_batches(first)
     started, seconds_before = time.monotonic(), account.train_seconds
     pending: dict[str, jax.Array] | None = None  # metrics of the newest step, fetched while the next one runs
     mark: float | None = None  # when the step before the newest was seen to end
@@ -190,7 +190,7 @@ def _loop(
                 return evaluation
             if stop:
                 return None
-            state, newest = train_step(state, next(batches))
+            state, newest = train_step(state, next(batches), teacher)
             fetch(step)
             pending = newest
             report_progress(step + 1)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from basisnet_jax import costing
-from basisnet_jax.experiment import make_model, model_cost
 from basisnet_jax.models import cost
 from basisnet_jax.models.backbones import ARCHITECTURES, MOBILENET_V3_LARGE, make_divisible, scaled
 from basisnet_jax.models.blocks import Backbone
 from basisnet_jax.models.routing import static_route
+from basisnet_jax.networks import make_model, model_cost
 from configs import digits
 
 

@@ -3,9 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from absl import flags
 
-from basisnet_jax.data import datasets, pipeline, preprocess
+from basisnet_jax.data import datasets, decode, pipeline, preprocess
 from basisnet_jax.errors import UserError
 
 
@@ -202,3 +203,31 @@ def test_a_bad_evaluation_example_ends_the_run(spoil):
     with pytest.raises(UserError, match=r"^example 7 \(7.png\) of the evaluation split .*leaves nothing out") as error:
         list(batches)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [("cifar10", (32, 32, 3), 10), ("oxford_iiit_pet", (9, 12, 3), 37), ("fashion_mnist", (28, 28, 1), 10)],
+)
+def test_stock_builders_are_read(name, shape, classes, tmp_path, monkeypatch):
+    """Prepared by TFDS with the builder's own features, from made-up images: the real ones are not to be had here."""
+    builder = tfds.builder(name, data_dir=tmp_path, file_format="array_record")
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+
+    box = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
+
+    def generate():
+        for number, image in enumerate(images):
+            example = {"image": image, "label": number, "id": str(number), "file_name": "x.jpg", "species": 0}
+            example.update(head_bbox=box, segmentation_mask=image[..., :1])
+            yield number, {key: example[key] for key in builder.info.features}
+
+    splits = {"train": generate(), "test": generate()}
+    monkeypatch.setattr(type(builder), "_split_generators", lambda self, manager: splits)
+    builder.download_and_prepare()
+    data = datasets.open_dataset(name, str(tmp_path), "train", "test[:2]")
+    assert (data.num_classes, data.channels, len(data.train), len(data.eval)) == (classes, shape[-1], 3, 2)
+    for example in data.train.__getitems__(range(3)):
+        pixels = decode.decode(example["image"], shape[-1])
+        difference = np.abs(pixels.astype(int) - images[int(example["label"])]).mean()
+        assert difference == 0 or (name == "oxford_iiit_pet" and difference < 60), "its images are JPEGs"

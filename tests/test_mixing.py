@@ -34,6 +34,13 @@ def test_mixup_is_a_loop_over_images():
     assert len(set(own)) == B, "each image has a share of its own"
 
 
+@BOTH
+def test_a_teachers_targets_are_mixed_as_the_labels(mix):
+    _, both = mix(IMAGES, {"label": ONE_HOT, "teacher": SOFT}, jax.random.key(0), 0.4)
+    _, alone = mix(IMAGES, SOFT, jax.random.key(0), 0.4)
+    np.testing.assert_array_equal(both["teacher"], alone)
+
+
 def test_cutmix_pastes_rectangles_and_counts_their_pixels():
     touched = 0
     for seed in range(5):

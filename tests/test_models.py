@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import make_model
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Conventions
 from basisnet_jax.models.blocks import Convolution, SqueezeExcite
+from basisnet_jax.networks import make_model
 
 
 def images(batch: int = 4) -> jax.Array:
@@ -26,6 +26,19 @@ def initialized(config, **changes):
 
 def apply(model, variables, batch, **kwargs):
     return jax.jit(lambda v, x: model.apply(v, x, train=False, **kwargs))(variables, batch)
+
+
+def test_the_two_stages_compose_to_the_whole(config):
+    model, variables = initialized(config)
+
+    def staged(variables, batch):
+        logits, coefficients = model.apply(variables, batch, train=False, method="first_stage")
+        return model.apply(variables, batch, coefficients, train=False, method="second_stage"), logits, coefficients
+
+    whole = apply(model, variables, images())
+    for got, expected in zip(jax.jit(staged)(variables, images()), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert set(variables["params"]) == {"preview", "coefficients", "specialist"}
 
 
 def test_one_basis_is_the_plain_network(config):

@@ -110,7 +110,7 @@ def test_unfit_says_why_by_the_images_of_a_device():
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_compiles_for_tpus(monkeypatch, topology):
-    """Four chips of each generation, the batch split over them: the kernels are there, and nothing gathers the batch."""
+    """Four chips of each generation, the batch split over them: with the kernels, and nothing gathers the batch."""
     libtpu = pytest.importorskip("libtpu")
     for name, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -15,6 +16,9 @@ from basisnet_jax.errors import UserError
 # Files that TFDS cannot download, by data set: its own error says so only after minutes.
 BY_HAND = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
+# Images in each split, from the data set's page in TFDS's catalog: TFDS itself knows only once they are prepared.
+SIZES = {"imagenet2012": {"train": 1_281_167, "validation": 50_000}}
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -24,6 +28,20 @@ class Dataset:
     eval: Source
     num_classes: int
     channels: int  # 1 or 3
+    identity: str  # of the training split: the same for the same examples in the same order
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """A split of which no more than the size is here: enough to compile a program for, nothing to train on."""
+
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        raise LookupError("the images of this split are not here")
 
 
 def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:
@@ -41,14 +59,45 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) ->
     """
     if name == "folder":
         train, evaluation, num_classes = folder.open_splits(data_dir, train_split, eval_split)
-        return Dataset(train, evaluation, num_classes, channels=3)
+        return Dataset(train, evaluation, num_classes, channels=3, identity=train.identity())
     builder = _prepared(_builder(name, data_dir), data_dir)
     num_classes, channels = _classes_and_channels(builder)
+    train_source = _source(builder, train_split, "data.train_split")
     return Dataset(
-        train=_source(builder, train_split, "data.train_split"),
+        train=train_source,
         eval=_source(builder, eval_split, "data.eval_split"),
         num_classes=num_classes,
         channels=channels,
+        identity=f"{builder.info.full_name}, {train_split}, {len(train_source)} examples",
+    )
+
+
+def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:
+    """As `open_dataset`, for a data set that need not be there: its splits may be `Unread`.
+
+    Raises:
+      UserError: besides, a data set that is not prepared and whose size is not in `SIZES`.
+    """
+    if name in ("digits", "folder"):
+        return open_dataset(name, data_dir, train_split, eval_split)
+    builder = _builder(name, data_dir)
+    if builder.is_prepared() or name not in SIZES:
+        splits = _prepared(builder, data_dir).info.splits
+    else:
+        files = tfds.core.ShardedFileTemplate(builder.data_path, "array_record", dataset_name=name)
+        splits = tfds.core.SplitDict(
+            [
+                tfds.core.SplitInfo(name=x, shard_lengths=[n], num_bytes=0, filename_template=files)
+                for x, n in SIZES[name].items()
+            ]
+        )
+    num_classes, channels = _classes_and_channels(builder)
+    return Dataset(
+        train=Unread(_size(name, splits, train_split, "data.train_split")),
+        eval=Unread(_size(name, splits, eval_split, "data.eval_split")),
+        num_classes=num_classes,
+        channels=channels,
+        identity="unread",
     )
 
 
@@ -132,21 +181,29 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
         ) from None
 
 
+def _size(name: str, splits: tfds.core.SplitDict, split: str, field: str) -> int:
+    """Images in a split. Raises UserError if there is none such, or it is empty."""
+    try:
+        size = splits[split].num_examples
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"config.{field} = {split!r} is no split of {name!r} ({str(error).splitlines()[0]}); "
+            f"it has {', '.join(splits)}."
+        ) from None
+    # Array_record refuses an empty slice with words of its own.
+    if not size:
+        raise UserError(f"config.{field} = {split!r} holds no examples of {name!r}; take a larger slice.")
+    return size
+
+
 def _source(builder: tfds.core.DatasetBuilder, split: str, field: str) -> Source:
+    _size(builder.name, builder.info.splits, split, field)
     # Every image feature stays encoded: a mask that nobody asked for would cost as much as the image.
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     try:
-        # Array_record refuses an empty slice with words of its own.
-        if not builder.info.splits[split].num_examples:
-            raise UserError(f"config.{field} = {split!r} holds no examples of {builder.name!r}; take a larger slice.")
         return builder.as_data_source(split=split, decoders={name: tfds.decode.SkipDecoding() for name in images})
-    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
-        if split.split("[")[0] in builder.info.splits and "array_record" not in str(builder.info.file_format).lower():
-            raise UserError(
-                f"{builder.data_dir} holds another file format than array_record; remove it and prepare it again with "
-                f"`{_command(builder.name, '')}`."
-            ) from None
+    except (ValueError, NotImplementedError):
         raise UserError(
-            f"config.{field} = {split!r} is no split of {builder.name!r} ({str(error).splitlines()[0]}); "
-            f"it has {', '.join(builder.info.splits)}."
+            f"{builder.data_dir} holds another file format than array_record; remove it and prepare it again with "
+            f"`{_command(builder.name, '')}`."
         ) from None

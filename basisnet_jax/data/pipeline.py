@@ -22,6 +22,7 @@ from basisnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+PASSED_ON = ("teacher_logits",)  # arrays of an example that a training batch has as they are
 MAX_BAD_IN_A_ROW = 100  # bad examples side by side after which no good one is looked for
 
 
@@ -62,9 +63,10 @@ class _TrainBatches:
         for _ in range(MAX_BAD_IN_A_ROW):
             rng = np.random.default_rng((self.seed, position))
             try:
-                return preprocess.load_train(
+                loaded = preprocess.load_train(
                     example, self.side, self.channels, self.num_classes, self.augmentation, rng
                 )
+                return {**loaded, **{key: example[key] for key in PASSED_ON if key in example}}
             except BadExampleError as error:
                 bad[index] = f"{_name(index, example)} {error}"
             index = (index + 1) % len(self.source)
@@ -84,6 +86,7 @@ class _EvalBatches:
     channels: int
     num_classes: int
     crop: preprocess.CentralCrop | None
+    blank_bad: bool
 
     def __len__(self) -> int:
         return self.count
@@ -94,12 +97,15 @@ class _EvalBatches:
         indices = [min(position, last) for position in positions]
         examples = self.source.__getitems__(indices)
         loaded = _stack([self._prepare(*pair) for pair in zip(indices, examples, strict=True)])
-        return {**loaded, "mask": np.array([position <= last for position in positions], np.float32)}
+        return {**loaded, "mask": loaded["mask"] * np.array([position <= last for position in positions], np.float32)}
 
     def _prepare(self, index: int, example: dict[str, Any]) -> Batch:
         try:
             return preprocess.load_eval(example, self.side, self.channels, self.num_classes, self.crop)
         except BadExampleError as error:
+            if self.blank_bad:
+                black = np.zeros((self.side, self.side, self.channels), np.uint8)
+                return {"image": black, "label": np.array(-1, np.int32), "mask": np.array(0.0, np.float32)}
             raise UserError(
                 f"{_name(index, example)} of the evaluation split {error}; evaluation leaves nothing out: mend it, or "
                 "remove it from the data set."
@@ -185,17 +191,21 @@ def eval_batches(
     process: int = 0,
     processes: int = 1,
     threads: int = 8,
+    blank_bad: bool = False,
 ) -> Iterator[Batch]:
     """Every example once, in order, over all hosts; the last batch is filled up with examples whose mask is 0.
 
-    Arguments as in `train_batches`; `crop` is the part of each image that is evaluated, None for all of it. Every host
-    gets the same number of batches.
+    Arguments as in `train_batches`; `crop` is the part of each image that is evaluated, None for all of it. With
+    `blank_bad` an example that cannot be used is a black image with label -1 and mask 0. Every host gets the same
+    number of batches.
 
     Raises:
       UserError: on reading, an example that cannot be used.
     """
     steps = -(-len(source) // batch_size)
-    pieces = _EvalBatches(source, steps * processes, batch_size // processes, side, channels, num_classes, crop)
+    pieces = _EvalBatches(
+        source, steps * processes, batch_size // processes, side, channels, num_classes, crop, blank_bad
+    )
     return iter(_read(grain.MapDataset.source(pieces)[process::processes], threads, workers=0))
 
 

@@ -40,7 +40,6 @@ class BasisNet(nn.Module):
     granularity: str = "layer"
     temperature: float = 1.0
 
-    @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, *, train: bool, uniform_mix: jax.Array | float = 0.0) -> Outputs:
         """Runs both stages.
 
@@ -51,16 +50,31 @@ class BasisNet(nn.Module):
         """
         if self.preview is None:
             return Outputs(self.specialist(images_BxHxWxC, routing.static_route, train)[1])
+        preview_logits_BxK, coefficients_BxLxN = self.first_stage(images_BxHxWxC, train=train, uniform_mix=uniform_mix)
+        logits_BxK = self.second_stage(images_BxHxWxC, coefficients_BxLxN, train=train)
+        return Outputs(logits_BxK, preview_logits_BxK, coefficients_BxLxN)
+
+    @nn.compact
+    def first_stage(
+        self, images_BxHxWxC: jax.Array, *, train: bool, uniform_mix: jax.Array | float = 0.0
+    ) -> tuple[jax.Array, jax.Array]:
+        """The preview: images of any resolution -> (logits_BxK, coefficients_BxLxN), both float32."""
+        assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = resize(images_BxHxWxC, self.preview_resolution)
         features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing.static_route, train)
-        vectors = routing.coefficient_vectors(self.synthesized, self.granularity)
-        shape = (len(set(vectors.values())), self.num_bases)
+        shape = (len(set(self._vectors().values())), self.num_bases)
         scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxD)
         coefficients_BxLxN = synthesis.combination_coefficients(
             scores_BxLN.reshape(-1, *shape), self.temperature, uniform_mix
         )
-        _, logits_BxK = self.specialist(images_BxHxWxC, routing.route_of(coefficients_BxLxN, vectors), train)
-        return Outputs(logits_BxK, preview_logits_BxK, coefficients_BxLxN)
+        return preview_logits_BxK, coefficients_BxLxN
+
+    def second_stage(self, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array, *, train: bool) -> jax.Array:
+        """The specialist that the coefficients make of the bases -> logits_BxK, float32."""
+        return self.specialist(images_BxHxWxC, routing.route_of(coefficients_BxLxN, self._vectors()), train)[1]
+
+    def _vectors(self) -> dict[str, int]:
+        return routing.coefficient_vectors(self.synthesized, self.granularity)
 
 
 def resize(images_BxHxWxC: jax.Array, side: int) -> jax.Array:

@@ -363,7 +363,7 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, dy_BxPxQxC, *, window: Wind
 
 
 def _pointwise_kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
-    """Outer products on the vector unit: a product on the matrix unit would first have to move the batch out of the lanes."""
+    """Outer products on the vector unit: a matrix unit's product would first move the batch out of the lanes."""
     batch, height, width, inputs = x_BxHxWxI.shape
     outputs, lanes = dy_BxHxWxO.shape[-1], min(batch, LANES)
     total = height * width

@@ -27,6 +27,7 @@ from basisnet_jax.models.routing import static_route
 from basisnet_jax.models.torch_file import read_state_dict
 
 NUM_CLASSES = 1000
+EVAL_PADDING = 32  # pixels: they were evaluated on the central r / (r + 32) of an image, r the resolution
 
 # {'params': ..., 'batch_stats': ...}
 Variables = Mapping[str, Any]
@@ -39,7 +40,7 @@ class Published:
     Attributes:
       architecture: its table, which also says how it wants its input normalized.
       variables: of `Backbone(architecture, NUM_CLASSES)`, float32 arrays of NumPy.
-      resolution: side in pixels of the images that it was made for, cut out by `data.preprocess.CentralCrop(32)`.
+      resolution: side in pixels of the images that it was made for.
     """
 
     architecture: Architecture
@@ -183,17 +184,18 @@ def _take(arrays: Mapping[str, Any], name: str, shape: tuple[int, ...], trouble:
 def start_stage(
     variables: Variables, stage: str, sources: Sequence[Variables], *, noise: float, key: jax.Array
 ) -> Variables:
-    """A model's variables with one stage started from trained static networks.
+    """A model's variables with one stage started from trained networks.
 
-    Basis n becomes a copy of the kernel of source n modulo their number; so one source gives bases that are alike but
-    for the noise, which they need to become different, and N checkpoints give one basis each. The noise sums to zero
-    over the bases: uniform coefficients, with which a warm start begins, give the trained network whatever the noise.
+    Bases are copied from a source that has as many. From static networks, basis n becomes a copy of the kernel of
+    source n modulo their number: one source gives bases that are alike but for the noise, which they need to become
+    different, and N checkpoints give one basis each. The noise sums to zero over the bases: uniform coefficients, with
+    which a warm start begins, give the trained network whatever the noise.
     All else of the stage comes from the first source, but a classifier for another number of classes stays as it is.
 
     Args:
       variables: of a `BasisNet`; they are not changed.
       stage: 'specialist' or 'preview'.
-      sources: of a `Backbone` of that stage's architecture, as `Published.variables`.
+      sources: of a `Backbone` of that stage's architecture, as `Published.variables`; one, or several static ones.
       noise: standard deviation of what is added to a basis, relative to that of the output channel's weights.
       key: of the noise.
 
@@ -210,7 +212,7 @@ def start_stage(
         if path.startswith("params/classifier/") and not same_classes:
             started[path] = leaf
             continue
-        is_bases = path.endswith("/bases")
+        is_bases = path.endswith("/bases") and path not in flat_sources[0]
         name, shape = (f"{path.removesuffix('bases')}kernel", leaf.shape[1:]) if is_bases else (path, leaf.shape)
         copies = [
             jnp.asarray(_take(source, name, shape, f"source {number} does not fit the {stage}"), leaf.dtype)

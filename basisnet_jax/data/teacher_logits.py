@@ -1,0 +1,97 @@
+"""A teacher's logits of every training example, cached on disk and read beside the examples.
+
+A cache is a folder: `identity.json` says whose logits of what these are, and `logits-NNNNN-of-NNNNN.array_record` have
+a record an example, its float16 logits, in the order of the split. A file is complete or not there.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+
+from basisnet_jax.data.pipeline import Source
+from basisnet_jax.errors import UserError
+
+EXAMPLES_A_FILE = 8192  # what making a cache loses at most when it is stopped
+
+
+def file_names(examples: int) -> list[str]:
+    """The names of a complete cache's files, in order."""
+    count = -(-examples // EXAMPLES_A_FILE)
+    return [f"logits-{number:05d}-of-{count:05d}.array_record" for number in range(count)]
+
+
+def write_file(path: epath.Path, logits_NxK: np.ndarray) -> None:
+    """Writes a file whole, or not at all."""
+    unfinished = f"{path}.unfinished"
+    writer = ArrayRecordWriter(unfinished, "group_size:1,uncompressed")
+    for logits_K in logits_NxK.astype(np.float16):
+        writer.write(logits_K.tobytes())
+    writer.close()
+    os.replace(unfinished, path)
+
+
+def check_identity(folder: epath.Path, identity: dict[str, Any]) -> bool:
+    """Whether a cache has been begun there. Raises UserError if it is one of another identity."""
+    try:
+        found = json.loads((folder / "identity.json").read_text())
+    except FileNotFoundError:
+        return False
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{folder}/identity.json cannot be read ({error}); name another config.distill.cache."
+        ) from None
+    differing = [
+        f"{key} {found.get(key)!r}, not {value!r}" for key, value in identity.items() if found.get(key) != value
+    ]
+    if differing:
+        raise UserError(
+            f"the teacher logits in {folder} are of {'; '.join(differing)}; name another config.distill.cache, and "
+            "fill it with --mode=teacher."
+        )
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class WithLogits:
+    """A data source whose examples also have the 'teacher_logits', float16[K], of a cache."""
+
+    source: Source
+    logits: Any
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        records = self.logits.__getitems__(indices)
+        return [
+            {**example, "teacher_logits": np.frombuffer(record, np.float16)}
+            for example, record in zip(self.source.__getitems__(indices), records, strict=True)
+        ]
+
+
+def with_logits(source: Source, folder: epath.Path, identity: dict[str, Any]) -> WithLogits:
+    """The source with the logits of a cache.
+
+    Args:
+      source: the training split.
+      folder: of the cache.
+      identity: whose logits of what are wanted.
+
+    Raises:
+      UserError: there is no cache, it is not complete, or it is one of another identity.
+    """
+    files = [folder / name for name in file_names(len(source))]
+    missing = [path.name for path in files if not path.exists()]
+    if not check_identity(folder, identity) or missing:
+        raise UserError(
+            f"config.distill.cache = {str(folder)!r} holds {len(files) - len(missing)} of {len(files)} files of "
+            "teacher logits; make them with the same command and --mode=teacher."
+        )
+    return WithLogits(source, ArrayRecordDataSource([str(path) for path in files]))

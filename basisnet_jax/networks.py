@@ -1,0 +1,171 @@
+"""Networks: new ones from a config, and trained ones with their weights, from a run or as published."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict
+
+from basisnet_jax import config as config_lib
+from basisnet_jax.checkpoint import Checkpoints
+from basisnet_jax.data.preprocess import CentralCrop
+from basisnet_jax.errors import UserError
+from basisnet_jax.models import cost, pretrained, routing
+from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, scaled
+from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.models.blocks import Backbone
+
+
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
+    """The model that `config.model` describes. Raises UserError if no layer of it would be synthesized."""
+    dtype = jnp.dtype(config.dtype)
+
+    def backbone(settings: ml_collections.ConfigDict) -> Backbone:
+        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
+
+    specialist = backbone(config.specialist)
+    if config.routing == "static":
+        return BasisNet(specialist)
+    layers = routing.layers_to_synthesize(
+        specialist.architecture.bottleneck_layers(), config.synthesize, config.synthesize_from_block
+    )
+    if not layers:
+        raise UserError(
+            f"config.model.synthesize = {tuple(config.synthesize)} from block {config.synthesize_from_block} on "
+            f"names no layer of {config.specialist.backbone}; name another kind or an earlier block."
+        )
+    return BasisNet(
+        specialist,
+        backbone(config.preview),
+        preview_resolution=config.preview.resolution,
+        num_bases=config.num_bases,
+        synthesized=layers,
+        granularity=config.granularity,
+        temperature=config.temperature,
+    )
+
+
+def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
+    return scaled(ARCHITECTURES[settings.backbone], settings.width)
+
+
+def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
+    """Multiply-adds and parameters of a model on resolution x resolution images of that many channels."""
+    specialist = model.specialist
+    if model.preview is None:
+        return cost.static_cost(specialist.architecture, resolution, specialist.num_classes, channels)
+    return cost.basisnet_cost(
+        model.preview.architecture,
+        model.preview_resolution,
+        specialist.architecture,
+        resolution,
+        specialist.num_classes,
+        num_bases=model.num_bases,
+        synthesized=model.synthesized,
+        granularity=model.granularity,
+        channels=channels,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+      model: the network; one that is published is the specialist of a static network.
+      variables: {'params', 'batch_stats'}, float32 arrays of NumPy.
+      resolution: side in pixels of the images that it was made for.
+      crop: the part of an image that it is evaluated on; None for all of it.
+      channels: of its images.
+    """
+
+    model: BasisNet
+    variables: pretrained.Variables
+    resolution: int
+    crop: CentralCrop | None
+    channels: int
+
+    @property
+    def num_classes(self) -> int:
+        """Number of its classes."""
+        return self.model.specialist.num_classes
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, their names, shapes and dtypes."""
+        digest = hashlib.sha256()
+        for name, array in sorted(flatten_dict(self.variables, sep="/").items()):
+            digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def load_trained(source: str, dtype: str = "float32") -> Trained:
+    """A trained network by name.
+
+    Args:
+      source: a name of `pretrained.PUBLISHED`; or a run's workdir, of which the best checkpoint's averages are taken.
+      dtype: what its layers compute in.
+
+    Raises:
+      UserError: neither of both, or what is there cannot be read.
+    """
+    if source in pretrained.PUBLISHED:
+        published = pretrained.load_published(source)
+        specialist = Backbone(published.architecture, pretrained.NUM_CLASSES, dtype=jnp.dtype(dtype))
+        variables = {name: {"specialist": tree} for name, tree in published.variables.items()}
+        return _trained(BasisNet(specialist), variables, published.resolution, CentralCrop(pretrained.EVAL_PADDING))
+    folder = epath.Path(source).expanduser().resolve()
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        raise UserError(
+            f"{source!r} is neither a network with published weights ({', '.join(pretrained.PUBLISHED)}) nor the "
+            "workdir of a run: it has no config.json that can be read."
+        ) from None
+    config = config_lib.with_defaults(saved)
+    config.model.dtype = dtype
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        best = checkpoints.best_step()
+        step = checkpoints.latest_step() if best is None else best
+        if step is None:
+            raise UserError(f"the run in {source!r} has no checkpoint yet; let it reach one, or name another run.")
+        variables = checkpoints.restore_averages(step)
+    num_classes = variables["params"]["specialist"]["classifier"]["bias"].size
+    crop = CentralCrop(config.data.eval_padding) if config.data.eval_crop == "central" else None
+    return _trained(make_model(config.model, num_classes), variables, config.model.specialist.resolution, crop)
+
+
+def _trained(model: BasisNet, variables: pretrained.Variables, resolution: int, crop: CentralCrop | None) -> Trained:
+    channels = variables["params"]["specialist"]["stem"]["kernel"].shape[2]
+    return Trained(model, variables, resolution, crop, channels)
+
+
+def start_from(
+    variables: pretrained.Variables, sources: Mapping[str, Sequence[pretrained.Variables]], *, noise: float, seed: int
+) -> pretrained.Variables:
+    """A `BasisNet`'s variables with stages started from trained networks, see `pretrained.start_stage`.
+
+    Args:
+      variables: as initialised.
+      sources: {stage: variables of trained networks}; of each the stage of that name is taken, or the specialist where
+        it has none. A preview's head of coefficients comes along where it fits.
+      noise: of bases that start from one kernel.
+      seed: of the noise.
+
+    Raises:
+      UserError: a source is of another architecture.
+    """
+    for number, (stage, networks) in enumerate(sorted(sources.items())):
+        stages = [{name: tree.get(stage, tree["specialist"]) for name, tree in x.items()} for x in networks]
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        variables = pretrained.start_stage(variables, stage, stages, noise=noise, key=key)
+        head, own = networks[0]["params"].get("coefficients"), variables["params"].get("coefficients")
+        if stage == "preview" and head and jax.tree.map(jnp.shape, head) == jax.tree.map(jnp.shape, own):
+            variables = {**variables, "params": {**variables["params"], "coefficients": head}}
+    return variables

@@ -1,0 +1,96 @@
+"""--mode=teacher: a teacher's logits of every training example, computed once."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+from etils import epath
+
+from basisnet_jax import mesh as mesh_lib
+from basisnet_jax import report, step
+from basisnet_jax.config import fail, validate
+from basisnet_jax.data import datasets, pipeline, teacher_logits
+from basisnet_jax.data.pipeline import Source
+from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import load_teacher, teacher_identity
+
+
+def cache_logits(config: ml_collections.ConfigDict) -> str:
+    """Fills `config.distill.cache`, going on where it was stopped, and returns a sentence on it.
+
+    The teacher sees what it is evaluated on: the same part of each image, at its own resolution. Each process makes
+    files of its own, on its own devices. A bad example gets the logits of a black image: training replaces it.
+
+    Raises:
+      UserError: a value is out of range, data or teacher are not there or do not fit each other, the cache is one of
+        another teacher, data set or preprocessing, or it cannot be written.
+    """
+    validate(config)
+    if not config.distill.cache:
+        fail("distill.cache", "", "must name the folder for the teacher's logits")
+    data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    teacher = load_teacher(config, data)
+    if teacher is None:
+        fail("distill.teacher", "", "must name the teacher")
+    mesh = mesh_lib.make_mesh(jax.local_devices())
+    unit = len(jax.local_devices())
+    batch_size = -(-config.eval.batch_size // jax.process_count() // unit) * unit
+    variables = jax.device_put(teacher.variables, mesh_lib.replicated(mesh))
+    logits_of = step.make_teacher(teacher.model, teacher.resolution)
+    apply = jax.jit(lambda variables, images: logits_of(variables, step.normalize(images)))
+
+    folder = epath.Path(config.distill.cache).expanduser().resolve()
+    identity = teacher_identity(teacher, data)
+    hits = seen = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not teacher_logits.check_identity(folder, identity) and jax.process_index() == 0:
+            report.write_json(folder / "identity.json", identity)
+        names = teacher_logits.file_names(len(data.train))
+        bar = tqdm.tqdm(total=len(data.train), unit=" images", disable=not report.on_terminal())
+        for number in range(jax.process_index(), len(names), jax.process_count()):
+            part = _Part(data.train, number * teacher_logits.EXAMPLES_A_FILE)
+            if (folder / names[number]).exists():
+                bar.update(len(part))
+                continue
+            logits: list[np.ndarray] = []
+            for batch in pipeline.eval_batches(
+                part,
+                batch_size=batch_size,
+                side=teacher.resolution,
+                channels=data.channels,
+                num_classes=data.num_classes,
+                crop=teacher.crop,
+                threads=config.data.threads,
+                blank_bad=True,
+            ):
+                good = batch["mask"] > 0
+                logits_BxK = np.asarray(apply(variables, mesh_lib.to_global(mesh, batch)["image"]))
+                hits += int(np.sum((logits_BxK.argmax(-1) == batch["label"])[good]))
+                seen += int(good.sum())
+                logits.append(logits_BxK)
+                bar.update(int(good.sum()))
+            teacher_logits.write_file(folder / names[number], np.concatenate(logits)[: len(part)])
+        bar.close()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}); name another config.distill.cache.") from None
+    accuracy = f"; its top-1 on the {seen} computed now is {hits / seen:.4f}" if seen else ""
+    return f"{folder}: logits of {config.distill.teacher} for {len(data.train)} training examples{accuracy}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The examples of one file."""
+
+    source: Source
+    start: int
+
+    def __len__(self) -> int:
+        return min(teacher_logits.EXAMPLES_A_FILE, len(self.source) - self.start)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        return self.source.__getitems__([self.start + index for index in indices])
