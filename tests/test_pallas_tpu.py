@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -53,6 +54,26 @@ def test_depthwise_equals_a_loop(interpreted, monkeypatch, side, stride, size, p
     got = value_and_gradients(layer, inputs, jnp.asarray(dy, dtype))
     assert got[0].dtype == got[1].dtype == dtype
     assert_close(got, depthwise_loop(x, bases, coefficients, stride, dy, padding), dtype)
+
+
+def test_a_norm_before_the_convolution_is_computed_on_the_way(interpreted, monkeypatch):
+    """Value and all gradients, those of the norm among them, at an odd height; the activation has a kink."""
+    monkeypatch.setattr(pallas_tpu, "VMEM", 2**14)
+    x, kernel, dy, mean, scale, bias = draw(
+        (2, 7, 6, 16), (2, 3, 3, 16), (2, 4, 3, 16), (16,), (16,), (16,), dtype=jnp.float32
+    )
+
+    def layer(x, kernels, *norm, tpu_kernels):
+        normalized = synthesis.Normalized(x, *norm, nn.hard_swish)
+        return synthesis.depthwise(normalized, kernels, jnp.eye(2), 2, tpu_kernels=tpu_kernels)
+
+    inputs = [jnp.asarray(a, jnp.float32) for a in (x, kernel, mean, scale, bias)]
+    dy = jnp.asarray(dy, jnp.float32)
+    got = value_and_gradients(functools.partial(layer, tpu_kernels=True), inputs, dy)
+    monkeypatch.undo()
+    expected = value_and_gradients(functools.partial(layer, tpu_kernels=False), inputs, dy)
+    for a, e in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5 * np.abs(e).max())
 
 
 def test_static_depthwise_equals_a_loop(interpreted):

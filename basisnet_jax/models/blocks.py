@@ -14,6 +14,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.models import synthesis
 from basisnet_jax.models.backbones import Architecture, Block, Conventions
 from basisnet_jax.models.routing import Route
+from basisnet_jax.models.synthesis import Normalized
 
 ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hard_swish": nn.hard_swish, "swish": nn.swish}
 GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
@@ -35,8 +36,12 @@ class Convolution(nn.Module):
     tpu_kernels: bool = False
 
     @nn.compact
-    def __call__(self, x_BxHxWxI: jax.Array, coefficients_BxN: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BxHxWxI: jax.Array | Normalized, coefficients_BxN: jax.Array | None = None) -> jax.Array:
         """[B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        if not isinstance(x_BxHxWxI, Normalized):
+            x_BxHxWxI = x_BxHxWxI.astype(self.dtype)
+        elif not self.depthwise:
+            x_BxHxWxI = x_BxHxWxI.value()
         shape = (
             *((self.side, self.side) if self.side > 1 else ()),
             *(() if self.depthwise else (x_BxHxWxI.shape[-1],)),
@@ -44,7 +49,6 @@ class Convolution(nn.Module):
         )
         fan_out = self.side**2 * (1 if self.depthwise else self.features)
         initializer = nn.initializers.normal((2.0 / fan_out) ** 0.5)
-        x_BxHxWxI = x_BxHxWxI.astype(self.dtype)
         if coefficients_BxN is None:
             kernel = self.param("kernel", initializer, shape).astype(self.dtype)
             return self._plain(x_BxHxWxI, kernel)
@@ -68,6 +72,30 @@ class Convolution(nn.Module):
         )
 
 
+class BatchNorm(nn.Module):
+    """What normalizes a batch: Flax's BatchNorm, in its arithmetic, with the application left out."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(mean_C, scale_C, bias_C), float32: (x - mean) * scale + bias is the batch normalized."""
+        shape = x_BxHxWxC.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean_C, var_C = running_mean.value, running_var.value
+        if train:
+            x = x_BxHxWxC.astype(jnp.float32)
+            mean_C = jnp.mean(x, axis=(0, 1, 2))
+            var_C = jnp.maximum(0.0, jnp.mean(lax.square(x), axis=(0, 1, 2)) - lax.square(mean_C))
+            if not self.is_initializing():
+                running_mean.value = 0.99 * running_mean.value + (1 - 0.99) * mean_C
+                running_var.value = 0.99 * running_var.value + (1 - 0.99) * var_C
+        scale_C = self.param("scale", nn.initializers.ones, shape)
+        bias_C = self.param("bias", nn.initializers.zeros, shape)
+        return mean_C, lax.rsqrt(var_C + self.epsilon) * scale_C, bias_C
+
+
 class Norm(nn.Module):
     """Batch norm, then an activation. Running statistics with momentum 0.99 (MobileNetV3's)."""
 
@@ -76,12 +104,10 @@ class Norm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> Normalized:
         """[B, H, W, C] -> the same shape, in `dtype`."""
-        x_BxHxWxC = nn.BatchNorm(
-            use_running_average=not train, momentum=0.99, epsilon=self.epsilon, dtype=self.dtype, name="batch_norm"
-        )(x_BxHxWxC)
-        return ACTIVATIONS[self.act](x_BxHxWxC) if self.act else x_BxHxWxC
+        norm = BatchNorm(self.epsilon, name="batch_norm")(x_BxHxWxC, train)
+        return Normalized(x_BxHxWxC.astype(self.dtype), *norm, ACTIVATIONS[self.act] if self.act else lambda x: x)
 
 
 class SqueezeExcite(nn.Module):
@@ -114,22 +140,22 @@ class InvertedResidual(nn.Module):
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), block.out]."""
         block, inputs, how = self.block, x_BxHxWxC, self.conventions
 
-        def convolve(kind: str, x: jax.Array, act: str | None, **shape) -> jax.Array:
-            coefficients_BxN = route(f"{self.name}/{kind}", x)
-            shared = {"padding": how.padding, "dtype": self.dtype, "tpu_kernels": self.tpu_kernels}
-            x = Convolution(**shape, **shared, name=kind)(x, coefficients_BxN)
-            return Norm(act, how.epsilon, dtype=self.dtype, name=f"{kind}_norm")(x, train)
+        def convolve(
+            kind: str, x: jax.Array | Normalized, act: str | None, features: int, side: int = 1, stride: int = 1
+        ) -> Normalized:
+            depthwise = kind == "depthwise"
+            coefficients_BxN = route(f"{self.name}/{kind}", x.value() if isinstance(x, Normalized) else x)
+            layer = Convolution(features, side, stride, depthwise, how.padding, self.dtype, self.tpu_kernels, name=kind)
+            return Norm(act, how.epsilon, self.dtype, name=f"{kind}_norm")(layer(x, coefficients_BxN), train)
 
-        x = inputs
+        wide: jax.Array | Normalized = inputs
         if block.expand > inputs.shape[-1]:
-            x = convolve("expand", x, block.act, features=block.expand)
-        x = convolve(
-            "depthwise", x, block.act, features=block.expand, side=block.kernel, stride=block.stride, depthwise=True
-        )
+            wide = convolve("expand", inputs, block.act, block.expand)
+        x = convolve("depthwise", wide, block.act, block.expand, block.kernel, block.stride).value()
         if block.se:
             squeeze = how.squeeze(inputs.shape[-1], block.expand)
             x = SqueezeExcite(squeeze, how.squeeze_act, how.gate, dtype=self.dtype, name="squeeze_excite")(x)
-        x = convolve("project", x, None, features=block.out)
+        x = convolve("project", x, None, block.out).value()
         return x + inputs if block.stride == 1 and block.out == inputs.shape[-1] else x
 
 
@@ -148,11 +174,11 @@ class Backbone(nn.Module):
         table, how, dtype = self.architecture, self.architecture.conventions, self.dtype
         stem = Convolution(table.stem, side=3, stride=table.stem_stride, padding=how.padding, dtype=dtype, name="stem")
         x = stem(_normalized(images_BxHxWxC, how))
-        x = Norm(table.stem_act, how.epsilon, dtype=dtype, name="stem_norm")(x, train)
+        x = Norm(table.stem_act, how.epsilon, dtype=dtype, name="stem_norm")(x, train).value()
         for name, _, block in table.named_blocks():
             x = InvertedResidual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
         x = Convolution(table.head_conv, dtype=dtype, name="head_conv")(x)
-        x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train)
+        x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train).value()
         features_BxD = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(dtype)
         if table.head_dense:
             features_BxD = nn.Dense(table.head_dense, dtype=dtype, name="head_dense")(features_BxD)

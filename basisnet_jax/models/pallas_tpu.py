@@ -64,20 +64,41 @@ def unfit(batch: int, dtype: jnp.dtype, *channels: int) -> str:
     return ""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise(x_BxHxWxC: jax.Array, kernels_BxKxKxC: jax.Array, window: Window) -> jax.Array:
-    """Depthwise convolution of each image with its own kernel, [B, P, Q, C] in the dtype of x."""
-    return _on_each_device(partial(_depthwise, window=window), x_BxHxWxC, kernels_BxKxKxC)
+Act = Callable[[jax.Array], jax.Array]
 
 
-def _depthwise_forward(x_BxHxWxC, kernels_BxKxKxC, window):
-    return depthwise(x_BxHxWxC, kernels_BxKxKxC, window), (x_BxHxWxC, kernels_BxKxKxC)
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def depthwise(
+    x_BxHxWxC: jax.Array, kernels_BxKxKxC: jax.Array, affine_Bx2xC: jax.Array, act: Act, window: Window
+) -> jax.Array:
+    """Depthwise convolution of act(x * scale + shift) of each image with its own kernel.
+
+    A norm before the convolution is computed on the way, and what it gives is never stored: neither here nor in the
+    backward pass, which gives all three gradients in one pass over x and dy.
+
+    Args:
+      x_BxHxWxC: float32 or bfloat16.
+      kernels_BxKxKxC: in the dtype of x.
+      affine_Bx2xC: scale and shift, float32.
+      act: elementwise, on float32.
+      window: side, stride and padding of the kernel.
+
+    Returns:
+      [B, P, Q, C] in the dtype of x.
+    """
+    run = partial(_depthwise, act=act, window=window)
+    return _on_each_device(run, x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC)
 
 
-def _depthwise_backward(window, residuals, dy_BxPxQxC):
-    run = partial(_depthwise_gradients, window=window)
-    dx_BxHxWxC, dkernels_BxKxKxC = _on_each_device(run, *residuals, dy_BxPxQxC)
-    return dx_BxHxWxC, dkernels_BxKxKxC.astype(residuals[1].dtype)
+def _depthwise_forward(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, act, window):
+    arrays = x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC
+    return depthwise(*arrays, act, window), arrays
+
+
+def _depthwise_backward(act, window, residuals, dy_BxPxQxC):
+    run = partial(_depthwise_gradients, act=act, window=window)
+    dx_BxHxWxC, dkernels_BxKxKxC, daffine_Bx2xC = _on_each_device(run, *residuals, dy_BxPxQxC)
+    return dx_BxHxWxC, dkernels_BxKxKxC.astype(residuals[1].dtype), daffine_Bx2xC
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -142,8 +163,8 @@ def _sliding(rows: int, first_row: Callable[[jax.Array], jax.Array], shape: Sequ
     return pl.BlockSpec(tuple(pl.Element(n) for n in (rows, shape[1], channels, lanes)), index)
 
 
-def _fill(padded_ref, image_ref, channels, first_row, height: int, columns_before: int):
-    """Rows from `first_row` on of 8 channels, in float32, with zeros around the image.
+def _fill(padded_ref, image_ref, channels, first_row, height: int, columns_before: int, prepare: Act = lambda x: x):
+    """Rows from `first_row` on of 8 channels, in float32 and prepared, with zeros around the image.
 
     image_ref holds the rows of the image that these are, moved to where they are all in it.
     """
@@ -160,7 +181,7 @@ def _fill(padded_ref, image_ref, channels, first_row, height: int, columns_befor
         def columns(first, count):
             for column in range(count):
                 pixel = image_ref[source, first + column, channels, :].astype(jnp.float32)
-                padded_ref[r, columns_before + first + column] = jnp.where(inside, pixel, zero)
+                padded_ref[r, columns_before + first + column] = jnp.where(inside, prepare(pixel), zero)
 
         _tiles(width, TILE, lambda first, count, _: columns(first, count), None)
 
@@ -193,7 +214,7 @@ def _plus(total, term):
     return term if total is None else total + term
 
 
-def _depthwise(x_BxHxWxC, kernels_BxKxKxC, *, window: Window):
+def _depthwise(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, *, act: Act, window: Window):
     batch, height, width, channels = x_BxHxWxC.shape
     side, stride = window.side, window.stride
     rows_out, columns_out = window.output
@@ -212,11 +233,20 @@ def _depthwise(x_BxHxWxC, kernels_BxKxKxC, *, window: Window):
     def first_row(r):
         return r * rows * stride - window.before[0]
 
-    def body(x_ref, kernels_ref, y_ref, padded_ref):
+    def body(x_ref, kernels_ref, affine_ref, y_ref, padded_ref):
         r = pl.program_id(2)
 
         def group(group_channels):
-            _fill(padded_ref, x_ref, group_channels, first_row(r), height, window.before[1])
+            scale, shift = affine_ref[0, group_channels, :], affine_ref[1, group_channels, :]
+            _fill(
+                padded_ref,
+                x_ref,
+                group_channels,
+                first_row(r),
+                height,
+                window.before[1],
+                lambda pixel: act(pixel * scale + shift),
+            )
             taps = [
                 [kernels_ref[i, j, group_channels, :].astype(jnp.float32) for j in range(side)] for i in range(side)
             ]
@@ -247,15 +277,16 @@ def _depthwise(x_BxHxWxC, kernels_BxKxKxC, *, window: Window):
         [
             _sliding(read, first_row, (height, width), block_channels, lanes),
             pl.BlockSpec((side, side, block_channels, lanes), lambda c, b, r: (0, 0, c, b)),
+            pl.BlockSpec((2, block_channels, lanes), lambda c, b, r: (0, c, b)),
         ],
         jax.ShapeDtypeStruct((rows_out, columns_out, channels, batch), x_BxHxWxC.dtype),
         pl.BlockSpec((rows, columns_out, block_channels, lanes), lambda c, b, r: (r, 0, c, b)),
         [(window.rows_read(rows), padded_width, SUBLANES, lanes)],
-    )(_lanes(x_BxHxWxC), _lanes(kernels_BxKxKxC))
+    )(_lanes(x_BxHxWxC), _lanes(kernels_BxKxKxC), _lanes(affine_Bx2xC))
     return _batch_first(y)
 
 
-def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, dy_BxPxQxC, *, window: Window):
+def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, dy_BxPxQxC, *, act: Act, window: Window):
     batch, height, width, channels = x_BxHxWxC.shape
     side, stride = window.side, window.stride
     rows_out, columns_out = window.output
@@ -277,7 +308,7 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, dy_BxPxQxC, *, window: Wind
     def first_row(r):
         return r * rows + row_shifts.start
 
-    def body(x_ref, kernels_ref, dy_ref, dx_ref, dkernels_ref, padded_ref):
+    def body(x_ref, kernels_ref, affine_ref, dy_ref, dx_ref, dkernels_ref, daffine_ref, padded_ref):
         r = pl.program_id(2)
 
         def group(group_channels):
@@ -286,77 +317,84 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, dy_BxPxQxC, *, window: Wind
                 [kernels_ref[i, j, group_channels, :].astype(jnp.float32) for j in range(side)] for i in range(side)
             ]
             zero = jnp.zeros(padded_ref.shape[2:], jnp.float32)
+            scale, shift = affine_ref[0, group_channels, :], affine_ref[1, group_channels, :]
 
-            def phase(a, u, dtaps):
-                """Row stride * u + a of the block."""
+            def phase(a, u, sums):
+                """Image row stride * u + a of the block."""
+                row = u * stride + a
+                inside = (r * rows + u) * stride + a < height
 
-                def pixels(q, count, dtaps):
-                    dtaps = list(dtaps)
-                    v = lax.div(q, stride) if not isinstance(q, int) else q // stride
-                    row = u * stride + a
-                    x = [x_ref[row, q + n, group_channels, :].astype(jnp.float32) for n in range(count)]
-                    if past_the_end:
-                        inside = (r * rows + u) * stride + a < height
-                        x = [jnp.where(inside, pixel, zero) for pixel in x]
-                    dx = [None] * count
+                def within(pixel):
+                    return jnp.where(inside, pixel, zero) if past_the_end else pixel
+
+                def pixels(q, count, sums):
+                    dtaps, (dscale, dshift) = list(sums[:-2]), sums[-2:]
+
+                    def image(n):
+                        return within(x_ref[row, q + n, group_channels, :].astype(jnp.float32))
+
+                    seen = [within(act(image(n) * scale + shift)) for n in range(count)]
+                    dseen = [zero] * count
                     for i in range(side):
                         if (a + window.before[0] - i) % stride:
                             continue
-                        shift = (a + window.before[0] - i) // stride - row_shifts.start
+                        padded_row = u + (a + window.before[0] - i) // stride - row_shifts.start
                         for column in range(-(-count // stride) + len(column_shifts) - 1):
-                            # Image columns n that this output sees, and with which taps j.
-                            seen = [
-                                (n, j)
-                                for n in range(count)
-                                if 0 <= (j := n + window.before[1] - (column + column_shifts.start) * stride) < side
-                            ]
-                            if not seen:
-                                continue
-                            dy = padded_ref[u + shift, v + column]
-                            for n, j in seen:
-                                dx[n] = _plus(dx[n], dy * taps[i][j])
-                                dtaps[i * side + j] += dy * x[n]
+                            # Tap j of this output is on image column q + n.
+                            first = window.before[1] - (column + column_shifts.start) * stride
+                            touched = [(n, n + first) for n in range(count) if 0 <= n + first < side]
+                            if touched:
+                                dy = padded_ref[padded_row, lax.div(q, stride) + column]
+                            for n, j in touched:
+                                dseen[n] += dy * taps[i][j]
+                                dtaps[i * side + j] += dy * seen[n]
                     for n in range(count):
-                        dx_ref[row, q + n, group_channels, :] = (zero if dx[n] is None else dx[n]).astype(dx_ref.dtype)
-                    return tuple(dtaps)
+                        x = image(n)  # read once more: registers are scarce
+                        (da,) = jax.vjp(act, x * scale + shift)[1](within(dseen[n]))
+                        dshift, dscale = dshift + da, dscale + da * x
+                        dx_ref[row, q + n, group_channels, :] = (da * scale).astype(dx_ref.dtype)
+                    return (*dtaps, dscale, dshift)
 
-                return _tiles(width, tile * stride, pixels, dtaps)
+                return _tiles(width, tile * stride, pixels, sums)
 
-            def row(u, dtaps):
+            def row(u, sums):
                 for a in range(stride):
-                    dtaps = phase(a, u, dtaps)
-                return dtaps
+                    sums = phase(a, u, sums)
+                return sums
 
-            dtaps = lax.fori_loop(0, rows, row, (zero,) * side**2)
+            *dtaps, dscale, dshift = lax.fori_loop(0, rows, row, (zero,) * (side**2 + 2))
 
             @pl.when(r == 0)
             def _():
-                for t in range(side**2):
-                    dkernels_ref[t // side, t % side, group_channels, :] = dtaps[t]
+                dkernels_ref[:, :, group_channels, :] = jnp.zeros((side, side, *zero.shape), jnp.float32)
+                daffine_ref[:, group_channels, :] = jnp.zeros((2, *zero.shape), jnp.float32)
 
-            @pl.when(r > 0)
-            def _():
-                for t in range(side**2):
-                    dkernels_ref[t // side, t % side, group_channels, :] += dtaps[t]
+            for t in range(side**2):
+                dkernels_ref[t // side, t % side, group_channels, :] += dtaps[t]
+            daffine_ref[0, group_channels, :] += dscale
+            daffine_ref[1, group_channels, :] += dshift
 
         _each_group(block_channels, group)
 
     read = min(rows + len(row_shifts) - 1, rows_out)
     x_spec = pl.BlockSpec((rows * stride, width, block_channels, lanes), lambda c, b, r: (r, 0, c, b))
     kernels_spec = pl.BlockSpec((side, side, block_channels, lanes), lambda c, b, r: (0, 0, c, b))
-    dx, dkernels = _call(
+    affine_spec = pl.BlockSpec((2, block_channels, lanes), lambda c, b, r: (0, c, b))
+    dy_spec = _sliding(read, first_row, (rows_out, columns_out), block_channels, lanes)
+    gradients = _call(
         body,
         f"depthwise_gradients_{side}x{side}_{height}x{width}x{channels}_stride{stride}",
         (channels // block_channels, batch // lanes, rows_out // rows),
-        [x_spec, kernels_spec, _sliding(read, first_row, (rows_out, columns_out), block_channels, lanes)],
+        [x_spec, kernels_spec, affine_spec, dy_spec],
         [
             jax.ShapeDtypeStruct((height, width, channels, batch), x_BxHxWxC.dtype),
             jax.ShapeDtypeStruct((side, side, channels, batch), jnp.float32),
+            jax.ShapeDtypeStruct((2, channels, batch), jnp.float32),
         ],
-        [x_spec, kernels_spec],
+        [x_spec, kernels_spec, affine_spec],
         [(rows + len(row_shifts) - 1, padded_width, SUBLANES, lanes)],
-    )(_lanes(x_BxHxWxC), _lanes(kernels_BxKxKxC), _lanes(dy_BxPxQxC))
-    return _batch_first(dx), _batch_first(dkernels)
+    )(*(_lanes(array) for array in (x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, dy_BxPxQxC)))
+    return tuple(_batch_first(gradient) for gradient in gradients)
 
 
 # Pointwise convolution. The grid is (groups of images, groups of pixels).

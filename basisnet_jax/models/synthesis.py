@@ -12,6 +12,7 @@ Products of bfloat16 are accumulated in float32.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,8 +135,23 @@ pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 # Depthwise convolution
 
 
+class Normalized(NamedTuple):
+    """act((x - mean) * scale + bias), left to whoever uses it: a TPU's depthwise kernel computes it on the way."""
+
+    x_BxHxWxC: jax.Array
+    mean_C: jax.Array  # float32, as scale and bias
+    scale_C: jax.Array
+    bias_C: jax.Array
+    act: Callable[[jax.Array], jax.Array]
+
+    def value(self) -> jax.Array:
+        """In the dtype of x."""
+        y_BxHxWxC = (self.x_BxHxWxC - self.mean_C) * self.scale_C + self.bias_C
+        return self.act(y_BxHxWxC.astype(self.x_BxHxWxC.dtype))
+
+
 def depthwise(
-    x_BxHxWxC: jax.Array,
+    x_BxHxWxC: jax.Array | Normalized,
     bases_NxKxKxC: jax.Array,
     coefficients_BxN: jax.Array,
     stride: int,
@@ -157,40 +173,59 @@ def depthwise(
     """
     kernels_BxKxKxC = combine(coefficients_BxN, bases_NxKxKxC)
     taps = partial(_depthwise_by_taps, stride=stride, padding=padding)
-    pallas = _pallas_depthwise(x_BxHxWxC, kernels_BxKxKxC, stride, padding) if tpu_kernels else {}
-    return _by_platform({"default": taps, **pallas}, x_BxHxWxC, kernels_BxKxKxC)
+    return _depthwise(x_BxHxWxC, kernels_BxKxKxC, {"default": taps}, stride, padding, tpu_kernels)
 
 
 def static_depthwise(
-    x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int, padding: str = "same", tpu_kernels: bool = False
+    x_BxHxWxC: jax.Array | Normalized,
+    kernel_KxKxC: jax.Array,
+    stride: int,
+    padding: str = "same",
+    tpu_kernels: bool = False,
 ) -> jax.Array:
     """Depthwise convolution of all images with one kernel; otherwise as `depthwise`.
 
     By taps on CPU, where XLA's grouped convolution is many times slower; XLA's own convolution elsewhere (its group
     count is the channels', not the batch's).
     """
-    xla = partial(_xla_depthwise, stride=stride, padding=padding)
     taps = partial(_depthwise_by_taps, stride=stride, padding=padding)
-    kernel_1xKxKxC = kernel_KxKxC[None]
-    pallas = _pallas_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding) if tpu_kernels else {}
-    return _by_platform({"default": xla, "cpu": taps, **pallas}, x_BxHxWxC, kernel_1xKxKxC)
+    xla = partial(_xla_depthwise, stride=stride, padding=padding)
+    return _depthwise(x_BxHxWxC, kernel_KxKxC[None], {"default": xla, "cpu": taps}, stride, padding, tpu_kernels)
 
 
-def _pallas_depthwise(x_BxHxWxC, kernels_BxKxKxC, stride: int, padding: str) -> dict[str, Callable[..., jax.Array]]:
-    """{'tpu': the form by `pallas_tpu`}, or {} where it does not fit; kernels as in `_depthwise_by_taps`."""
-    batch, height, width, channels = x_BxHxWxC.shape
-    if why := pallas_tpu.unfit(batch, x_BxHxWxC.dtype, channels):
-        logging.info("a depthwise convolution of %s runs without pallas_tpu: %s", x_BxHxWxC.shape, why)
-        return {}
+def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels: bool):
+    """By the platform's form, or on TPUs by `pallas_tpu` if that is asked for and fits.
+
+    Args:
+      x: [B, H, W, C] or Normalized.
+      kernels_BxKxKxC: as in `_depthwise_by_taps`.
+      forms: {platform: form(x_BxHxWxC, kernels_BxKxKxC)}.
+      stride: of both spatial axes.
+      padding: see `pads`.
+      tpu_kernels: whether `pallas_tpu` is asked for.
+    """
+    image, *norm, act = x if isinstance(x, Normalized) else (x, lambda z: z)
+    batch, height, width, channels = image.shape
+    why = pallas_tpu.unfit(batch, image.dtype, channels) if tpu_kernels else ""
+    if why:
+        logging.info("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
+    if why or not tpu_kernels:
+        return _by_platform(forms, x.value() if norm else x, kernels_BxKxKxC)
     side = kernels_BxKxKxC.shape[1]
     (top, _, rows), (left, _, columns) = (pads(size, side, stride, padding) for size in (height, width))
     window = pallas_tpu.Window((height, width), (rows, columns), (top, left), side, stride)
 
-    def form(x_BxHxWxC, kernels_BxKxKxC):
-        own_BxKxKxC = jnp.broadcast_to(kernels_BxKxKxC, (batch, *kernels_BxKxKxC.shape[1:]))
-        return pallas_tpu.depthwise(x_BxHxWxC, own_BxKxKxC, window)
+    def pallas(image, kernels_BxKxKxC, *norm):
+        mean_C, scale_C, bias_C = norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels))
+        affine_2xC = jnp.stack([scale_C, bias_C - mean_C * scale_C])
+        kernels = jnp.broadcast_to(kernels_BxKxKxC, (batch, side, side, channels))
+        return pallas_tpu.depthwise(image, kernels, jnp.broadcast_to(affine_2xC, (batch, 2, channels)), act, window)
 
-    return {"tpu": form}
+    def after_norm(form):
+        return lambda image, kernels, *norm: form(Normalized(image, *norm, act).value() if norm else image, kernels)
+
+    forms = {platform: after_norm(form) for platform, form in forms.items()}
+    return _by_platform({**forms, "tpu": pallas}, image, kernels_BxKxKxC, *norm)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
