@@ -13,7 +13,7 @@ Products are accumulated in float32.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +139,9 @@ def _call(body, name, grid, in_specs, outputs, out_specs, scratch):
         out_specs=out_specs,
         out_shape=outputs,
         scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * (len(grid) - 1) + ("arbitrary",)),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=(*[pltpu.PARALLEL] * (len(grid) - 1), pltpu.ARBITRARY)
+        ),
     )
 
 
@@ -196,7 +198,7 @@ def _tiles(count: int, size: int, body: Callable, carry):
     return body(whole * size, count % size, carry) if count % size else carry
 
 
-def _each_group(block_channels: int, body: Callable[[pl.Slice], None]):
+def _each_group(block_channels: int, body: Callable[[Any], None]):
     """body(slice of 8 channels) over those of a block."""
 
     def group(c, _):
@@ -253,7 +255,7 @@ def _depthwise(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, *, act: Act, window: Wi
 
             def row(p, _):
                 def pixels(q, count, _):
-                    sums = [None] * count
+                    sums: list[Any] = [None] * count
                     for i in range(side):
                         for column in range(window.stride * (count - 1) + side):
                             pixel = padded_ref[p * stride + i, q * stride + column]

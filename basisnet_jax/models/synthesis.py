@@ -144,6 +144,11 @@ class Normalized(NamedTuple):
     bias_C: jax.Array
     act: Callable[[jax.Array], jax.Array]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the value's."""
+        return self.x_BxHxWxC.shape
+
     def value(self) -> jax.Array:
         """In the dtype of x."""
         y_BxHxWxC = (self.x_BxHxWxC - self.mean_C) * self.scale_C + self.bias_C
@@ -204,7 +209,7 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
       padding: see `pads`.
       tpu_kernels: whether `pallas_tpu` is asked for.
     """
-    image, *norm, act = x if isinstance(x, Normalized) else (x, lambda z: z)
+    image, norm, act = (x.x_BxHxWxC, x[1:4], x.act) if isinstance(x, Normalized) else (x, (), lambda z: z)
     batch, height, width, channels = image.shape
     why = pallas_tpu.unfit(batch, image.dtype, channels) if tpu_kernels else ""
     if why:
@@ -222,7 +227,10 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
         return pallas_tpu.depthwise(image, kernels, jnp.broadcast_to(affine_2xC, (batch, 2, channels)), act, window)
 
     def after_norm(form):
-        return lambda image, kernels, *norm: form(Normalized(image, *norm, act).value() if norm else image, kernels)
+        def whole(image, kernels_BxKxKxC, mean_C, scale_C, bias_C):
+            return form(Normalized(image, mean_C, scale_C, bias_C, act).value(), kernels_BxKxKxC)
+
+        return whole if norm else form
 
     forms = {platform: after_norm(form) for platform, form in forms.items()}
     return _by_platform({**forms, "tpu": pallas}, image, kernels_BxKxKxC, *norm)
