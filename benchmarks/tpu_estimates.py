@@ -1,15 +1,15 @@
 """What a TPU's compiler expects of a network's step, with no TPU: cycles, bytes, memory; static beside synthesized.
 
     pip install 'basisnet_jax[tpu]'
-    python benchmarks/tpu_estimates.py [--blocks=0,1,3,6,10,12,13] [--rows=train-static,train-pallas] [--output=tpu.json]
+    python benchmarks/tpu_estimates.py [--rows=train-static,train-pallas] [--blocks=all] [--output=tpu.json]
 
 The networks are MobileNetV3-Large at 224, N = 16, one coefficient vector a block, bfloat16, on one chip; --blocks keeps
-some of its 15 blocks. A row is train or inference, then static (plain kernels), static-pallas, taps (synthesized, by XLA
-alone) or pallas (synthesized, by models/pallas_tpu.py). A row of all blocks takes minutes to compile.
+some of its 15 blocks. A row is train or inference, then static (plain kernels), static-pallas, taps (synthesized, by
+XLA alone) or pallas (synthesized, by models/pallas_*.py). A row takes minutes to compile.
 
 cycles   the compiler's estimates over the scheduled program, a loop's times its trips; compare like with like only.
-kernels  cycles of the Pallas kernels, which have no estimate: for each the larger of its final instruction bundles times
-         trips, and its bytes at the chip's bandwidth.
+kernels  cycles of the Pallas kernels, which have no estimate: for each the larger of its final instruction bundles
+         times trips, and its bytes at the chip's bandwidth.
 HBM      bytes that operations and copies move from and to HBM, padded to tiles.
 ms       sum over operations of the larger of cycles at the chip's clock and bytes at its bandwidth.
 temp     memory for what lives within the step.
@@ -60,21 +60,27 @@ def operations(hlo: str) -> dict[str, list[Operation]]:
     return computations
 
 
-def hbm_bytes(types: str) -> int:
-    """Bytes of a type's arrays in HBM, padded to tiles."""
-    total = 0
-    for dtype, bits, shape, order, tiles in re.findall(r"\b([a-z]+)(\d*)\[([\d,]*)\](?:\{([\d,]*)(:[^}]*)?\})?", types):
-        if re.search(r"S\([1-9]", tiles):
-            continue  # in VMEM or another memory of the chip
-        sizes = [int(n) for n in shape.split(",") if n]
-        minor_first = [sizes[int(axis)] for axis in order.split(",") if axis]
+def arrays(types: str) -> list[tuple[int, bool]]:
+    """(bytes padded to tiles, whether it lies in HBM) of each array of a type; scalars are left out."""
+    found = []
+    for dtype, bits, shape, order, tiles in re.findall(r"\b([a-z]+)(\d*)\[([\d,]+)\](?:\{([\d,]*)(:[^}]*)?\})?", types):
+        sizes = [int(n) for n in shape.split(",")]
+        minor_first = [sizes[int(axis)] for axis in order.split(",")] if order else sizes
         tile = re.search(r"T\(([\d,]+)\)", tiles)
         for axis, side in enumerate(reversed(tile[1].split(",")) if tile else ()):
             if axis < len(minor_first):
                 minor_first[axis] = -(-minor_first[axis] // int(side)) * int(side)
-        width = BITS.get(dtype + bits) or int(bits or 0)
-        total += math.prod(minor_first) * width // 8
-    return total
+        width = BITS.get(dtype + bits) or int(bits)
+        found.append((math.prod(minor_first) * width // 8, not re.search(r"S\([1-9]", tiles)))
+    return found
+
+
+def hbm_bytes(operation: Operation, types: dict[str, str]) -> int:
+    """Bytes that an operation moves from and to HBM; `types` has those of its operands."""
+    if operation.kind.endswith("-start"):  # a copy or a part of one, between HBM and VMEM; its type has both sides
+        return min((size for size, _ in arrays(operation.type)), default=0)
+    everything = operation.type + " ".join(types.get(name, "") for name in operation.operands)
+    return sum(size for size, in_hbm in arrays(everything) if in_hbm)
 
 
 def scheduled(hlo: str) -> Iterator[tuple[Operation, int, int]]:
@@ -95,10 +101,8 @@ def scheduled(hlo: str) -> Iterator[tuple[Operation, int, int]]:
                     yield from walk(computation, times)
             else:
                 estimate = re.search(r'"estimated_cycles":"(\d+)"', operation.text)
-                moved = hbm_bytes(operation.type) + sum(hbm_bytes(types.get(name, "")) for name in operation.operands)
-                # The type of a copy's start repeats its operand.
-                moved //= 2 if operation.kind.endswith("-start") else 1
-                yield operation, times * int(estimate[1]) if estimate else 0, times * moved
+                cycles = int(estimate[1]) if estimate else 0
+                yield operation, times * cycles, times * hbm_bytes(operation, types)
 
     return walk("ENTRY", 1)
 

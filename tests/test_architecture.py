@@ -9,7 +9,8 @@ PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
     {"errors", "models.pallas_tpu", "models.backbones", "data.decode", "data.augment", "mixing"},
     {
-        "models.synthesis",
+        "models.pallas_depthwise",
+        "models.pallas_pointwise",
         "models.routing",
         "models.torch_file",
         "data.preprocess",
@@ -17,6 +18,7 @@ LAYERS = [
         "data.digits",
         "mesh",
     },
+    {"models.synthesis"},
     {"models.blocks", "models.cost", "data.pipeline", "config"},
     {"data.datasets", "data.teacher_logits", "plan"},
     {"models.basisnet", "models.pretrained"},

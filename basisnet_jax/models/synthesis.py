@@ -19,10 +19,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax import lax
 
-from basisnet_jax.models import pallas_tpu
-
-# Fewer pixels: XLA's product of matrices is faster than sums on the vector unit.
-FEWEST_PIXELS = 784
+from basisnet_jax.models import pallas_depthwise, pallas_pointwise
 
 
 def combination_coefficients(scores_BxLxN: jax.Array, temperature: float, uniform_mix: jax.Array | float) -> jax.Array:
@@ -60,7 +57,7 @@ def pointwise(
       x_BxHxWxI: activations, float32 or bfloat16.
       bases_NxIxO: basis kernels in the dtype of x.
       coefficients_BxN: float32.
-      tpu_kernels: on a TPU, the bases' gradient by `pallas_tpu` where it fits.
+      tpu_kernels: on a TPU, the kernels' gradient by `pallas_pointwise` where it fits.
 
     Returns:
       [B, H, W, O] in the dtype of x.
@@ -101,13 +98,8 @@ def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
     return jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, preferred_element_type=jnp.float32)
 
 
-def _has_tpu_gradient(x_BxHxWxI, features: int) -> bool:
-    batch, height, width, inputs = x_BxHxWxI.shape
-    return height * width >= FEWEST_PIXELS and not pallas_tpu.unfit(batch, x_BxHxWxI.dtype, inputs, features)
-
-
 def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
-    if tpu_kernels and _has_tpu_gradient(x_BxHxWxI, bases_NxIxO.shape[-1]):
+    if tpu_kernels and not pallas_pointwise.unfit(x_BxHxWxI, bases_NxIxO.shape[-1]):
         # Else XLA computes what produced x twice, once for the product and once for the kernel.
         x_BxHxWxI = lax.platform_dependent(x_BxHxWxI, tpu=lax.optimization_barrier, default=lambda x: x)
     return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
@@ -116,9 +108,9 @@ def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
 def _pointwise_backward(tpu_kernels, residuals, dy_BxHxWxO):
     x_BxHxWxI, bases_NxIxO, coefficients_BxN = residuals
     gradient_forms = {"default": _kernel_gradient}
-    if tpu_kernels and _has_tpu_gradient(x_BxHxWxI, bases_NxIxO.shape[-1]):
+    if tpu_kernels and not pallas_pointwise.unfit(x_BxHxWxI, bases_NxIxO.shape[-1]):
         dy_BxHxWxO = lax.platform_dependent(dy_BxHxWxO, tpu=lax.optimization_barrier, default=lambda x: x)
-        gradient_forms["tpu"] = pallas_tpu.pointwise_kernel_gradient
+        gradient_forms["tpu"] = pallas_pointwise.kernel_gradient
     dx_BxHxWxI = lax.platform_dependent(
         dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
     )
@@ -171,7 +163,7 @@ def depthwise(
       coefficients_BxN: float32.
       stride: of both spatial axes.
       padding: see `pads`.
-      tpu_kernels: on a TPU, by `pallas_tpu` where it fits.
+      tpu_kernels: on a TPU, by `pallas_depthwise` where it fits.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
@@ -199,7 +191,7 @@ def static_depthwise(
 
 
 def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels: bool):
-    """By the platform's form, or on TPUs by `pallas_tpu` if that is asked for and fits.
+    """By the platform's form, or on TPUs by `pallas_depthwise` if that is asked for and fits.
 
     Args:
       x: [B, H, W, C] or Normalized.
@@ -207,24 +199,26 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
       forms: {platform: form(x_BxHxWxC, kernels_BxKxKxC)}.
       stride: of both spatial axes.
       padding: see `pads`.
-      tpu_kernels: whether `pallas_tpu` is asked for.
+      tpu_kernels: whether `pallas_depthwise` is asked for.
     """
     image, norm, act = (x.x_BxHxWxC, x[1:4], x.act) if isinstance(x, Normalized) else (x, (), lambda z: z)
-    batch, height, width, channels = image.shape
-    why = pallas_tpu.unfit(batch, image.dtype, channels) if tpu_kernels else ""
+    batch, *size, channels = image.shape
+    side = kernels_BxKxKxC.shape[1]
+    (top, _, rows), (left, _, columns) = (pads(n, side, stride, padding) for n in size)
+    window = pallas_depthwise.Window(tuple(size), (rows, columns), (top, left), side, stride)
+    why = pallas_depthwise.unfit(image, window) if tpu_kernels else ""
     if why:
         logging.info("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
     if why or not tpu_kernels:
         return _by_platform(forms, x.value() if norm else x, kernels_BxKxKxC)
-    side = kernels_BxKxKxC.shape[1]
-    (top, _, rows), (left, _, columns) = (pads(size, side, stride, padding) for size in (height, width))
-    window = pallas_tpu.Window((height, width), (rows, columns), (top, left), side, stride)
 
     def pallas(image, kernels_BxKxKxC, *norm):
         mean_C, scale_C, bias_C = norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels))
         affine_2xC = jnp.stack([scale_C, bias_C - mean_C * scale_C])
         kernels = jnp.broadcast_to(kernels_BxKxKxC, (batch, side, side, channels))
-        return pallas_tpu.depthwise(image, kernels, jnp.broadcast_to(affine_2xC, (batch, 2, channels)), act, window)
+        return pallas_depthwise.depthwise(
+            image, kernels, jnp.broadcast_to(affine_2xC, (batch, 2, channels)), act, window
+        )
 
     def after_norm(form):
         def whole(image, kernels_BxKxKxC, mean_C, scale_C, bias_C):
