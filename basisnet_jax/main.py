@@ -19,8 +19,16 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
-_MODES = {"train": "train, evaluate and save", "cost": "count multiply-adds", "teacher": "cache a teacher's logits"}
+_MODES = {"train": "train, evaluate and save", "evaluate": "a trained run, its early termination and coefficients"}
+_MODES |= {"cost": "count multiply-adds", "teacher": "cache a teacher's logits"}
+_MODES["compile"] = "compile the step for a TPU that is not here, and say what it would cost"
 _MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "; ".join(f"{name}: {what}" for name, what in _MODES.items()))
+_TOPOLOGY = flags.DEFINE_string("topology", None, "compile: the TPU, as in v5e:16x16 or v4:2x2x1.")
+_SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology.")
+_WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: the training step or the evaluation step.")
+_PER_CHIP_BATCH = flags.DEFINE_integer("per_chip_batch", None, "compile: images a chip. Default: the config's batch.")
+_FIT = flags.DEFINE_bool("fit", False, "compile: also find the largest batch that fits into memory.")
+_PRICE = flags.DEFINE_float("price", None, "compile: of a chip-hour, to give the price of an epoch.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -31,6 +39,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise UserError(
                 f"unknown argument {positional[1]!r}; flags start with --, as in --config=configs/digits.py."
             )
+        if _TOPOLOGY.value and _MODE.value != "compile":
+            raise UserError(f"--topology={_TOPOLOGY.value} is not for --mode={_MODE.value}; say --mode=compile.")
         if _CONFIG.value is None:
             raise UserError("--config is missing; give a file of configs/, as in --config=configs/digits.py.")
         filename = _config_filename()
@@ -69,13 +79,15 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on --mode."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import costing, report, teacher, train
+    from basisnet_jax import cache, costing, evaluation, report, teacher, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
     # Orbax tells of every file that it writes, TensorBoard of every one that it looks for.
     noisy = ("orbax", "tensorboard")
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or not any(name in r.pathname for name in noisy))
+    if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
+        cache.use_compilation_cache()
     name = pathlib.Path(_config_filename()).stem
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:
@@ -84,6 +96,13 @@ def main(argv: Sequence[str]) -> None:
             return
         if _MODE.value == "teacher":
             print(teacher.cache_logits(_CONFIG.value))
+            return
+        if _MODE.value == "compile":
+            print(_compile(workdir))
+            return
+        if _MODE.value == "evaluate":
+            print(evaluation.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
+            print(f"{workdir}/evaluation: results.json, plots, and early_termination.csv if there is a preview")
             return
         results = train.train(_CONFIG.value, workdir)
     except UserError as error:
@@ -94,6 +113,22 @@ def main(argv: Sequence[str]) -> None:
         print(
             f"{name}: {report.summary(results)}\n{workdir}: results.json, curves.png, config.json, checkpoints, events"
         )
+
+
+def _compile(workdir: str) -> str:
+    from basisnet_jax import compiling, topology
+
+    if _TOPOLOGY.value is None:
+        raise UserError(f"--mode=compile needs --topology; the forms are {topology.FORMS}.")
+    target = compiling.Target(
+        topology=_TOPOLOGY.value,
+        slices=_SLICES.value,
+        what=_WHAT.value,
+        per_chip_batch=_PER_CHIP_BATCH.value,
+        fit=_FIT.value,
+        price=_PRICE.value,
+    )
+    return compiling.compile_for(_CONFIG.value, workdir, target)
 
 
 if __name__ == "__main__":

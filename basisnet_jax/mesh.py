@@ -26,11 +26,13 @@ def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
     """The devices of all hosts, as (devices / fsdp) x fsdp; 'fsdp' stays within a slice."""
     slices = num_slices(devices)
     shape = (len(devices) // slices // fsdp, fsdp)
-    # Auto axes: jax.make_mesh defaults to Explicit ones, on which Linen's Dropout fails.
-    axes: dict[str, Any] = {"axis_names": ("data", "fsdp"), "axis_types": (AxisType.Auto,) * 2}
+    # Split: else 'fsdp' would have to be as long as some of the axes of a TPU's network.
     if slices > 1:
-        return Mesh(mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices), **axes)
-    return jax.make_mesh(shape, devices=devices, **axes)
+        grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    # Auto axes: Linen's Dropout fails on Explicit ones.
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

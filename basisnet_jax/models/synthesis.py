@@ -10,8 +10,8 @@ Shapes: B images, H and W pixels, I input and O output channels, C channels, K t
 Products of bfloat16 are accumulated in float32.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -124,6 +124,36 @@ def _pointwise_backward(tpu_kernels, residuals, dy_BxHxWxO):
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
+# Dense convolution of a larger side
+
+
+@partial(jax.checkpoint, static_argnums=(3, 4))  # no copy of the image a tap is kept for the backward pass
+def dense(
+    x_BxHxWxI: jax.Array, bases_NxKxKxIxO: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str = "same"
+) -> jax.Array:
+    """KxK convolution of each image with its own combination of the bases: a sum of K*K pointwise convolutions.
+
+    Args:
+      x_BxHxWxI: activations, float32 or bfloat16.
+      bases_NxKxKxIxO: basis kernels in the dtype of x.
+      coefficients_BxN: float32.
+      stride: of both spatial axes.
+      padding: see `pads`.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), O] in the dtype of x; of bfloat16 each tap's product is rounded.
+    """
+    side = bases_NxKxKxIxO.shape[1]
+    output = [pads(size, side, stride, padding)[2] for size in x_BxHxWxI.shape[1:3]]
+    padded_BxHxWxI = _pad(x_BxHxWxI, side, stride, padding)
+    taps = (
+        pointwise(_window(padded_BxHxWxI, i, j, output, stride), bases_NxKxKxIxO[:, i, j], coefficients_BxN)
+        for i in range(side)
+        for j in range(side)
+    )
+    return reduce(jnp.add, (tap.astype(jnp.float32) for tap in taps)).astype(x_BxHxWxI.dtype)
+
+
 # Depthwise convolution
 
 
@@ -145,6 +175,11 @@ class Normalized(NamedTuple):
         """In the dtype of x."""
         y_BxHxWxC = (self.x_BxHxWxC - self.mean_C) * self.scale_C + self.bias_C
         return self.act(y_BxHxWxC.astype(self.x_BxHxWxC.dtype))
+
+
+def value_of(x_BxHxWxC: jax.Array | Normalized) -> jax.Array:
+    """An array, computed if that is still to do."""
+    return x_BxHxWxC.value() if isinstance(x_BxHxWxC, Normalized) else x_BxHxWxC
 
 
 def depthwise(
@@ -210,7 +245,7 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
     if why:
         logging.info("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
     if why or not tpu_kernels:
-        return _by_platform(forms, x.value() if norm else x, kernels_BxKxKxC)
+        return _by_platform(forms, value_of(x), kernels_BxKxKxC)
 
     def pallas(image, kernels_BxKxKxC, *norm):
         mean_C, scale_C, bias_C = norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels))
@@ -267,17 +302,19 @@ def _pad(x_BxHxWxC, kernel, stride, padding):
     return jnp.pad(x_BxHxWxC, ((0, 0), *sides, (0, 0)))
 
 
+def _window(padded_BxHxWxC, row: int, column: int, output: Sequence[int], stride: int):
+    """What the tap at that place sees, [B, *output, C]."""
+    height, width = ((n - 1) * stride + 1 for n in output)
+    batch, _, _, channels = padded_BxHxWxC.shape
+    limits = (batch, row + height, column + width, channels)
+    return lax.slice(padded_BxHxWxC, (0, row, column, 0), limits, (1, stride, stride, 1))
+
+
 def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output: tuple[int, int], stride: int):
     """Sum over (row, column, weight) of the image shifted there times the weight, in float32."""
-    height, width = ((n - 1) * stride + 1 for n in output)
     total = None
     for row, column, weight_BxC in taps:
-        window = lax.slice(
-            padded_BxHxWxC,
-            (0, row, column, 0),
-            (padded_BxHxWxC.shape[0], row + height, column + width, padded_BxHxWxC.shape[3]),
-            (1, stride, stride, 1),
-        )
+        window = _window(padded_BxHxWxC, row, column, output, stride)
         term = window.astype(jnp.float32) * weight_BxC[:, None, None, :].astype(jnp.float32)
         total = term if total is None else total + term
     return total
@@ -349,11 +386,10 @@ def _taps_input_gradient(dy_BxPxQxC, kernels_BxKxKxC, size: tuple[int, int], str
 def _kernel_gradient_by_taps(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
     """dkernels, float32 [B, K, K, C]: a reduction over the image for each tap."""
     dy = dy_BxPxQxC.astype(jnp.float32)
-    batch, rows, columns, channels = dy.shape
+    _, rows, columns, _ = dy.shape
 
     def tap(i, j):
-        limits = (batch, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, channels)
-        window = lax.slice(padded_BxHxWxC, (0, i, j, 0), limits, (1, stride, stride, 1))
+        window = _window(padded_BxHxWxC, i, j, (rows, columns), stride)
         return jnp.sum(window.astype(jnp.float32) * dy, axis=(1, 2))
 
     return jnp.stack([jnp.stack([tap(i, j) for j in range(side)], 1) for i in range(side)], 1)
@@ -361,25 +397,31 @@ def _kernel_gradient_by_taps(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
 
 def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
     """As `_kernel_gradient_by_taps`, by a loop over output rows whose working set stays in a CPU's cache."""
-    batch, rows, columns, channels = dy_BxPxQxC.shape
+    batch, rows, outputs, channels = dy_BxPxQxC.shape
+    pitch, columns = 1, outputs
+    if stride == 1:  # a row is one long axis then, which is worked off faster than one of few channels
+        padded_BxHxWxC = padded_BxHxWxC.reshape(batch, padded_BxHxWxC.shape[1], -1, 1)
+        dy_BxPxQxC = dy_BxPxQxC.reshape(batch, rows, -1, 1)
+        pitch, columns = channels, outputs * channels
     # The barriers keep XLA from fusing the padding into the loop and the loop's result into its users.
     padded_BxHxWxC = lax.optimization_barrier(padded_BxHxWxC)
+    last = (columns - 1) * stride + 1
 
     def add_row(row, sums):
-        dy = lax.dynamic_index_in_dim(dy_BxPxQxC, row, 1, keepdims=False).astype(jnp.float32)
+        dy = lax.dynamic_index_in_dim(dy_BxPxQxC, row, 1).astype(jnp.float32)
         x = lax.dynamic_slice_in_dim(padded_BxHxWxC, row * stride, side, 1)
-        last = (columns - 1) * stride + 1
 
-        def tap(i, j):
-            window = lax.slice(x, (0, i, j, 0), (batch, i + 1, j + last, channels), (1, 1, stride, 1))
-            return window[:, 0].astype(jnp.float32) * dy
+        def taps(j):  # of a column of the kernel
+            limits = (batch, side, j * pitch + last, x.shape[3])
+            window = lax.slice(x, (0, 0, j * pitch, 0), limits, (1, 1, stride, 1))
+            return window.astype(jnp.float32) * dy
 
-        return [total + tap(*divmod(t, side)) for t, total in enumerate(sums)]
+        return [total + taps(j) for j, total in enumerate(sums)]
 
-    zeros = [jnp.zeros((batch, columns, channels), jnp.float32) for _ in range(side * side)]
+    zeros = [jnp.zeros((batch, side, columns, dy_BxPxQxC.shape[3]), jnp.float32) for _ in range(side)]
     sums = lax.fori_loop(0, rows, add_row, zeros)
-    dkernels = jnp.stack([jnp.sum(total, axis=1) for total in sums], axis=1)
-    return lax.optimization_barrier(dkernels.reshape(batch, side, side, channels))
+    dkernels = [jnp.sum(total.reshape(batch, side, outputs, channels), axis=2) for total in sums]
+    return lax.optimization_barrier(jnp.stack(dkernels, axis=2))
 
 
 def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
