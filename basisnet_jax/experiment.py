@@ -158,6 +158,7 @@ class Experiment:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_model_state)
         whole = mesh_lib.batch_sharding(self.mesh)
         jit = functools.partial(jax.jit, out_shardings=whole)
+        first, second = (mesh_lib.traced_under(self.mesh, stage) for stage in (first, second))
         return jit(first, in_shardings=(shardings, whole)), jit(second, in_shardings=(shardings, whole, whole, whole))
 
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:

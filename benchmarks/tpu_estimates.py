@@ -16,95 +16,25 @@ temp     memory for what lives within the step.
 """
 
 import argparse
-import collections
 import dataclasses
-import functools
 import json
-import math
 import os
 import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-CLOCK, BANDWIDTH = 1.5e9, 819e9  # Hz and bytes a second of a v5e
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax import hlo
+from basisnet_jax import mesh as mesh_lib
+from basisnet_jax.models import backbones, routing
+from basisnet_jax.models.blocks import Backbone
+from basisnet_jax.topology import Chip, devices_of
+
 ROWS = [f"{what}-{how}" for what in ("train", "inference") for how in ("static", "static-pallas", "taps", "pallas")]
-BITS = {"pred": 8, "bf16": 16}
-# Operations that move nothing, or the ends of what was counted at its start.
-FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "after-all", "partition-id"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """A line of a scheduled program."""
-
-    name: str
-    kind: str
-    type: str
-    operands: list[str]
-    text: str
-
-
-def operations(hlo: str) -> dict[str, list[Operation]]:
-    """{computation: its operations}; the entry is 'ENTRY'."""
-    computations: dict[str, list[Operation]] = collections.defaultdict(list)
-    name = ""
-    for line in hlo.splitlines():
-        if head := re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", line):
-            name = "ENTRY" if head[1] else head[2]
-        elif match := re.match(r"\s+(?:ROOT )?%([\w.-]+) = (\(.*?\)(?= [\w-]+\()|\S+) ([\w-]+)\((.*)", line):
-            arguments = match[4].split("), ")[0]
-            operands = re.findall(r"%([\w.-]+)", arguments)
-            computations[name].append(Operation(match[1], match[3], match[2], operands, line))
-    return computations
-
-
-def arrays(types: str) -> list[tuple[int, bool]]:
-    """(bytes padded to tiles, whether it lies in HBM) of each array of a type; scalars are left out."""
-    found = []
-    for dtype, bits, shape, order, tiles in re.findall(r"\b([a-z]+)(\d*)\[([\d,]+)\](?:\{([\d,]*)(:[^}]*)?\})?", types):
-        sizes = [int(n) for n in shape.split(",")]
-        minor_first = [sizes[int(axis)] for axis in order.split(",")] if order else sizes
-        tile = re.search(r"T\(([\d,]+)\)", tiles)
-        for axis, side in enumerate(reversed(tile[1].split(",")) if tile else ()):
-            if axis < len(minor_first):
-                minor_first[axis] = -(-minor_first[axis] // int(side)) * int(side)
-        width = BITS.get(dtype + bits) or int(bits)
-        found.append((math.prod(minor_first) * width // 8, not re.search(r"S\([1-9]", tiles)))
-    return found
-
-
-def hbm_bytes(operation: Operation, types: dict[str, str]) -> int:
-    """Bytes that an operation moves from and to HBM; `types` has those of its operands."""
-    if operation.kind.endswith("-start"):  # a copy or a part of one, between HBM and VMEM; its type has both sides
-        return min((size for size, _ in arrays(operation.type)), default=0)
-    everything = operation.type + " ".join(types.get(name, "") for name in operation.operands)
-    return sum(size for size, in_hbm in arrays(everything) if in_hbm)
-
-
-def scheduled(hlo: str) -> Iterator[tuple[Operation, int, int]]:
-    """(operation, its estimated cycles, its HBM bytes) of a program, those of loops as often as they run."""
-    computations = operations(hlo)
-
-    def walk(name: str, times: int) -> Iterator[tuple[Operation, int, int]]:
-        types = {operation.name: operation.type for operation in computations[name]}
-        for operation in computations[name]:
-            if operation.kind in FREE or operation.kind.endswith(("-done", "-update")):
-                continue
-            inner = re.findall(r"(?:body|to_apply|calls)=%([\w.-]+)", operation.text)
-            if operation.kind == "while":
-                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', operation.text)
-                yield from walk(inner[0], times * int(trips[1]) if trips else times)
-            elif operation.kind in ("call", "conditional"):
-                for computation in inner:
-                    yield from walk(computation, times)
-            else:
-                estimate = re.search(r'"estimated_cycles":"(\d+)"', operation.text)
-                cycles = int(estimate[1]) if estimate else 0
-                yield operation, times * cycles, times * hbm_bytes(operation, types)
-
-    return walk("ENTRY", 1)
 
 
 def executed_bundles(listing: str) -> int:
@@ -130,18 +60,11 @@ def executed_bundles(listing: str) -> int:
 
 def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, tuple]:
     """(jitted step, the shapes of its arguments) of a row."""
-    import jax
-    import jax.numpy as jnp
-
-    from basisnet_jax import mesh as mesh_lib
-    from basisnet_jax.models import backbones, routing
-    from basisnet_jax.models.blocks import Backbone
-
     what, how = row.split("-", 1)
     table = backbones.MOBILENET_V3_LARGE
     table = dataclasses.replace(table, blocks=tuple(table.blocks[index] for index in blocks))
     model = Backbone(table, num_classes=1000, dtype=jnp.bfloat16, tpu_kernels="pallas" in how)
-    vectors = routing.coefficient_vectors(table.bottleneck_layers(), "block")
+    vectors = routing.coefficient_vectors(table.block_layers(), "block")
 
     def apply(variables, images, coefficients, **kwargs):
         route = routing.static_route if how.startswith("static") else routing.route_of(coefficients, vectors)
@@ -178,7 +101,7 @@ def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, 
     return jax.jit(step, in_shardings=(mesh_lib.replicated(mesh), *split), donate_argnums=donated), arguments
 
 
-def estimate(step: Callable, arguments: tuple, dumped: pathlib.Path) -> dict[str, float]:
+def estimate(step: Callable, arguments: tuple, chip: Chip, dumped: pathlib.Path) -> dict[str, float]:
     """The figures of one row."""
     start = time.monotonic()
     compiled = step.lower(*arguments).compile()
@@ -189,24 +112,31 @@ def estimate(step: Callable, arguments: tuple, dumped: pathlib.Path) -> dict[str
             bundles[match[1]] = executed_bundles(path.read_text())
     for path in dumped.iterdir():
         path.unlink()
-    figures = collections.Counter()
-    for operation, cycles, moved in scheduled(compiled.as_text()):
-        asynchronous = operation.kind.endswith("-start")
-        kernel = bundles.get(operation.name, 0) if "tpu_custom_call" in operation.text else None
-        if kernel is not None:
-            figures["kernels"] += max(kernel, moved / BANDWIDTH * CLOCK)
-        figures["cycles"] += cycles
-        figures["hbm_bytes"] += moved
-        if not asynchronous:  # what is copied beside other work takes no time of its own
-            figures["seconds"] += max((cycles + (kernel or 0)) / CLOCK, moved / BANDWIDTH)
-    memory = compiled.memory_analysis().temp_size_in_bytes
-    return {**figures, "temp_bytes": memory, "compile_seconds": seconds}
+
+    program = hlo.parse(compiled.as_text())
+    rates = {"clock": chip.clock, "bandwidth": chip.bandwidth, "ring": chip.network, "devices": 1}
+    total = hlo.costs(program, lambda label: "", **rates)[""]
+    kernels = 0.0
+    for op, computation, times in hlo.scheduled(program):
+        if "tpu_custom_call" in op.attributes:
+            types = [op.type, *(computation[name].type for name in op.operands)]
+            moved = sum(hlo.array_bytes(text, in_hbm=True) for text in types) / chip.bandwidth * chip.clock
+            kernels += times * max(bundles[op.name], moved)
+            total.seconds += times * max(bundles[op.name] - moved, 0) / chip.clock  # by its bytes it is in there
+    return {
+        "cycles": total.cycles,
+        "kernels": kernels,
+        "seconds": total.seconds,
+        "hbm_bytes": total.hbm_bytes,
+        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "compile_seconds": seconds,
+    }
 
 
 def main() -> None:
     """Prints a table; writes the same as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", default="v5e:2x2", help="its first chip is compiled for")
+    parser.add_argument("--topology", default="v5e:2x2", help="its first device is compiled for")
     parser.add_argument("--blocks", default="0,1,3,6,10,12,13", help="of MobileNetV3-Large, by index; 'all' is all 15")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rows", default=",".join(ROWS))
@@ -220,23 +150,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         os.environ["LIBTPU_INIT_ARGS"] = f"{flags} --xla_jf_dump_llo_pass_label_regex=final_bundles"
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")  # it warns of a machine that is no TPU's
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        import libtpu
-
-        os.environ["TPU_LIBRARY_PATH"] = libtpu.get_library_path()
-        from jax.experimental import topologies
-
-        from basisnet_jax.mesh import make_mesh
-
-        mesh = make_mesh(topologies.get_topology_desc(arguments.topology, platform="tpu").devices[:1])
-        make = functools.partial(make_step, blocks=blocks, batch=arguments.batch, mesh=mesh)
+        devices, chip = devices_of(arguments.topology)
+        mesh = mesh_lib.make_mesh(devices[:1])
         figures = {}
         print(f"{'':<24}{'cycles M':>9}{'kernels M':>10}{'ms':>7}{'HBM GB':>8}{'temp GB':>9}{'compiled in s':>14}")
         for row in rows:
-            figures[row] = f = estimate(*make(row), pathlib.Path(folder))
-            columns = f"{f['cycles'] / 1e6:>9.1f}{f.get('kernels', 0) / 1e6:>10.1f}{f['seconds'] * 1e3:>7.1f}"
+            figures[row] = f = estimate(*make_step(row, blocks, arguments.batch, mesh), chip, pathlib.Path(folder))
+            columns = f"{f['cycles'] / 1e6:>9.1f}{f['kernels'] / 1e6:>10.1f}{f['seconds'] * 1e3:>7.1f}"
             columns += f"{f['hbm_bytes'] / 1e9:>8.2f}{f['temp_bytes'] / 1e9:>9.2f}{f['compile_seconds']:>14.0f}"
             print(f"{row:<24}{columns}", flush=True)
     if arguments.output:

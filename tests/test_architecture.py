@@ -7,8 +7,18 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "cache", "models.pallas_tpu", "models.backbones", "models.ablations", "data.decode", "data.augment"},
-    {"mixing", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
+    {"models.pallas_tpu"},
+    {
+        "errors",
+        "cache",
+        "models.pallas_depthwise",
+        "models.pallas_pointwise",
+        "models.backbones",
+        "models.ablations",
+        "data.decode",
+        "data.augment",
+    },
+    {"mixing", "hlo", "published", "calibration", "models.synthesis"},
     {
         "models.synthesis",
         "models.routing",

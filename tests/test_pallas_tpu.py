@@ -1,18 +1,17 @@
 """The TPU's kernels, interpreted on CPU, against plain loops; and compiled for TPUs where libtpu is installed."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from basisnet_jax.mesh import make_mesh, traced_under
 from basisnet_jax.models import pallas_pointwise, pallas_tpu, synthesis
+from basisnet_jax.topology import devices_of
 from tests.test_synthesis import assert_close, depthwise_loop, pointwise_loop, value_and_gradients
 
 
@@ -137,18 +136,10 @@ def test_unfit_says_why_by_the_images_of_a_device():
 
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-def test_compiles_for_tpus(monkeypatch, topology):
+def test_compiles_for_tpus(topology):
     """Four chips of each generation, the batch split over them: with the kernels, and nothing gathers the batch."""
-    libtpu = pytest.importorskip("libtpu")
-    for name, value in (
-        ("TPU_SKIP_MDS_QUERY", "1"),
-        ("TPU_LIBRARY_PATH", libtpu.get_library_path()),
-        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-    ):
-        monkeypatch.setenv(name, os.environ.get(name, value))
-    devices = topologies.get_topology_desc(topology, platform="tpu").devices
-    # Without its runtime, a v4 chip shows as two devices.
-    mesh = make_mesh([device for device in devices if device.core_on_chip == 0], fsdp=2)
+    pytest.importorskip("libtpu")
+    mesh = make_mesh(devices_of(topology)[0], fsdp=2)
     split, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec(("data", "fsdp")), PartitionSpec()))
 
     def gradients(x, depthwise, pointwise, coefficients):
