@@ -1,7 +1,8 @@
 """What ours is compared with: convolutions of JAX's own, and the networks made of them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import jax
@@ -71,6 +72,12 @@ def network(num_bases: int, preview: str = "tiny") -> BasisNet:
         granularity="block",
         temperature=4.0,
     )
+
+
+def run_once(function: Callable[[], Any]) -> Any:
+    """Its value, compiled in a hurry: on CPU, optimizing what runs once takes longer than all it does."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)()
 
 
 def batch_of(images: int) -> dict[str, jax.Array]:
