@@ -6,16 +6,15 @@ are estimates: docs/performance.md says how far to believe them.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend.core
 import ml_collections
 from absl import logging
 from etils import epath
 
-from basisnet_jax import hlo, report
+from basisnet_jax import batch_checks, hlo, report
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import Experiment, make_experiment
@@ -103,7 +102,7 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
         return step.trace(experiment.abstract_state, experiment.abstract_batch(size), *teacher)
 
     traced = trace(size)
-    refuse_batch_in_groups(traced.jaxpr.jaxpr, trace(2 * size).jaxpr.jaxpr)
+    batch_checks.refuse_groups(traced.jaxpr.jaxpr, trace(2 * size).jaxpr.jaxpr)
     logging.info("compiling the %s step for %d images on %d devices", what, size, experiment.mesh.size)
     try:
         compiled = traced.lower().compile()
@@ -127,13 +126,13 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
 
 
 def describe(experiment: Experiment, chip: Chip, target: Target) -> dict[str, Any]:
-    """Compiles the step and says what `compile.json` holds."""
+    """Compiles the step and says what `compile.json` holds. Raises UserError as `compile_for` does."""
     plan, devices = experiment.plan, list(experiment.mesh.devices.flat)
     chips = len(devices) // chip.devices
     train = target.what == "train"
     images = plan.batch_size if train else plan.eval_batch_size
     compiled, memory = compile_step(experiment, target.what)
-    bill: dict[str, Any] = {
+    bill = {
         "what": target.what,
         "topology": target.topology,
         "slices": target.slices,
@@ -149,39 +148,44 @@ def describe(experiment: Experiment, chip: Chip, target: Target) -> dict[str, An
     }
     if compiled is None:
         return bill
+    work = estimate(compiled, chip, len(devices))
+    steps = (plan.train_examples if train else plan.eval_examples) / images
+    hours = steps * work["seconds_per_step"] / 3600
+    return {
+        **bill,
+        **work,
+        "images_per_second": images / work["seconds_per_step"],
+        "epochs": experiment.config.epochs if train else 1,
+        "epoch_hours": hours,
+        "epoch_chip_hours": hours * chips,
+        "epoch_price": None if target.price is None else hours * chips * target.price,
+    }
+
+
+def estimate(compiled: jax.stages.Compiled, chip: Chip, devices: int) -> dict[str, Any]:
+    """What a step does and takes, by group of layers. Raises UserError if it moves the batch between devices."""
     program = hlo.parse(compiled.as_text() or "")
-    refuse_batch_gathers(program)
+    batch_checks.refuse_gathers(program)
     groups = hlo.costs(
         program,
         group_of,
         clock=chip.clock,
         bandwidth=chip.per_device(chip.bandwidth),
         ring=chip.per_device(chip.network),
-        devices=len(devices),
+        devices=devices,
     )
     total = hlo.Cost()
     for cost in groups.values():
         total.add(cost)
     outside = hlo.between_slices_bytes(program)
     outside_seconds = outside / chip.per_device(chip.outside) if chip.outside else 0.0
-    seconds = total.seconds + outside_seconds
-    examples = plan.train_examples if train else plan.eval_examples
-    epoch_hours = examples / images * seconds / 3600
-    bill |= {
+    return {
         "flops_per_device": (compiled.cost_analysis() or {}).get("flops"),
         "groups": {name: dataclasses.asdict(groups[name]) for name in _GROUPS if name in groups},
         "total": dataclasses.asdict(total),
         "between_slices": {"bytes": outside, "seconds": outside_seconds if chip.outside or not outside else None},
-        "estimate": {
-            "seconds_per_step": seconds,
-            "images_per_second": images / seconds,
-            "epoch_hours": epoch_hours,
-            "epoch_chip_hours": epoch_hours * chips,
-            "epoch_price": None if target.price is None else epoch_hours * chips * target.price,
-            "epochs": experiment.config.epochs if train else 1,
-        },
+        "seconds_per_step": total.seconds + outside_seconds,
     }
-    return bill
 
 
 # Which layer an operation belongs to
@@ -216,55 +220,6 @@ _GROUPS = (
     *("preview, coefficients", "stem", "expand", "depthwise", "project", "squeeze-excite", "norm, activation", "head"),
     *("optimizer, averages", "collectives", "rest"),
 )
-
-
-# What must not be
-
-
-def refuse_batch_in_groups(jaxpr: Any, of_twice_the_batch: Any) -> None:
-    """Raises UserError, naming the layers, if a convolution's number of groups grows with the batch.
-
-    Args:
-      jaxpr: the traced step.
-      of_twice_the_batch: the same step traced with twice the images.
-    """
-    layers = [
-        name
-        for (name, groups), (_, more_groups) in zip(
-            grouped_convolutions(jaxpr), grouped_convolutions(of_twice_the_batch), strict=True
-        )
-        if groups != more_groups
-    ]
-    if layers:
-        raise UserError(
-            f"{_some(layers)}: a convolution with the batch in its groups, many times slower than it need be, and "
-            "wrong where the batch is sharded; use the forms of models/synthesis.py."
-        )
-
-
-def grouped_convolutions(jaxpr: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, int]]]:
-    """(label, (feature groups, batch groups)) of every convolution that was traced, in order."""
-    for equation in jaxpr.eqns:
-        label = "/".join(filter(None, [prefix, str(equation.source_info.name_stack)]))
-        if equation.primitive.name == "conv_general_dilated":
-            yield label, (equation.params["feature_group_count"], equation.params["batch_group_count"])
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from grouped_convolutions(inner, label)
-
-
-def refuse_batch_gathers(program: hlo.Program) -> None:
-    """Raises UserError, naming the layers, if images or what was computed of them move between devices."""
-    layers = hlo.batch_gathers(program, lambda label: label.startswith("batch["))
-    if layers:
-        raise UserError(
-            f"{_some(layers)}: images, or activations, are sent from device to device; only parameters and sums "
-            "over the batch may be; look at the shardings of that layer, or set config.mesh.fsdp = 1."
-        )
-
-
-def _some(names: list[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    return ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
 
 
 # The largest batch
@@ -318,7 +273,7 @@ def table(bill: dict[str, Any]) -> str:
         lines.append(f"largest batch that fits: {bill['largest_per_chip_batch']} images a chip")
     if not bill["fits"]:
         return "\n".join(lines)
-    estimate, total = bill["estimate"], bill["total"]
+    total = bill["total"]
     lines += ["", f"{'estimates, a step':24}{'ms':>9}{'share':>7}{'M cycles':>10}{'HBM MB':>9}{'sent MB':>9}"]
     for name, cost in [*bill["groups"].items(), ("total", total)]:
         share = cost["seconds"] / total["seconds"]
@@ -330,13 +285,13 @@ def table(bill: dict[str, Any]) -> str:
     if between["bytes"]:
         took = "a time unknown" if between["seconds"] is None else f"{between['seconds'] * 1e3:.3f} ms"
         lines.append(f"{'between slices':24}{between['bytes'] / 1e6:.2f} MB a device in {took}")
-    price = "" if estimate["epoch_price"] is None else f", price {estimate['epoch_price']:,.2f}"
-    epochs = f"; {estimate['epochs']:g} epochs: {estimate['epochs'] * estimate['epoch_chip_hours']:,.1f}"
+    price = "" if bill["epoch_price"] is None else f", price {bill['epoch_price']:,.2f}"
     lines += [
         f"{total['unestimated']} operations carry no estimate of cycles and count by their bytes",
-        f"FLOPs of a device and step, by XLA's count: {bill['flops_per_device']:.4g}",
-        f"{estimate['images_per_second']:,.0f} images/s; an epoch: {estimate['epoch_hours'] * 60:,.2f} minutes, "
-        f"{estimate['epoch_chip_hours']:,.3f} chip-hours{price}{epochs} chip-hours",
+        f"FLOPs of a device, by XLA's count: {bill['flops_per_device']:.4g}",
+        f"{bill['images_per_second']:,.0f} images/s; an epoch: {bill['epoch_hours'] * 60:,.2f} minutes, "
+        f"{bill['epoch_chip_hours']:,.3f} chip-hours{price}; "
+        f"all {bill['epochs']:g} of them: {bill['epochs'] * bill['epoch_chip_hours']:,.1f} chip-hours",
         "",
         bill["bias"],
     ]

@@ -6,11 +6,9 @@ bandwidth, as if none of it overlapped with anything. docs/performance.md says w
 """
 
 import dataclasses
-import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "f16": 2, "bf16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
 BYTES |= {"f64": 8, "s64": 8, "u64": 8}
@@ -187,14 +185,15 @@ def _with_inside(program: Program, op: Op, computation: Computation) -> Iterator
                 yield from _with_inside(program, inner, where)
 
 
-def _collective(op: Op) -> str | None:
+def collective(op: Op) -> str | None:
+    """Its kind if it is one, 'all-reduce' for an 'all-reduce-start', too."""
     kind = op.kind.removesuffix("-start")
     return kind if kind in _COLLECTIVES else None
 
 
 def sent_bytes(op: Op, computation: Computation, devices: int) -> int:
     """Bytes that a device sends for a collective in a ring, the way of the fewest; 0 for any other operation."""
-    kind = _collective(op)
+    kind = collective(op)
     if kind is None:
         return 0
     size = sum(array_bytes(computation[name].type) for name in op.operands)
@@ -225,76 +224,3 @@ def between_slices_bytes(program: Program) -> int:
         for op, computation, times in scheduled(program)
         if op.kind == "send" and "is_host_transfer=true" in op.attributes
     )
-
-
-def batch_gathers(program: Program, is_batch: Callable[[str], bool]) -> list[str]:
-    """Labels of the collectives that carry images, or what was computed of them, from one device to another.
-
-    Values that follow from the batch differ from device to device until a sum over the devices ends that; gradients
-    and batch norm's statistics are such sums. To gather or to exchange them before that sum is to move the batch.
-
-    Args:
-      program: compiled for several devices.
-      is_batch: whether a label is that of an argument that holds a share of the batch.
-    """
-    found: dict[str, None] = {}
-
-    def holds(value: Any) -> bool:
-        """Whether a value (a tuple has a value for each element) follows from this device's images."""
-        return any(map(holds, value)) if isinstance(value, tuple) else value
-
-    def either(one: Any, other: Any) -> Any:
-        if isinstance(one, tuple) and isinstance(other, tuple):
-            return tuple(map(either, one, other))
-        return holds(one) or holds(other)
-
-    @functools.cache
-    def run(name: str, arguments: tuple[Any, ...]) -> Any:
-        """The value of a computation's root."""
-        values: dict[str, Any] = {}
-        for op in program[name].values():
-            inputs = tuple(values[operand] for operand in op.operands)
-            values[op.name] = value_of(op, inputs, arguments, program[name])
-        return next(values[op.name] for op in program[name].values() if op.root)
-
-    def value_of(op: Op, inputs: tuple[Any, ...], arguments: tuple[Any, ...], computation: Computation) -> Any:
-        if op.kind == "parameter":
-            number = int(op.attributes.split(")")[0])
-            return arguments[number] if arguments else is_batch(op.label)
-        if op.kind == "tuple":
-            return inputs
-        if op.kind == "get-tuple-element":
-            index = int(re.findall(r"index=(\d+)", op.attributes)[0])
-            return inputs[0][index] if isinstance(inputs[0], tuple) else inputs[0]
-        if op.kind.removesuffix("-start").removesuffix("-done") in ("all-reduce", "reduce-scatter", "recv"):
-            return False
-        if op.kind == "while":
-            state = inputs[0]
-            while (after := either(state, run(op.body, (state,)))) != state:
-                state = after
-            return state
-        if op.kind == "conditional":
-            branches = (run(called, (value,)) for called, value in zip(op.called(), inputs[1:], strict=True))
-            return functools.reduce(either, branches)
-        if op.kind in ("fusion", "call"):
-            return run(op.called()[0], inputs)
-        if op.kind == "async-start":
-            return holds(run(op.called()[0], inputs))
-        if _collective(op) and holds(inputs):
-            found[op.label or _label_nearby(op, computation)] = None
-        return holds(inputs)
-
-    run("ENTRY", ())
-    return list(found)
-
-
-def _label_nearby(op: Op, computation: Computation) -> str:
-    """The label of the nearest operation that an unlabelled one follows from, or its own name."""
-    names: Iterable[str] = op.operands
-    while names:
-        ops = [computation[name] for name in names]
-        for before in ops:
-            if before.label:
-                return before.label
-        names = [name for before in ops for name in before.operands][:100]
-    return op.name

@@ -19,7 +19,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
-_MODES = {"train": "train, evaluate and save", "cost": "count multiply-adds", "teacher": "cache a teacher's logits"}
+_MODES = {"train": "train, evaluate and save", "evaluate": "a trained run, its early termination and coefficients"}
+_MODES |= {"cost": "count multiply-adds", "teacher": "cache a teacher's logits"}
 _MODES["compile"] = "compile the step for a TPU that is not here, and say what it would cost"
 _MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "; ".join(f"{name}: {what}" for name, what in _MODES.items()))
 _TOPOLOGY = flags.DEFINE_string("topology", None, "compile: the TPU, as in v5e:16x16 or v4:2x2x1.")
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on --mode."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import cache, costing, report, teacher, train
+    from basisnet_jax import cache, costing, evaluation, report, teacher, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
@@ -98,6 +99,10 @@ def main(argv: Sequence[str]) -> None:
             return
         if _MODE.value == "compile":
             print(_compile(workdir))
+            return
+        if _MODE.value == "evaluate":
+            print(evaluation.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
+            print(f"{workdir}/evaluation: results.json, plots, and early_termination.csv if there is a preview")
             return
         results = train.train(_CONFIG.value, workdir)
     except UserError as error:

@@ -41,6 +41,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
     folder = _open_workdir(config, workdir)
     if jax.process_index() == 0:
         report.write_json(folder / "config.json", json.loads(config.to_json()))
+        report.write_json(folder / "data.json", experiment.data.facts())
     with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints, _stop_signals() as stop:
         state, account = _start(experiment, checkpoints)
         evaluation = _loop(experiment, checkpoints, folder, state, account, stop)

@@ -7,17 +7,18 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "cache", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing", "hlo"},
+    {"errors", "cache", "models.synthesis", "models.backbones", "models.ablations", "data.decode", "data.augment"},
+    {"mixing", "hlo", "published", "calibration"},
     {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
-    {"models.blocks", "models.cost", "data.pipeline", "config"},
-    {"data.datasets", "data.teacher_logits", "plan"},
-    {"models.basisnet", "models.pretrained"},
+    {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
+    {"data.datasets", "data.teacher_logits", "plan", "termination"},
+    {"models.basisnet", "models.pretrained", "figures"},
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
     {"step", "networks"},
     {"experiment"},
     {"evaluate", "report"},
-    {"train", "costing", "teacher", "compiling"},
+    {"train", "costing", "teacher", "compiling", "compare", "evaluation"},
     {"main"},
 ]
 

@@ -71,9 +71,9 @@ def test_images_of_a_batch_do_not_influence_each_other(config):
     assert not np.allclose(together.logits_BxK[2], together.logits_BxK[1], atol=1e-3)
 
 
-def test_uniform_mix_of_one_ignores_the_preview(config):
+def test_a_whole_warm_start_ignores_the_preview(config):
     model, variables = initialized(config)
-    got = apply(model, variables, images(), uniform_mix=1.0)
+    got = apply(model, variables, images(), warm_start=1.0)
     np.testing.assert_allclose(got.coefficients_BxLxN, 1 / config.model.num_bases, rtol=1e-6)
 
 
@@ -81,7 +81,7 @@ def test_uniform_mix_of_one_ignores_the_preview(config):
 def test_granularity_shares_vectors(config, granularity, vectors):
     """The first block expands 8 channels to 16, the second 8 to 24: six layers, of which five are chosen here."""
     model, variables = initialized(config, granularity=granularity)
-    layers = model.specialist.architecture.bottleneck_layers()
+    layers = model.specialist.architecture.block_layers()
     assert len(layers) == 6
     assert apply(model, variables, images()).coefficients_BxLxN.shape == (
         4,

@@ -10,8 +10,8 @@ Shapes: B images, H and W pixels, I input and O output channels, C channels, K t
 Products of bfloat16 are accumulated in float32.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +106,36 @@ def _pointwise_backward(residuals, dy_BxHxWxO):
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
+# Dense convolution of a larger side
+
+
+@partial(jax.checkpoint, static_argnums=(3, 4))  # no copy of the image a tap is kept for the backward pass
+def dense(
+    x_BxHxWxI: jax.Array, bases_NxKxKxIxO: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str = "same"
+) -> jax.Array:
+    """KxK convolution of each image with its own combination of the bases: a sum of K*K pointwise convolutions.
+
+    Args:
+      x_BxHxWxI: activations, float32 or bfloat16.
+      bases_NxKxKxIxO: basis kernels in the dtype of x.
+      coefficients_BxN: float32.
+      stride: of both spatial axes.
+      padding: see `pads`.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), O] in the dtype of x; of bfloat16 each tap's product is rounded.
+    """
+    side = bases_NxKxKxIxO.shape[1]
+    output = [pads(size, side, stride, padding)[2] for size in x_BxHxWxI.shape[1:3]]
+    padded_BxHxWxI = _pad(x_BxHxWxI, side, stride, padding)
+    taps = (
+        pointwise(_window(padded_BxHxWxI, i, j, output, stride), bases_NxKxKxIxO[:, i, j], coefficients_BxN)
+        for i in range(side)
+        for j in range(side)
+    )
+    return reduce(jnp.add, (tap.astype(jnp.float32) for tap in taps)).astype(x_BxHxWxI.dtype)
+
+
 # Depthwise convolution
 
 
@@ -153,17 +183,19 @@ def _pad(x_BxHxWxC, kernel, stride, padding):
     return jnp.pad(x_BxHxWxC, ((0, 0), *sides, (0, 0)))
 
 
+def _window(padded_BxHxWxC, row: int, column: int, output: Sequence[int], stride: int):
+    """What the tap at that place sees, [B, *output, C]."""
+    height, width = ((n - 1) * stride + 1 for n in output)
+    batch, _, _, channels = padded_BxHxWxC.shape
+    limits = (batch, row + height, column + width, channels)
+    return lax.slice(padded_BxHxWxC, (0, row, column, 0), limits, (1, stride, stride, 1))
+
+
 def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output: tuple[int, int], stride: int):
     """Sum over (row, column, weight) of the image shifted there times the weight, in float32."""
-    height, width = ((n - 1) * stride + 1 for n in output)
     total = None
     for row, column, weight_BxC in taps:
-        window = lax.slice(
-            padded_BxHxWxC,
-            (0, row, column, 0),
-            (padded_BxHxWxC.shape[0], row + height, column + width, padded_BxHxWxC.shape[3]),
-            (1, stride, stride, 1),
-        )
+        window = _window(padded_BxHxWxC, row, column, output, stride)
         term = window.astype(jnp.float32) * weight_BxC[:, None, None, :].astype(jnp.float32)
         total = term if total is None else total + term
     return total
@@ -235,11 +267,10 @@ def _taps_input_gradient(dy_BxPxQxC, kernels_BxKxKxC, size: tuple[int, int], str
 def _kernel_gradient_by_taps(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
     """dkernels, float32 [B, K, K, C]: a reduction over the image for each tap."""
     dy = dy_BxPxQxC.astype(jnp.float32)
-    batch, rows, columns, channels = dy.shape
+    _, rows, columns, _ = dy.shape
 
     def tap(i, j):
-        limits = (batch, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, channels)
-        window = lax.slice(padded_BxHxWxC, (0, i, j, 0), limits, (1, stride, stride, 1))
+        window = _window(padded_BxHxWxC, i, j, (rows, columns), stride)
         return jnp.sum(window.astype(jnp.float32) * dy, axis=(1, 2))
 
     return jnp.stack([jnp.stack([tap(i, j) for j in range(side)], 1) for i in range(side)], 1)
