@@ -4,7 +4,8 @@ A batch is split over all devices. Parameters are replicated over the axis 'data
 which is one device unless the config says otherwise.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,11 +26,13 @@ def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
     """The devices of all hosts, as (devices / fsdp) x fsdp; 'fsdp' stays within a slice."""
     slices = num_slices(devices)
     shape = (len(devices) // slices // fsdp, fsdp)
-    # Auto axes: jax.make_mesh defaults to Explicit ones, on which Linen's Dropout fails.
-    axes: dict[str, Any] = {"axis_names": ("data", "fsdp"), "axis_types": (AxisType.Auto,) * 2}
+    # Split: else 'fsdp' would have to be as long as some of the axes of a TPU's network.
     if slices > 1:
-        return Mesh(mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices), **axes)
-    return jax.make_mesh(shape, devices=devices, **axes)
+        grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    # Auto axes: Linen's Dropout fails on Explicit ones.
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -54,6 +57,17 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
         return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
 
     return jax.tree.map(sharding, tree)
+
+
+def traced_under(mesh: Mesh, function: Callable) -> Callable:
+    """`function`, with the mesh in the context where it is traced: there, what XLA does not partition looks for it."""
+
+    @functools.wraps(function)
+    def traced(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
