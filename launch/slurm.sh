@@ -27,6 +27,7 @@ run() {
 logs() { try cat "$ROOT/logs/$NAME.log"; }
 
 stop() {
+  try mkdir -p "$ROOT/logs"
   try touch "$ROOT/logs/$NAME.stop"
   try scancel --signal=TERM --name="$NAME"
 }

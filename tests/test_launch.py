@@ -101,6 +101,7 @@ def test_a_dry_run_prints_what_a_run_then_does(cluster, script, step):
 @pytest.mark.parametrize(("script", "step"), [(script, step) for script, steps in STEPS.items() for step in steps])
 def test_each_command_that_fails_ends_the_step_and_is_named(cluster, script, step):
     _, whole = cluster.run(script, step, answers=SUCCESS)
+    assert whole
     for number, call in enumerate(whole):
         words = " ".join(call)
         done, calls = cluster.run(script, step, answers=[(words, 3, ""), *SUCCESS])
