@@ -61,7 +61,7 @@ def start(tmp_path):
 
 def ended(started):
     """Waits, and returns the exit codes and what was written."""
-    codes = [process.wait(400) for process, _ in started]
+    codes = [process.wait(600) for process, _ in started]
     return codes, [path.read_text() for _, path in started]
 
 
@@ -87,7 +87,7 @@ def test_two_processes_are_one_run(config, tmp_path, start):
         )
 
     running = start(arguments)
-    wait_for(lambda: (workdir / "config.json").exists(), 400)
+    wait_for(lambda: (workdir / "config.json").exists(), 600)
     running[1][0].send_signal(signal.SIGTERM)
     codes, stopped = ended(running)
     assert codes == [75, 75], stopped
