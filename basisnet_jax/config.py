@@ -345,7 +345,7 @@ def open_run(
         raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
     saved = json.loads((folder / "config.json").read_text())
     if config is None:
-        config = default()  # fields that the run does not know yet have their defaults
-        config.update(saved)
+        config = with_defaults(saved)
+    validate(config)
     check_same_run(config, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
     return folder, config

@@ -19,7 +19,7 @@ LAYERS = [
     {"step", "networks"},
     {"experiment"},
     {"evaluate", "report"},
-    {"train", "costing", "teacher", "compiling", "compare", "evaluation"},
+    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "predict"},
     {"main"},
 ]
 
