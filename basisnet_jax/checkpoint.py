@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.state import TrainState
 
 
@@ -92,6 +93,31 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when everything is on disk."""
         self._manager.wait_until_finished()
+
+
+def restore_model(folder: epath.Path, which: str, abstract_state: TrainState) -> TrainState:
+    """A run's trained model, in the shardings of `abstract_state`.
+
+    Args:
+      folder: the run's workdir.
+      which: 'best' by top-1, 'newest', or a step such as '1621'.
+      abstract_state: with no arrays in `opt_state`.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    if not (folder / "checkpoints").exists():
+        raise UserError(f"{folder} has no checkpoints; train there first, or give another --workdir.")
+    with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+        named = {"best": checkpoints.best_step, "newest": checkpoints.latest_step}
+        step = named[which]() if which in named else int(which)
+        if step not in checkpoints.steps():
+            there = ", ".join(map(str, checkpoints.steps())) or "none"
+            raise UserError(
+                f"config.eval.checkpoint = {which!r}: {folder} has no such checkpoint; it has {there}"
+                f"{', of which none was evaluated; take the newest' if which == 'best' else ''}."
+            )
+        return checkpoints.restore(step, abstract_state)[0]
 
 
 def _top1(metrics: dict[str, float]) -> float:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 import ml_collections
+from etils import epath
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.models.ablations import ABLATIONS
 from basisnet_jax.models.backbones import ARCHITECTURES
 
 
@@ -24,15 +26,17 @@ def default() -> ml_collections.ConfigDict:
     config.epochs = 10.0  # passes over the training split
     config.accumulate_steps = 1  # pieces that a batch is worked off in, one after the other, where memory is short
     config.log_every_steps = 50  # steps between lines of training metrics
+    config.profile_steps = 0  # steps in the profiler's trace, which starts after ten; 0: no trace
     config.eval_every_epochs = 1.0  # epochs between evaluations, each followed by a checkpoint; always one at the end
     config.ema_decay = 0.999  # of the moving average of parameters and batch statistics; 0 is no average
-    config.warm_start_epochs = 0.0  # epochs in which the coefficients go from uniform to the preview's own
+    config.warm_start_epochs = 0.0  # epochs in which the coefficients go from uniform to the routing's own
 
     config.data = data = ml_collections.ConfigDict()
     data.name = "digits"  # 'digits' (embedded), 'folder', or a TFDS name with features 'image' and 'label'
     data.dir = ""  # where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg
     data.train_split = "train"  # TFDS split to train on; slices such as 'train[:90%]' too
     data.eval_split = "test"  # TFDS split to evaluate on
+    data.task = ""  # routing 'task': the integer feature that says which task an example is of, as 'coarse_label'
     data.crop = "none"  # 'inception': train on a random part of each image; 'none': on all of it
     data.min_area = 0.08  # inception: the smallest part of an image's area
     data.max_aspect = 4 / 3  # inception: a crop's width / height is between the inverse of this and this
@@ -50,14 +54,21 @@ def default() -> ml_collections.ConfigDict:
     data.workers = 0  # processes that read and decode; 0: threads of this process
 
     config.model = model = ml_collections.ConfigDict()
-    model.routing = "preview"  # 'preview' (BasisNet) or 'static' (the specialist alone, with plain kernels)
+    # 'preview' (BasisNet); or the specialist alone, its kernels plain ('static') or with coefficients from 'condconv',
+    # 'dynamic' (convolution), 'uniform' or 'task': see models/routing.py.
+    model.routing = "preview"
     model.num_bases = 4  # N, basis kernels a synthesized layer
     model.granularity = "layer"  # one coefficient vector a 'layer', 'block' or 'model'
-    model.synthesize = ("expand", "depthwise", "project")  # which convolutions of a block are synthesized
+    # What is synthesized: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise',
+    # 'project'; ResNet's 'conv1', 'conv2', 'conv3', 'shortcut'); 'head_conv', 'head_dense', 'classifier' besides.
+    model.synthesize = ("blocks",)
     model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
     model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
+    model.start_temperature = 30.0  # dynamic: the temperature falls from here to there in the warm start
+    model.num_tasks = 1  # task: how many tasks have coefficients of their own
     model.start_noise = 0.02  # bases that start from one kernel: deviation of their noise over that of the kernel
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
+    model.tpu_kernels = True  # on a TPU, by models/pallas_tpu.py where a layer fits; False: XLA's forms everywhere
     model.specialist = _backbone("mobilenet_v3_micro", width=1.0, resolution=16)
     model.preview = _backbone("mobilenet_v3_micro", width=0.5, resolution=8)
 
@@ -83,6 +94,9 @@ def default() -> ml_collections.ConfigDict:
     optimizer.momentum = 0.9  # of rmsprop and sgd; adamw's and lamb's first decay rate
     optimizer.decay = 0.999  # of the squared gradient: rmsprop's decay, adamw's and lamb's second decay rate
     optimizer.epsilon = 1e-8  # rmsprop: under the root
+    optimizer.trained = (
+        ""  # only the parameters below this path are, such as 'routing' or 'specialist/head_conv'; '': all
+    )
     optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip
 
     config.schedule = schedule = ml_collections.ConfigDict()
@@ -95,6 +109,12 @@ def default() -> ml_collections.ConfigDict:
     evaluation.batch_size = 256  # images an evaluation step, over all hosts and devices
     evaluation.exit_rate = 0.39  # --mode=cost: share of images that the preview answers alone, for the average
     evaluation.ema = True  # evaluate the moving averages rather than the newest parameters
+    evaluation.resolution = 0  # side in pixels of the images that the specialist is evaluated on; 0: as in training
+    evaluation.checkpoint = "best"  # --mode=evaluate: 'best' by top-1, 'newest', or a step such as '1621'
+    evaluation.coefficients = ("predicted",)  # and ablations: uniform, argmax, shuffle_images, shuffle_layers
+    evaluation.madds_target = 0.0  # choose the threshold that costs at most this on average; 0: by max_accuracy_drop
+    evaluation.max_accuracy_drop = 0.003  # choose the threshold that loses at most this share of the images
+    evaluation.compare = ()  # workdirs of other runs evaluated on the same images, drawn beside this one
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_epochs = 1.0  # epochs between checkpoints besides those after evaluations
@@ -118,6 +138,7 @@ def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.Con
 # Fields that change neither the parameters nor the order of the data, so a run may go on with other values.
 FREE_TO_CHANGE = (
     "log_every_steps",
+    "profile_steps",
     "eval_every_epochs",
     "data.dir",
     "data.eval_crop",
@@ -125,9 +146,16 @@ FREE_TO_CHANGE = (
     "data.max_bad_share",
     "data.threads",
     "data.workers",
+    "model.tpu_kernels",
     "eval.batch_size",
     "eval.ema",
     "eval.exit_rate",
+    "eval.resolution",
+    "eval.checkpoint",
+    "eval.coefficients",
+    "eval.madds_target",
+    "eval.max_accuracy_drop",
+    "eval.compare",
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "mesh.fsdp",
@@ -138,7 +166,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "data.crop": ("none", "inception"),
     "data.eval_crop": ("none", "central"),
     "data.policy": ("none", "autoaugment", "randaugment"),
-    "model.routing": ("preview", "static"),
+    "model.routing": ("preview", "static", "uniform", "condconv", "dynamic", "task"),
     "model.granularity": ("layer", "block", "model"),
     "model.dtype": ("float32", "bfloat16"),
     "model.specialist.backbone": ARCHITECTURES,
@@ -155,16 +183,17 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be at least 0": (
         lambda value: value >= 0,
         (
-            *("seed", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers", "data.eval_padding"),
-            *("model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
+            *("seed", "profile_steps", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers"),
+            *("data.eval_padding", "model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
             *("optimizer.weight_decay", "optimizer.clip_norm", "model.start_noise"),
+            *("eval.resolution", "eval.madds_target"),
         ),
     ),
     "must be at least 1": (
         lambda value: value >= 1,
         (
             *("batch_size", "accumulate_steps", "log_every_steps", "optimizer.reference_batch"),
-            *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases"),
+            *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases", "model.num_tasks"),
             *("model.specialist.resolution", "model.preview.resolution"),
             *("eval.batch_size", "checkpoint.keep", "mesh.fsdp"),
         ),
@@ -172,14 +201,17 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be more than 0": (
         lambda value: value > 0,
         (
-            *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "model.temperature", "loss.mix_alpha"),
-            *("distill.temperature",),
+            *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "loss.mix_alpha"),
+            *("model.temperature", "model.start_temperature", "distill.temperature"),
             *("model.specialist.width", "model.preview.width", "optimizer.learning_rate", "optimizer.epsilon"),
             *("schedule.decay_rate", "schedule.decay_epochs"),
         ),
     ),
     "must be in 0 to 10": (lambda value: 0 <= value <= 10, ("data.policy_magnitude",)),
-    "must be in 0 to 1": (lambda value: 0 <= value <= 1, ("data.erasing", "eval.exit_rate", "distill.weight")),
+    "must be in 0 to 1": (
+        lambda value: 0 <= value <= 1,
+        ("data.erasing", "distill.weight", "eval.exit_rate", "eval.max_accuracy_drop"),
+    ),
     "must be more than 0 and at most 1": (lambda value: 0 < value <= 1, ("data.min_area",)),
     "must be in [0, 1)": (
         lambda value: 0 <= value < 1,
@@ -189,6 +221,11 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         ),
     ),
 }
+
+
+def eval_resolution(config: ml_collections.ConfigDict) -> int:
+    """Side in pixels of the images that the specialist is evaluated on."""
+    return config.eval.resolution or config.model.specialist.resolution
 
 
 def flatten(config: ml_collections.ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -246,29 +283,69 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
     if config.seed >= 2**31:
         fail("seed", config.seed, "must be less than 2**31")
-    kinds = ("expand", "depthwise", "project")
-    if not config.model.synthesize or any(kind not in kinds for kind in config.model.synthesize):
-        fail("model.synthesize", tuple(config.model.synthesize), f"must be some of {', '.join(kinds)}")
+    if config.model.routing != "static":
+        _check_synthesized(config.model)
+    if config.model.routing == "task" and not config.data.task:
+        fail("data.task", config.data.task, "the routing 'task' needs an integer feature of the data set")
+    if config.model.routing == "task" and config.loss.mix != "none":
+        fail("loss.mix", config.loss.mix, "mixes images of several tasks; the routing 'task' needs 'none'")
     if config.distill.cache and not config.distill.teacher:
         fail("distill.cache", config.distill.cache, "needs config.distill.teacher, whose logits it has")
-    blocks = len(ARCHITECTURES[config.model.specialist.backbone].blocks)
-    if config.model.synthesize_from_block >= blocks:
-        rule = f"{config.model.specialist.backbone} has the blocks 0 to {blocks - 1}"
-        fail("model.synthesize_from_block", config.model.synthesize_from_block, rule)
+    if any(name not in ABLATIONS for name in config.eval.coefficients):
+        fail("eval.coefficients", tuple(config.eval.coefficients), f"must be some of {', '.join(ABLATIONS)}")
+    if config.eval.checkpoint not in ("best", "newest") and not config.eval.checkpoint.isdecimal():
+        fail("eval.checkpoint", config.eval.checkpoint, "must be 'best', 'newest' or a step such as '1621'")
     if config.schedule.warmup_epochs >= config.epochs:
         fail("schedule.warmup_epochs", config.schedule.warmup_epochs, f"must be less than epochs, {config.epochs}")
 
 
-def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str) -> None:
-    """Raises UserError if a workdir's run was started with a config that would have given other parameters."""
+def _check_synthesized(model: ml_collections.ConfigDict) -> None:
+    """Raises UserError if what is to be synthesized is not in the specialist."""
+    name, table = model.specialist.backbone, ARCHITECTURES[model.specialist.backbone]
+    kinds = dict.fromkeys(layer.split("/")[-1] for layer in (*table.block_layers(), *table.head_layers()))
+    if not model.synthesize or not {*model.synthesize} <= {"blocks", *kinds}:
+        rule = f"must be some of {name}'s kinds of layers, {', '.join(['blocks', *kinds])}"
+        fail("model.synthesize", tuple(model.synthesize), rule)
+    if model.synthesize_from_block >= len(table.blocks):
+        rule = f"{name} has the blocks 0 to {len(table.blocks) - 1}"
+        fail("model.synthesize_from_block", model.synthesize_from_block, rule)
+
+
+def check_same_run(
+    config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str, free: Collection[str] = FREE_TO_CHANGE
+) -> None:
+    """Raises UserError if a workdir's run was started with another config, fields that are `free` aside."""
     wanted, had = flatten(json.loads(config.to_json())), flatten(saved)
     differing = [
         f"{field} was {had.get(field)!r} and is {wanted.get(field)!r}"
         for field in sorted(wanted.keys() | had.keys())
-        if field not in FREE_TO_CHANGE and wanted.get(field) != had.get(field)
+        if field not in free and wanted.get(field) != had.get(field)
     ]
     if differing:
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(differing[:3])}"
             f"{'; ...' if len(differing) > 3 else ''}); give another --workdir, or the config that it was started with."
         )
+
+
+def open_run(
+    workdir: str, config: ml_collections.ConfigDict | None = None
+) -> tuple[epath.Path, ml_collections.ConfigDict]:
+    """(the folder of a run that was trained, the config to use it with).
+
+    Args:
+      workdir: the folder.
+      config: the run's, though it may differ in what evaluation alone reads; None is the run's own.
+
+    Raises:
+      UserError: there is no run, or it is another config's.
+    """
+    folder = epath.Path(workdir).expanduser().resolve()
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
+    saved = json.loads((folder / "config.json").read_text())
+    if config is None:
+        config = with_defaults(saved)
+    validate(config)
+    check_same_run(config, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
+    return folder, config

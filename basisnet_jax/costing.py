@@ -6,7 +6,7 @@ import ml_collections
 from etils import epath
 
 from basisnet_jax import report
-from basisnet_jax.config import validate
+from basisnet_jax.config import eval_resolution, validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.models.cost import Cost
@@ -21,8 +21,8 @@ def cost(config: ml_collections.ConfigDict, workdir: str) -> str:
     """
     validate(config)
     data = config.data
-    num_classes, channels = datasets.classes_and_channels(data.name, data.dir, data.train_split, data.eval_split)
-    counted = model_cost(make_model(config.model, num_classes), config.model.specialist.resolution, channels)
+    classes, channels = datasets.classes_and_channels(data.name, data.dir, data.train_split, data.eval_split)
+    counted = model_cost(make_model(config.model, len(classes)), eval_resolution(config), channels)
     folder = epath.Path(workdir).expanduser().resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)

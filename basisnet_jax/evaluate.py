@@ -1,7 +1,20 @@
-"""Whole-set metrics."""
+"""Whole-set metrics: from sums while a run trains, from every image's logits when it is looked at closely."""
 
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from scipy import special
+
+from basisnet_jax import calibration
+from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import EvalStep, Experiment
+from basisnet_jax.losses import correct
 from basisnet_jax.metrics import Metrics, merge
+from basisnet_jax.models.ablations import ABLATIONS, random_cycle
 from basisnet_jax.state import TrainState
 
 
@@ -19,6 +32,108 @@ def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState) -> 
         total = merge(total, eval_step(state, batch))
     assert total is not None  # open_dataset refuses an empty split
     count = round(float(total["top1"].count))
+    _check_count(count, experiment)
+    return {"count": count, **{name: float(metric.compute()) for name, metric in total.items()}}
+
+
+def _check_count(count: int, experiment: Experiment) -> None:
     if count != experiment.plan.eval_examples:
         raise RuntimeError(f"evaluation counted {count} examples of {experiment.plan.eval_examples}")
-    return {"count": count, **{name: float(metric.compute()) for name, metric in total.items()}}
+
+
+@dataclasses.dataclass
+class CoefficientSums:
+    """Coefficients summed over images, so that no more than a table by class is held; float64."""
+
+    classes: np.ndarray  # [K, L, N], by the image's class
+    entropy: np.ndarray  # [L], of the coefficients over log N
+    wins: np.ndarray  # [L, N], images for which a basis has the largest coefficient
+    images: np.ndarray  # [K]
+
+    @classmethod
+    def zero(cls, num_classes: int, vectors: int, bases: int) -> "CoefficientSums":
+        """Of no image."""
+        shapes = ((num_classes, vectors, bases), (vectors,), (vectors, bases), (num_classes,))
+        return cls(*map(np.zeros, shapes))
+
+    def add(self, coefficients_BxLxN: np.ndarray, labels_B: np.ndarray) -> None:
+        """A batch more."""
+        coefficients_BxLxN = coefficients_BxLxN.astype(np.float64)
+        bases = coefficients_BxLxN.shape[-1]
+        np.add.at(self.classes, labels_B, coefficients_BxLxN)
+        np.add.at(self.images, labels_B, 1)
+        self.entropy += special.entr(coefficients_BxLxN).sum(axis=(0, -1)) / np.log(max(bases, 2))
+        self.wins += (coefficients_BxLxN.argmax(axis=-1)[..., None] == np.arange(bases)).sum(axis=0)
+
+    def means(self) -> dict[str, np.ndarray]:
+        """'by_class' [K, L, N] (0 for a class without images), 'entropy' [L], 'wins' [L, N]."""
+        count = self.images.sum()
+        by_class = self.classes / np.maximum(self.images, 1)[:, None, None]
+        return {"by_class": by_class, "entropy": self.entropy / count, "wins": self.wins / count}
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a network says of every image of the evaluation split, in the split's order; whole on every host."""
+
+    labels_N: np.ndarray  # int32
+    logits_NxK: np.ndarray  # float32
+    preview_logits_NxK: np.ndarray | None  # float32; None without a preview
+    coefficients: CoefficientSums | None  # None without a preview
+
+
+def predict(experiment: Experiment, state: TrainState, coefficients: str = "predicted") -> Predictions:
+    """Runs the evaluation split through the network, sharded over the mesh.
+
+    Args:
+      experiment: its data, mesh, model and evaluation settings.
+      state: in the shardings of `experiment.abstract_model_state`.
+      coefficients: one of `ABLATIONS`, what the specialist gets. For 'shuffle_images' it gets for image i what the
+        preview predicts for image `random_cycle(count)[i]` of the split, whatever the batches and the devices.
+
+    Raises:
+      UserError: the network's logits are not finite.
+      RuntimeError: the number of examples counted is not that of the split.
+    """
+    first, second = experiment.stages()
+    change, count = jax.jit(ABLATIONS[coefficients]), experiment.plan.eval_examples
+    batches = experiment.eval_batches()
+    if coefficients == "shuffle_images":
+        donors = experiment.eval_batches(random_cycle(count))
+        batches = ({**batch, "donor": donor["image"]} for batch, donor in zip(batches, donors, strict=True))
+    pieces: list[dict[str, np.ndarray]] = []
+    sums: CoefficientSums | None = None
+    for batch in batches:
+        found = {"labels": batch["label"], "mask": batch["mask"]}
+        if experiment.model.preview:
+            found["preview"], predicted_BxLxN = first(state, batch.get("donor", batch["image"]))
+            found["coefficients"] = change(predicted_BxLxN)
+        found["logits"] = second(state, batch["image"], found.get("coefficients"), batch.get("task"))
+        on_host = multihost_utils.process_allgather(found, tiled=True)
+        piece = {name: array_B[on_host["mask"] > 0] for name, array_B in on_host.items()}
+        if "coefficients" in piece:
+            coefficients_BxLxN = piece.pop("coefficients")
+            sums = sums or CoefficientSums.zero(experiment.data.num_classes, *coefficients_BxLxN.shape[1:])
+            sums.add(coefficients_BxLxN, piece["labels"])
+        pieces.append(piece)
+    whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    _check_count(len(whole["labels"]), experiment)
+    if not np.isfinite(whole["logits"]).all():
+        raise UserError(f"the network's logits at step {int(state.step)} are not finite; take another checkpoint.")
+    return Predictions(whole["labels"], whole["logits"], whole.get("preview"), sums)
+
+
+def is_correct(logits_NxK: np.ndarray, labels_N: np.ndarray, k: int = 1) -> np.ndarray:
+    """`losses.correct`, as float64[N] on the host."""
+    return np.asarray(correct(jnp.asarray(logits_NxK), jnp.asarray(labels_N), k), np.float64)
+
+
+def summarize(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
+    """Top-1, top-5, loss (cross entropy) and ECE."""
+    correct_N = is_correct(logits_NxK, labels_N)
+    return {
+        "top1": float(correct_N.mean()),
+        "top5": float(is_correct(logits_NxK, labels_N, k=5).mean()),
+        "loss": calibration.cross_entropy(logits_NxK, labels_N),
+        "ece": calibration.reliability(logits_NxK, correct_N).ece,
+    }

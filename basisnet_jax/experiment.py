@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from etils import epath
 
@@ -19,7 +20,7 @@ from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
 from basisnet_jax.errors import UserError
 from basisnet_jax.losses import Distillation
 from basisnet_jax.metrics import Metrics
-from basisnet_jax.models import cost
+from basisnet_jax.models import cost, routing
 from basisnet_jax.models.basisnet import BasisNet
 
 TrainStep = Callable[[state.TrainState, step.Batch, Any], tuple[state.TrainState, dict[str, jax.Array]]]
@@ -45,6 +46,11 @@ class Experiment:
         side = self.config.model.specialist.resolution
         return side, side, self.data.channels
 
+    @property
+    def eval_side(self) -> int:
+        """Height and width of the images that are evaluated."""
+        return config_lib.eval_resolution(self.config)
+
     @functools.cached_property
     def abstract_state(self) -> state.TrainState:
         """Shapes, dtypes and shardings of the training state."""
@@ -58,12 +64,19 @@ class Experiment:
             return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
         logits = {"teacher_logits": array((self.data.num_classes,), jnp.float16)} if self.config.distill.cache else {}
+        task = {"task": array((), jnp.int32)} if self.config.data.task else {}
         return {
             "image": array(self.image_shape, jnp.uint8),
             "label": array((), jnp.int32),
             "mask": array((), jnp.float32),
             **logits,
+            **task,
         }
+
+    @property
+    def abstract_model_state(self) -> state.TrainState:
+        """As `abstract_state`, without the optimizer's."""
+        return dataclasses.replace(self.abstract_state, opt_state=())
 
     def init_state(self) -> state.TrainState:
         """The state before the first step, each array created straight in its sharding."""
@@ -119,7 +132,7 @@ class Experiment:
         function = step.make_train_step(self.model, self.optimizer, self.schedule, settings, teacher, self._gather)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
-            function,
+            mesh_lib.traced_under(self.mesh, function),
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), mesh_lib.replicated(self.mesh)),
             out_shardings=(shardings, mesh_lib.replicated(self.mesh)),
             donate_argnums=0,
@@ -132,10 +145,21 @@ class Experiment:
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
-            function,
+            mesh_lib.traced_under(self.mesh, function),
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh)),
             out_shardings=mesh_lib.replicated(self.mesh),
         )
+
+    def stages(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """`step.make_stages`, jitted with the mesh's shardings; the state's optimizer part is left out."""
+        first, second = step.make_stages(
+            self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps, gather=self._gather
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_model_state)
+        whole = mesh_lib.batch_sharding(self.mesh)
+        jit = functools.partial(jax.jit, out_shardings=whole)
+        first, second = (mesh_lib.traced_under(self.mesh, stage) for stage in (first, second))
+        return jit(first, in_shardings=(shardings, whole)), jit(second, in_shardings=(shardings, whole, whole, whole))
 
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:
         """Global batches from a step on."""
@@ -167,25 +191,35 @@ class Experiment:
         )
         return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
 
-    def eval_batches(self) -> Iterator[step.Batch]:
-        """Global batches that hold every evaluation example once."""
-        crop = preprocess.CentralCrop(self.config.data.eval_padding)
+    def eval_batches(self, order: np.ndarray | None = None) -> Iterator[step.Batch]:
+        """Global batches that hold every evaluation example once; in their own order, or in that of these indices."""
         batches = pipeline.eval_batches(
-            self.data.eval,
+            self.data.eval if order is None else pipeline.Reordered(self.data.eval, order),
             batch_size=self.plan.eval_batch_size,
-            side=self.image_shape[0],
+            side=self.eval_side,
             channels=self.data.channels,
             num_classes=self.data.num_classes,
-            crop=crop if self.config.data.eval_crop == "central" else None,
+            crop=eval_crop(self.config.data),
             process=jax.process_index(),
             processes=jax.process_count(),
             threads=self.config.data.threads,
         )
         return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
 
+    def vector_names(self) -> list[str]:
+        """Of each coefficient vector the first of the layers that read it."""
+        vectors = routing.coefficient_vectors(self.model.synthesized, self.model.granularity)
+        first = {number: layer for layer, number in reversed(vectors.items())}
+        return [first[number] for number in sorted(first)]
+
     def cost(self) -> cost.Cost:
-        """Multiply-adds and parameters."""
-        return networks.model_cost(self.model, self.image_shape[0], self.data.channels)
+        """Multiply-adds of an image that is evaluated, and parameters."""
+        return networks.model_cost(self.model, self.eval_side, self.data.channels)
+
+
+def eval_crop(data: ml_collections.ConfigDict) -> preprocess.CentralCrop | None:
+    """The part of an image that is evaluated; None is all of it."""
+    return preprocess.CentralCrop(data.eval_padding) if data.eval_crop == "central" else None
 
 
 def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> networks.Trained | None:
@@ -228,6 +262,7 @@ def make_experiment(
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
     data = open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
     teacher = load_teacher(config, data)
     if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
         cache = epath.Path(config.distill.cache).expanduser().resolve()
@@ -252,6 +287,15 @@ def make_experiment(
         decay_rate=schedule.decay_rate,
         decay_steps=plan.decay_steps,
     )
+    transformation = optim.make_optimizer(
+        optimizer.name,
+        learning_rate,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        decay=optimizer.decay,
+        epsilon=optimizer.epsilon,
+        clip_norm=optimizer.clip_norm,
+    )
     return Experiment(
         config=config,
         plan=plan,
@@ -260,13 +304,5 @@ def make_experiment(
         model=networks.make_model(config.model, data.num_classes),
         teacher=None if config.distill.cache else teacher,
         schedule=learning_rate,
-        optimizer=optim.make_optimizer(
-            optimizer.name,
-            learning_rate,
-            weight_decay=optimizer.weight_decay,
-            momentum=optimizer.momentum,
-            decay=optimizer.decay,
-            epsilon=optimizer.epsilon,
-            clip_norm=optimizer.clip_norm,
-        ),
+        optimizer=optim.restrict(transformation, optimizer.trained),
     )

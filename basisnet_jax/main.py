@@ -19,9 +19,24 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
-_MODES = {"train": "train, evaluate and save", "cost": "count multiply-adds", "teacher": "cache a teacher's logits"}
-_MODES["compile"] = "compile the step for a TPU that is not here, and say what it would cost"
+_MODES = {
+    "train": "train, evaluate and save",
+    "evaluate": "whole-set metrics of a trained run, its early termination and its coefficients",
+    "predict": "classify image files in two stages",
+    "cost": "count multiply-adds",
+    "teacher": "cache a teacher's logits",
+    "compile": "compile the step for a TPU that is not here, and say what it would cost",
+}
 _MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "; ".join(f"{name}: {what}" for name, what in _MODES.items()))
+_IMAGES = flags.DEFINE_string("images", None, "predict: image files, as in 'photos/*.jpg'; ** is any folders.")
+_FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "predict: how the answers are printed.")
+_THRESHOLD = flags.DEFINE_float(
+    "threshold",
+    None,
+    "predict: largest softmax probability at which the preview answers alone. Default: the rule that "
+    "--mode=evaluate chose.",
+    lower_bound=0.0,
+)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "compile: the TPU, as in v5e:16x16 or v4:2x2x1.")
 _SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology.")
 _WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: the training step or the evaluation step.")
@@ -40,6 +55,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             )
         if _TOPOLOGY.value and _MODE.value != "compile":
             raise UserError(f"--topology={_TOPOLOGY.value} is not for --mode={_MODE.value}; say --mode=compile.")
+        if _MODE.value == "predict" and _IMAGES.value is None:
+            raise UserError("--images is missing; name image files, as in --images='photos/*.jpg'.")
+        if _CONFIG.value is None and _MODE.value == "predict" and _WORKDIR.value is not None:
+            return positional  # a run knows its config
         if _CONFIG.value is None:
             raise UserError("--config is missing; give a file of configs/, as in --config=configs/digits.py.")
         filename = _config_filename()
@@ -78,34 +97,53 @@ def main(argv: Sequence[str]) -> None:
     """Dispatches on --mode."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import costing, report, teacher, train
+    from basisnet_jax import cache, costing, evaluation, report, teacher, train
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
     # Orbax tells of every file that it writes, TensorBoard of every one that it looks for.
     noisy = ("orbax", "tensorboard")
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or not any(name in r.pathname for name in noisy))
-    name = pathlib.Path(_config_filename()).stem
+    if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
+        cache.use_compilation_cache()
+    name = pathlib.Path(_config_filename()).stem if _CONFIG.value else ""
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:
-        if _MODE.value == "cost":
-            print(costing.cost(_CONFIG.value, workdir))
-            return
-        if _MODE.value == "teacher":
-            print(teacher.cache_logits(_CONFIG.value))
-            return
-        if _MODE.value == "compile":
-            print(_compile(workdir))
-            return
-        results = train.train(_CONFIG.value, workdir)
+        match _MODE.value:
+            case "train":
+                results = train.train(_CONFIG.value, workdir)
+                if results is None:
+                    print(f"stopped and saved; the same command goes on from there (workdir {workdir}).")
+                else:
+                    print(f"{name}: {report.summary(results)}")
+                    print(f"{workdir}: results.json, curves.png, config.json, checkpoints, events")
+            case "evaluate":
+                print(evaluation.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
+                print(f"{workdir}/evaluation: results.json, plots, and early_termination.csv if there is a preview")
+            case "predict":
+                _predict(workdir)
+            case "cost":
+                print(costing.cost(_CONFIG.value, workdir))
+            case "teacher":
+                print(teacher.cache_logits(_CONFIG.value))
+            case "compile":
+                print(_compile(workdir))
     except UserError as error:
         _fail(error)
-    if results is None:
-        print(f"stopped and saved; the same command goes on from there (workdir {workdir}).")
-    else:
-        print(
-            f"{name}: {report.summary(results)}\n{workdir}: results.json, curves.png, config.json, checkpoints, events"
-        )
+
+
+def _predict(workdir: str) -> None:
+    """Exits with 1 if an image could not be classified."""
+    from basisnet_jax import predict
+
+    assert _IMAGES.value is not None  # parse_flags saw to it
+    classifier = predict.TwoStageClassifier.from_checkpoint(workdir, _THRESHOLD.value, _CONFIG.value)
+    rows, bad = predict.predict_files(classifier, _IMAGES.value)
+    print(predict.table(rows, _FORMAT.value))
+    for sentence in bad:
+        print(f"error: {sentence}", file=sys.stderr)
+    if bad:
+        sys.exit(1)
 
 
 def _compile(workdir: str) -> str:

@@ -27,28 +27,38 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
     dtype = jnp.dtype(config.dtype)
 
     def backbone(settings: ml_collections.ConfigDict) -> Backbone:
-        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype)
+        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
 
     specialist = backbone(config.specialist)
     if config.routing == "static":
         return BasisNet(specialist)
-    layers = routing.layers_to_synthesize(
-        specialist.architecture.bottleneck_layers(), config.synthesize, config.synthesize_from_block
+    table = specialist.architecture
+    synthesized = routing.layers_to_synthesize(
+        table.block_layers(), table.head_layers(), config.synthesize, config.synthesize_from_block
     )
-    if not layers:
+    if not synthesized:
         raise UserError(
             f"config.model.synthesize = {tuple(config.synthesize)} from block {config.synthesize_from_block} on "
             f"names no layer of {config.specialist.backbone}; name another kind or an earlier block."
         )
-    return BasisNet(
-        specialist,
-        backbone(config.preview),
-        preview_resolution=config.preview.resolution,
+    if config.routing == "preview":
+        return BasisNet(
+            specialist,
+            backbone(config.preview),
+            preview_resolution=config.preview.resolution,
+            num_bases=config.num_bases,
+            synthesized=synthesized,
+            granularity=config.granularity,
+            temperature=config.temperature,
+        )
+    route = routing.ROUTINGS[config.routing](
         num_bases=config.num_bases,
-        synthesized=layers,
-        granularity=config.granularity,
+        synthesized=synthesized,
         temperature=config.temperature,
+        start_temperature=config.start_temperature,
+        num_tasks=config.num_tasks,
     )
+    return BasisNet(specialist, routing=route)
 
 
 def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
@@ -58,6 +68,8 @@ def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
 def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
     """Multiply-adds and parameters of a model on resolution x resolution images of that many channels."""
     specialist = model.specialist
+    if model.routing is not None:
+        return cost.routed_cost(model.routing, specialist.architecture, resolution, specialist.num_classes, channels)
     if model.preview is None:
         return cost.static_cost(specialist.architecture, resolution, specialist.num_classes, channels)
     return cost.basisnet_cost(

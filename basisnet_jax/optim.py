@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import optax
 
+from basisnet_jax.errors import UserError
+
 
 def make_schedule(
     name: str, *, peak: float, warmup_steps: int, total_steps: int, decay_rate: float, decay_steps: int
@@ -46,3 +48,22 @@ def make_optimizer(
         rmsprop = optax.rmsprop(schedule, decay, epsilon, initial_scale=1.0, eps_in_sqrt=True, momentum=momentum)
         return optax.chain(clip, l2, rmsprop)
     return optax.chain(clip, l2, optax.sgd(schedule, momentum, nesterov=True))
+
+
+def restrict(optimizer: optax.GradientTransformation, below: str) -> optax.GradientTransformation:
+    """The optimizer for the parameters below a path, such as 'routing'; the others do not change. '' is all.
+
+    Raises:
+      UserError: on `init`, no parameter is there.
+    """
+
+    def is_trained(path: tuple[Any, ...]) -> bool:
+        return f"{jax.tree_util.keystr(path, simple=True, separator='/')}/".startswith(f"{below}/")
+
+    def labels(params: Any) -> Any:
+        labelled = jax.tree_util.tree_map_with_path(lambda path, _: is_trained(path), params)
+        if not any(jax.tree.leaves(labelled)):
+            raise UserError(f"config.optimizer.trained = {below!r} is no part of this model, {', '.join(params)}.")
+        return labelled
+
+    return optax.multi_transform({True: optimizer, False: optax.set_to_zero()}, labels) if below else optimizer

@@ -1,7 +1,6 @@
 """What a run says: a progress bar or plain lines while it trains, and files in the workdir when it is done."""
 
 import importlib.metadata
-import io
 import json
 import platform
 import sys
@@ -11,6 +10,7 @@ import tqdm
 from etils import epath
 
 import basisnet_jax
+from basisnet_jax import figures
 
 PACKAGES = (
     "jax",
@@ -89,18 +89,13 @@ def summary(results: dict[str, Any]) -> str:
 
 def plot_curves(event_dir: epath.Path, path: epath.Path) -> None:
     """Draws loss, top-1 and learning rate over steps from a workdir's event files, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     series = _read_events(event_dir)
     panels = {
         "loss": ("train/loss", "eval/loss"),
         "top-1": ("train/top1", "eval/top1", "eval/preview_top1"),
         "learning rate": ("train/learning_rate",),
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(15, 4), layout="constrained")
+    figure, axes = figures.new_figure(1, len(panels), figsize=(15, 4))
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for name in names:
             if name in series:
@@ -109,10 +104,7 @@ def plot_curves(event_dir: epath.Path, path: epath.Path) -> None:
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         axis.legend()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=100, format="png")
-    plt.close(figure)
-    path.write_bytes(drawn.getvalue())
+    figures.save(figure, path)
 
 
 def _read_events(event_dir: epath.Path) -> dict[str, dict[int, float]]:

@@ -15,7 +15,8 @@ from basisnet_jax.metrics import Metrics, measure
 from basisnet_jax.models.basisnet import BasisNet, Outputs, resize
 from basisnet_jax.state import TrainState
 
-# image uint8[B, H, W, C], label int32[B], mask float32[B]; with cached teacher logits, teacher_logits float16[B, K]
+# image uint8[B, H, W, C], label int32[B], mask float32[B]; perhaps task int32[B]; with cached teacher logits,
+# teacher_logits float16[B, K]
 Batch = dict[str, jax.Array]
 # (the teacher's variables, images in [-1, 1] at the student's resolution) -> logits_BxK
 Teacher = Callable[[Any, jax.Array], jax.Array]
@@ -26,8 +27,8 @@ def normalize(images_BxHxWxC: jax.Array) -> jax.Array:
     return images_BxHxWxC.astype(jnp.float32) / 127.5 - 1.0
 
 
-def uniform_mix(step: jax.Array, warm_start_steps: int) -> jax.Array:
-    """The warm start's epsilon: 1 at step 0, falling linearly to 0 at `warm_start_steps`, and 0 from there."""
+def warm_start(step: jax.Array, warm_start_steps: int) -> jax.Array:
+    """How much of the warm start is left: 1 at step 0, linearly down to 0 at `warm_start_steps`, 0 from there."""
     return jnp.clip(1.0 - step / warm_start_steps, 0.0, 1.0) if warm_start_steps else jnp.zeros(())
 
 
@@ -91,7 +92,8 @@ def make_train_step(
                 {"params": gather(params), "batch_stats": batch_stats},
                 images_BxHxWxC,
                 train=True,
-                uniform_mix=uniform_mix(state.step, settings.warm_start_steps),
+                warm_start=warm_start(state.step, settings.warm_start_steps),
+                task_B=batch.get("task"),
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
@@ -158,19 +160,54 @@ def make_train_step(
     return train_step
 
 
+def make_stages(
+    model: BasisNet, *, ema: bool, warm_start_steps: int, gather: Callable[[Any], Any] = lambda params: params
+) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], Callable[..., jax.Array]]:
+    """A trained model's stages, for images of uint8.
+
+    Args:
+      model: with or without a preview.
+      ema: with the moving averages rather than the newest parameters.
+      warm_start_steps: as in training, should the state be from before their end.
+      gather: as in `make_train_step`.
+
+    Returns:
+      first(state, images) -> (preview_logits_BxK, coefficients_BxLxN), and second(state, images, coefficients) ->
+      logits_BxK. For a network without a preview it is second(state, images, None, task_B), and the first is of no use.
+    """
+
+    def apply(state: TrainState, images_BxHxWxC: jax.Array, *arguments: Any, **keywords: Any) -> Any:
+        params, batch_stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
+        variables = {"params": gather(params), "batch_stats": batch_stats}
+        return model.apply(variables, normalize(images_BxHxWxC), *arguments, train=False, **keywords)
+
+    def first(state: TrainState, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        left = warm_start(state.step, warm_start_steps)
+        return apply(state, images_BxHxWxC, warm_start=left, method="first_stage")
+
+    def second(
+        state: TrainState,
+        images_BxHxWxC: jax.Array,
+        coefficients_BxLxN: jax.Array | None = None,
+        task_B: jax.Array | None = None,
+    ) -> jax.Array:
+        if coefficients_BxLxN is None:
+            left = warm_start(state.step, warm_start_steps)
+            return apply(state, images_BxHxWxC, warm_start=left, task_B=task_B).logits_BxK
+        return apply(state, images_BxHxWxC, coefficients_BxLxN, method="second_stage")
+
+    return first, second
+
+
 def make_eval_step(
     model: BasisNet, *, ema: bool, warm_start_steps: int, gather: Callable[[Any], Any] = lambda params: params
 ) -> Callable[[TrainState, Batch], Metrics]:
-    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1; `gather` as in `make_train_step`."""
+    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1. Arguments as in `make_stages`."""
+    first, second = make_stages(model, ema=ema, warm_start_steps=warm_start_steps, gather=gather)
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
-        params, batch_stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
-        outputs: Outputs = model.apply(  # type: ignore[assignment]
-            {"params": gather(params), "batch_stats": batch_stats},
-            normalize(batch["image"]),
-            train=False,
-            uniform_mix=uniform_mix(state.step, warm_start_steps),
-        )
+        seen = first(state, batch["image"]) if model.preview else ()
+        outputs = Outputs(second(state, batch["image"], *seen[1:], task_B=batch.get("task")), *seen)
         return measure(outputs, batch["label"], batch["mask"])
 
     return eval_step

@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
     folder = _open_workdir(config, workdir)
     if jax.process_index() == 0:
         report.write_json(folder / "config.json", json.loads(config.to_json()))
+        report.write_json(folder / "data.json", experiment.data.facts())
     with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints, _stop_signals() as stop:
         state, account = _start(experiment, checkpoints)
         evaluation = _loop(experiment, checkpoints, folder, state, account, stop)
@@ -108,6 +109,7 @@ class Account:
 
     train_seconds: float = 0.0  # in the loop, compilation, evaluation and saving included
     step_seconds: float = 0.0  # in training steps alone, each run's first left out
+    wait_seconds: float = 0.0  # of those, waiting for a batch
     timed_steps: int = 0
     summed_steps: int = 0  # steps in `sums`, which are those since the last line of training metrics
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -140,7 +142,14 @@ def _loop(
     writer = metric_writers.create_default_writer(
         folder / "events", just_logging=jax.process_index() > 0, asynchronous=False
     )
-    report_progress = periodic_actions.ReportProgress(num_train_steps=plan.total_steps, writer=writer)
+    hooks: list[Callable[[int], bool]] = [
+        periodic_actions.ReportProgress(num_train_steps=plan.total_steps, writer=writer)
+    ]
+    if config.profile_steps:
+        steps = {"first_profile": first + 10, "num_profile_steps": config.profile_steps}
+        hooks.append(
+            periodic_actions.Profile(logdir=folder / "events", profile_duration_ms=0, every_secs=None, **steps)
+        )
     bar = report.ProgressBar(total_steps=plan.total_steps, start_step=first, batch_size=plan.batch_size)
     logging.info("parameters\n%s", parameter_overview.get_parameter_overview(state.params))
     logging.info("%s on %s", plan, experiment.mesh)
@@ -150,10 +159,11 @@ def _loop(
     started, seconds_before = time.monotonic(), account.train_seconds
     pending: dict[str, jax.Array] | None = None  # metrics of the newest step, fetched while the next one runs
     mark: float | None = None  # when the step before the newest was seen to end
+    told = (account.wait_seconds, account.step_seconds)  # at the last line of training metrics
 
     def fetch(step: int) -> None:
         """Waits for `step` to end, and accounts for it."""
-        nonlocal pending, mark
+        nonlocal pending, mark, told
         if pending is None:
             return
         metrics = {name: float(value) for name, value in pending.items()}
@@ -170,7 +180,10 @@ def _loop(
         account.add(metrics)
         bar.update(loss=metrics["loss"], top1=metrics["top1"])
         if step % config.log_every_steps == 0 or step == plan.total_steps:
-            writer.write_scalars(step, account.take_means())
+            waited, taken = account.wait_seconds - told[0], account.step_seconds - told[1]
+            told = (account.wait_seconds, account.step_seconds)
+            wait_share = {"input_wait_share": waited / taken} if taken else {}
+            writer.write_scalars(step, {**account.take_means(), **wait_share})
 
     try:
         for step in range(first, plan.total_steps + 1):  # here `step` updates are done
@@ -190,14 +203,22 @@ def _loop(
                 return evaluation
             if stop:
                 return None
-            state, newest = train_step(state, next(batches), teacher)
+            asked = time.monotonic()
+            batch = next(batches)
+            if mark is not None:
+                account.wait_seconds += time.monotonic() - asked
+            state, newest = train_step(state, batch, teacher)
             fetch(step)
             pending = newest
-            report_progress(step + 1)
+            for hook in hooks:
+                hook(step + 1)
         raise AssertionError("the loop ends at the last step")
     finally:
         bar.close()
         writer.close()
+        if config.profile_steps:
+            with contextlib.suppress(RuntimeError):  # where no trace is running: it ended, or had not begun
+                jax.profiler.stop_trace()
 
 
 def _results(experiment: Experiment, evaluation: dict[str, float], account: Account) -> dict[str, Any]:
@@ -209,6 +230,7 @@ def _results(experiment: Experiment, evaluation: dict[str, float], account: Acco
         "step": experiment.plan.total_steps,
         "train_seconds": account.train_seconds,
         "images_per_second": timed_images / account.step_seconds if account.timed_steps else None,
+        "input_wait_share": account.wait_seconds / account.step_seconds if account.timed_steps else None,
         "eval": {name: evaluation.get(name) for name in ("count", "top1", "top5", "preview_top1", "loss")},
         "madds": cost.madds(),
         "parameters": cost.parameters,

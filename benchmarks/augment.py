@@ -1,20 +1,19 @@
 """CPU time an image of each augmentation at 224 x 224, on one thread.
 
-    python benchmarks/augment.py [--output augment.json]
+    python benchmarks/augment.py [--json augment.json]
 
-Reach: AutoAugment adds at most 1 ms on average. Each round times every augmentation on the same images, one after the
-other, so that what else the machine does meets all of them alike; a figure is the median over the rounds.
+Reach: AutoAugment adds at most 1 ms on average. Every augmentation has the same images.
 """
 
 import argparse
-import json
 import pathlib
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
+import timing
 
 from basisnet_jax.data import augment
 
@@ -36,12 +35,10 @@ def photographs(count: int) -> list[np.ndarray]:
     return [cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for image in small]
 
 
-def milliseconds(change: Augment, images: list[np.ndarray], seed: int) -> float:
-    """CPU time an image, in ms; with the making of its generator, as in the pipeline."""
-    start = time.process_time_ns()
+def augment_all(change: Augment, images: list[np.ndarray]) -> None:
+    """Each image in its own way; with the making of its generator, as in the pipeline."""
     for position, image in enumerate(images):
-        change(image, np.random.default_rng((seed, position)))
-    return (time.process_time_ns() - start) / 1e6 / len(images)
+        change(image, np.random.default_rng((0, position)))
 
 
 def main() -> None:
@@ -49,26 +46,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--images", type=int, default=250, help="a round, each in its own way")
-    parser.add_argument("--output", type=pathlib.Path, help="where to write the figures as JSON")
+    parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
 
     cv2.setNumThreads(1)
     images = photographs(arguments.images)
-    rounds: dict[str, list[float]] = {name: [] for name in AUGMENTATIONS}
-    for number in range(-1, arguments.rounds):  # the first warms up
-        for name, change in AUGMENTATIONS.items():
-            taken = milliseconds(change, images, seed=max(number, 0))
-            if number >= 0:
-                rounds[name].append(taken)
-
-    figures = {name: statistics.median(times) for name, times in rounds.items()}
+    calls = {name: partial(augment_all, change, images) for name, change in AUGMENTATIONS.items()}
+    times = timing.interleaved(calls, rounds=arguments.rounds, clock=time.process_time)
+    figures = {name: median / len(images) for name, median in timing.medians(times).items()}
     print(f"{'CPU ms an image at 224 x 224':<32}{'total':>8}{'added':>8}")
     for name, median in figures.items():
         print(f"{name:<32}{median:>8.3f}{median - figures['none']:>8.3f}")
-    if arguments.output:
-        added = {name: median - figures["none"] for name, median in figures.items()}
-        record = {"side": SIDE, "rounds": arguments.rounds, "images": arguments.images}
-        arguments.output.write_text(json.dumps({**record, "cpu_ms": figures, "added_cpu_ms": added}, indent=2) + "\n")
+    added = {name: median - figures["none"] for name, median in figures.items()}
+    record = {"side": SIDE, "rounds": arguments.rounds, "images": arguments.images}
+    timing.write_json(arguments.json, {**record, "cpu_ms": figures, "added_cpu_ms": added})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """CPU time an image of the input pipeline, beside tf.data's fused decode-and-crop on the same JPEGs.
 
-    python benchmarks/input_pipeline.py --output input_pipeline.json
+    python benchmarks/input_pipeline.py [--json input_pipeline.json]
 
 Each system reads 500 x 375 JPEGs of about 100 KB from memory, takes Inception's crop, resizes it to 224 and flips
 half of them. Each lives in a process of its own, and they take turns. A turn's time is user and system time of the
@@ -8,11 +8,9 @@ process and its children from one idle state to the next, so what was prefetched
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import timing
 
 SIDE, HEIGHT, WIDTH, BATCH = 224, 375, 500, 64
 MIN_AREA, MAX_ASPECT = 0.08, 4 / 3
@@ -162,32 +161,31 @@ def measure(jpegs: list[bytes], systems: Sequence[str], rounds: int, batches: in
 
 
 def main() -> None:
-    """Prints a table, and writes it as JSON where --output says."""
+    """Prints a table; writes all turns as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=8, help=f"of {BATCH} images, a turn")
     parser.add_argument("--threads", type=int, default=2, help="threads, or worker processes of one each")
-    parser.add_argument("--output", type=pathlib.Path)
+    parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
     jpegs = make_jpegs(128)
     times = measure(jpegs, options.systems, options.rounds, options.batches, options.threads)
     result: dict[str, Any] = {
         "images": f"{len(jpegs)} of {WIDTH} x {HEIGHT}, {np.mean([len(x) for x in jpegs]) / 1e3:.0f} KB on average",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": timing.machine(),
         "rounds": options.rounds,
         "systems": {},
     }
     print(f"{result['images']}; {result['machine']}; medians of {options.rounds} rounds")
     print(f"{'system':10}{'CPU ms an image':>17}{'over tf.data':>14}")
     for system, values in times.items():
-        ratios = [ours / theirs for ours, theirs in zip(values, times.get("tf.data", values), strict=True)]
-        row = {"cpu_ms": statistics.median(values), "over_tf_data": statistics.median(ratios), "all_ms": values}
+        over = timing.ratio(times, system, "tf.data" if "tf.data" in times else system)
+        row = {"cpu_ms": statistics.median(values), "over_tf_data": over, "all_ms": values}
         result["systems"][system] = row
         print(f"{system:10}{row['cpu_ms']:17.3f}{row['over_tf_data']:14.2f}   {min(values):.3f} to {max(values):.3f}")
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    timing.write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ from configs import imagenet_mbv3
 def get_config() -> ml_collections.ConfigDict:
     """Small deltas of imagenet_mbv3.py."""
     config = imagenet_mbv3.get_config()
-    config.batch_size = config.eval.batch_size = 32
-    config.epochs = 60.0
-    config.eval_every_epochs = config.checkpoint.every_epochs = 20.0
-    config.log_every_steps = 20
+    config.batch_size = config.eval.batch_size = 16
+    config.epochs = 120.0
+    config.eval_every_epochs = config.checkpoint.every_epochs = 40.0
+    config.log_every_steps = 50
     config.ema_decay = 0.98
     config.warm_start_epochs = 5.0
     config.data.update(eval_split="train", workers=0)
     config.distill.update(teacher="efficientnet_lite0", weight=0.2)
-    config.optimizer.reference_batch = 32
+    config.optimizer.reference_batch = 16
     config.model.update(num_bases=4, dtype="float32")
     for stage, resolution in ((config.model.specialist, 64), (config.model.preview, 32)):
         stage.update(backbone="mobilenet_v3_small", width=0.5, resolution=resolution)

@@ -1,6 +1,8 @@
 """Eight CPU devices for every test, a network small enough to train in one, and its config."""
 
+import json
 import os
+import pathlib
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -19,10 +21,47 @@ import pytest
 
 from tests.configs import tiny
 
+TRAINED_RATE = 0.03
 
-@pytest.fixture
-def config(tmp_path_factory) -> ml_collections.ConfigDict:
+
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> ml_collections.ConfigDict:
     """tests/configs/tiny.py, with the digits prepared once in a folder of the tests' own."""
     config = tiny.get_config()
     config.data.dir = str(tmp_path_factory.getbasetemp() / "tensorflow_datasets")
+    return config
+
+
+@pytest.fixture
+def config(tmp_path_factory) -> ml_collections.ConfigDict:
+    """A config for each test to change."""
+    return tiny_config(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> pathlib.Path:
+    """The workdir of a run of that config, trained once; its learning rate is high enough to learn something."""
+    from basisnet_jax.train import train
+
+    config, workdir = tiny_config(tmp_path_factory), tmp_path_factory.mktemp("trained")
+    config.optimizer.learning_rate = TRAINED_RATE
+    train(config, str(workdir))
+    return workdir
+
+
+def save_untrained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """What a run leaves, with the parameters that it would have started from: no step is compiled."""
+    from basisnet_jax.checkpoint import Checkpoints
+    from basisnet_jax.experiment import make_experiment
+
+    experiment = make_experiment(config)
+    (workdir / "config.json").write_text(config.to_json())
+    (workdir / "data.json").write_text(json.dumps(experiment.data.facts()))
+    with Checkpoints(workdir / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(0, experiment.init_state(), {}, {"top1": 0.1})
+
+
+@pytest.fixture
+def trained_config(config) -> ml_collections.ConfigDict:
+    """The config that `trained` was trained with, for each test to change."""
+    config.optimizer.learning_rate = TRAINED_RATE
     return config

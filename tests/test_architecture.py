@@ -7,26 +7,19 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "models.synthesis", "models.backbones", "data.decode", "data.augment", "mixing", "hlo"},
-    {
-        "models.routing",
-        "models.torch_file",
-        "data.preprocess",
-        "data.folder",
-        "data.digits",
-        "mesh",
-        "topology",
-        "batch_checks",
-    },
-    {"models.blocks", "models.cost", "data.pipeline", "config"},
-    {"data.datasets", "data.teacher_logits", "plan"},
-    {"models.basisnet", "models.pretrained"},
+    {"models.pallas_tpu", "errors", "cache", "models.backbones", "models.ablations", "data.decode", "data.augment"},
+    {"mixing", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
+    {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
+    {"models.routing"},
+    {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
+    {"data.datasets", "data.teacher_logits", "plan", "termination"},
+    {"models.basisnet", "models.pretrained", "figures"},
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
     {"step", "networks"},
     {"experiment"},
     {"evaluate", "report"},
-    {"train", "costing", "teacher", "compiling"},
+    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "predict"},
     {"main"},
 ]
 

@@ -16,7 +16,7 @@ CONFIGS = [path for path in sorted(pathlib.Path("configs").glob("*.py")) if path
 def test_every_config_is_valid(path):
     config = importlib.import_module(f"configs.{path.stem}").get_config()
     config_lib.validate(config)
-    plan = plan_lib.derive(config, train_examples=50_000, eval_examples=500, devices=32, processes=4)
+    plan = plan_lib.derive(config, train_examples=50_000, eval_examples=500, devices=8, processes=2)
     assert plan.total_steps > max(plan.warmup_steps, plan.warm_start_steps)
 
 

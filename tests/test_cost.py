@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from basisnet_jax import costing
+from basisnet_jax.config import default
 from basisnet_jax.models import cost
 from basisnet_jax.models.backbones import ARCHITECTURES, MOBILENET_V3_LARGE, make_divisible, scaled
 from basisnet_jax.models.blocks import Backbone
@@ -23,6 +24,8 @@ from configs import digits
         ("mobilenet_v2", 300_774_272, 3_504_872),
         ("mobilenet_v3_large", 216_589_760, 5_483_032),
         ("mobilenet_v3_small", 56_510_400, 2_542_856),
+        ("resnet18", 1_814_073_344, 11_689_512),
+        ("resnet50", 4_089_184_256, 25_557_032),
     ],
 )
 def test_static_networks_at_224(name, madds, parameters):
@@ -80,7 +83,7 @@ def test_basisnet_on_mobilenet_v3_large(width, granularity, total, parameters):
         224,
         1000,
         num_bases=16,
-        synthesized=MOBILENET_V3_LARGE.bottleneck_layers(),
+        synthesized=MOBILENET_V3_LARGE.block_layers(),
         granularity=granularity,
     )
     assert (got.total, got.parameters) == (total, parameters)
@@ -159,6 +162,11 @@ def test_make_divisible():
         ("imagenet_mbv3_static", 216_589_760, 5_483_032),
         ("imagenet_mbv2_static", 300_774_272, 3_504_872),
         ("imagenet_efficientnet_b0_static", 385_814_752, 5_288_548),
+        ("compare.imagenet_condconv_mbv2", 328_137_856, 27_450_768),
+        ("compare.imagenet_condconv_efficientnet_b0", 407_213_024, 24_013_284),
+        ("compare.imagenet_dynamic_mbv2", 310_194_368, 11_149_736),
+        ("compare.imagenet_dynamic_mbv3", 223_345_624, 10_960_602),
+        ("compare.imagenet_resnet50_static", 4_089_184_256, 25_557_032),
     ],
 )
 def test_cost_mode_needs_no_data(name, total, parameters, tmp_path):
@@ -170,6 +178,37 @@ def test_cost_mode_needs_no_data(name, total, parameters, tmp_path):
     assert written["madds"]["total"] == total == sum(layer["madds"] for layer in written["layers"])
     assert written["parameters"] == parameters == sum(layer["parameters"] for layer in written["layers"])
     assert f"{total:,}" in printed
+
+
+@pytest.mark.parametrize(
+    ("backbone", "routing", "madds", "parameters", "published_static"),
+    [
+        # As published: millions of multiply-adds and parameters, and of multiply-adds of the static network, which some
+        # papers count otherwise than we do. CondConv is arXiv 1904.04971, dynamic convolution arXiv 1912.03458.
+        ("mobilenet_v2", {"routing": "condconv", "num_bases": 8, "synthesize_from_block": 6}, 329, 27.5, 301),
+        ("efficientnet_b0", {"routing": "condconv", "num_bases": 4, "synthesize_from_block": 8}, 402, 13.3, 391),
+        ("efficientnet_b0", {"routing": "condconv", "num_bases": 8, "synthesize_from_block": 8}, 413, 24.0, 391),
+        ("mobilenet_v2", {"routing": "dynamic", "num_bases": 4}, None, 11.1, 301),  # its 313M counts more than this
+    ],
+)
+def test_published_networks_with_routings(backbone, routing, madds, parameters, published_static):
+    config = default().model
+    config.specialist.update(backbone=backbone, width=1.0, resolution=224)
+    config.update(routing)
+    if backbone == "mobilenet_v2" and config.routing == "condconv":
+        config.synthesize = ("blocks", "head_conv", "classifier")
+    counted = model_cost(make_model(config, 1000), 224, channels=3)
+    assert round(counted.parameters / 1e6, 1) == parameters
+    if madds:
+        assert published_static + counted.synthesis / 1e6 == pytest.approx(madds, abs=0.8)
+
+
+def test_networks_to_compare_have_equal_multiply_adds():
+    totals = []
+    for name in ("static", "condconv", "dynamic", "preview"):
+        config = importlib.import_module(f"configs.compare.fashion_mnist_{name}").get_config()
+        totals.append(model_cost(make_model(config.model, 10), config.model.specialist.resolution, channels=1).total)
+    assert max(totals) <= 1.02 * min(totals)
 
 
 def test_early_termination_saves_what_the_paper_says():

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Conventions
-from basisnet_jax.models.blocks import Convolution, SqueezeExcite
+from basisnet_jax.models.blocks import Convolution, Norm, SqueezeExcite
 from basisnet_jax.networks import make_model
 
 
@@ -63,6 +64,20 @@ def test_one_basis_is_the_plain_network(config):
     np.testing.assert_allclose(got, apply(static, kernels, images()).logits_BxK, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_norm_is_flax_batch_norm_and_then_the_activation(dtype):
+    x = (3 * jax.random.normal(jax.random.key(0), (4, 3, 5, 6)) + 2).astype(dtype)
+    flax, ours = nn.BatchNorm(momentum=0.99, epsilon=1e-3, dtype=dtype), Norm("hard_swish", 1e-3, dtype)
+    state = ours.init(jax.random.key(0), x, True)
+    for train in (True, False):
+        got, updated = ours.apply(state, x, train, mutable=["batch_stats"])
+        inner = {kind: values["batch_norm"] for kind, values in state.items()}
+        expected, stats = flax.apply(inner, x, use_running_average=not train, mutable=["batch_stats"])
+        np.testing.assert_array_equal(got.value(), nn.hard_swish(expected))
+        jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"]["batch_norm"], stats["batch_stats"])
+        state = {**state, **updated}
+
+
 def test_images_of_a_batch_do_not_influence_each_other(config):
     model, variables = initialized(config)
     together = apply(model, variables, images())
@@ -71,9 +86,9 @@ def test_images_of_a_batch_do_not_influence_each_other(config):
     assert not np.allclose(together.logits_BxK[2], together.logits_BxK[1], atol=1e-3)
 
 
-def test_uniform_mix_of_one_ignores_the_preview(config):
+def test_a_whole_warm_start_ignores_the_preview(config):
     model, variables = initialized(config)
-    got = apply(model, variables, images(), uniform_mix=1.0)
+    got = apply(model, variables, images(), warm_start=1.0)
     np.testing.assert_allclose(got.coefficients_BxLxN, 1 / config.model.num_bases, rtol=1e-6)
 
 
@@ -81,7 +96,7 @@ def test_uniform_mix_of_one_ignores_the_preview(config):
 def test_granularity_shares_vectors(config, granularity, vectors):
     """The first block expands 8 channels to 16, the second 8 to 24: six layers, of which five are chosen here."""
     model, variables = initialized(config, granularity=granularity)
-    layers = model.specialist.architecture.bottleneck_layers()
+    layers = model.specialist.architecture.block_layers()
     assert len(layers) == 6
     assert apply(model, variables, images()).coefficients_BxLxN.shape == (
         4,

@@ -262,7 +262,7 @@ def test_uniform_coefficients_give_the_static_network(config):
         for noise in (0.0, 0.5)
     )
     assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, variables)
-    run = jax.jit(lambda v, mix: model.apply(v, images(), train=False, uniform_mix=mix))
+    run = jax.jit(lambda v, mix: model.apply(v, images(), train=False, warm_start=mix))
     # With equal bases any coefficients that sum to one give the same; with noise only the uniform ones do.
     for started, mix, equal in ((same, 1.0, True), (same, 0.0, True), (noisy, 1.0, True), (noisy, 0.0, False)):
         got = run(started, mix)

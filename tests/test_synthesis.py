@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from basisnet_jax.mesh import batch_sharding, make_mesh, replicated
 from basisnet_jax.models import synthesis
 
 
@@ -120,6 +121,47 @@ def test_depthwise_equals_a_loop(side, stride, size, padding, dtype):
 
     by_rows, by_taps = gradient(synthesis._kernel_gradient_by_rows), gradient(synthesis._kernel_gradient_by_taps)
     np.testing.assert_allclose(by_rows, by_taps, rtol=1e-4, atol=1e-4, err_msg="the CPU's and the TPU's form differ")
+
+
+def dense_loop(x, bases, coefficients, stride, dy, padding):
+    """As `depthwise_loop`, of a convolution that mixes the channels."""
+    side, (height, width) = bases.shape[1], x.shape[1:3]
+    top, left = (max((-(-n // stride) - 1) * stride + side - n, 0) // 2 for n in (height, width))
+    if padding == "symmetric":
+        top = left = (side - 1) // 2
+    y, dx, dbases, dcoefficients = (np.zeros(array.shape) for array in (dy, x, bases, coefficients))
+    for b in range(len(x)):
+        kernel = sum(coefficients[b, n] * bases[n] for n in range(len(bases)))
+        dkernel = np.zeros(kernel.shape)
+        for p, q, i, j in np.ndindex(*dy.shape[1:3], side, side):
+            row, column = p * stride + i - top, q * stride + j - left
+            if 0 <= row < height and 0 <= column < width:
+                y[b, p, q] += x[b, row, column] @ kernel[i, j]
+                dx[b, row, column] += kernel[i, j] @ dy[b, p, q]
+                dkernel[i, j] += np.outer(x[b, row, column], dy[b, p, q])
+        for n in range(len(bases)):
+            dbases[n] += coefficients[b, n] * dkernel
+            dcoefficients[b, n] = np.sum(dkernel * bases[n])
+    return y, dx, dbases, dcoefficients
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dtype"),
+    [(1, "same", jnp.float32), (2, "same", jnp.float32), (2, "symmetric", jnp.float32), (2, "same", jnp.bfloat16)],
+)
+def test_dense_equals_a_loop_when_sharded_too(stride, padding, dtype, devices):
+    rng, x, bases, coefficients = draw((8, 7, 6, 3), (4, 3, 3, 3, 5), dtype)
+    dy = np.asarray(jnp.asarray(rng.normal(size=(8, -(-7 // stride), -(-6 // stride), 5)), dtype), np.float64)
+    mesh = make_mesh(jax.devices()[:devices], fsdp=1)
+    sharded, whole = batch_sharding(mesh), replicated(mesh)
+    arrays = jnp.asarray(x, dtype), jnp.asarray(bases, dtype), jnp.asarray(coefficients, jnp.float32)
+    inputs = jax.device_put(arrays, (sharded, whole, sharded))
+    got = value_and_gradients(
+        lambda *args: synthesis.dense(*args, stride, padding), inputs, jax.device_put(jnp.asarray(dy, dtype), sharded)
+    )
+    assert got[0].dtype == dtype
+    assert_close(got, dense_loop(x, bases, coefficients, stride, dy, padding), dtype)
 
 
 @pytest.mark.parametrize(("side", "stride"), list(itertools.product((3, 5), (1, 2))))

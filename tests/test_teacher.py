@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(model, variables, images):
     """Of both stages; the coefficients are uniform."""
-    outputs = model.apply(variables, images, train=False, uniform_mix=1.0)
+    outputs = model.apply(variables, images, train=False, warm_start=1.0)
     return outputs.logits_BxK, outputs.preview_logits_BxK
 
 
@@ -228,6 +228,6 @@ def test_sources_that_do_not_fit_are_answered_with_a_sentence(config, tmp_path):
 
 def test_a_teacher_must_know_the_same_images_and_classes(config, tmp_path):
     config.distill.teacher = save_run(config, tmp_path / "teacher")
-    rgb = datasets.Dataset([], [], num_classes=10, channels=3, identity="")
+    rgb = datasets.Dataset([], [], classes=tuple("0123456789"), channels=3, identity="")
     with pytest.raises(UserError, match=r"knows 10 classes of images with 1 channels; 'digits' has 10 and 3"):
         load_teacher(config, rgb)

@@ -17,7 +17,7 @@ from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
 from basisnet_jax.experiment import make_experiment
-from basisnet_jax.step import uniform_mix
+from basisnet_jax.step import warm_start
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -138,10 +138,12 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
 
 
 def test_a_run_leaves_what_the_readme_says(config, tmp_path):
+    config.profile_steps = 2
     results = train.train(config, str(tmp_path))
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {
-        *("config", "step", "train_seconds", "images_per_second", "eval", "madds", "parameters", "versions")
+        *("config", "step", "train_seconds", "images_per_second", "input_wait_share"),
+        *("eval", "madds", "parameters", "versions"),
     }
     assert set(results["eval"]) == {"count", "top1", "top5", "preview_top1", "loss"}
     assert results["eval"]["count"] == 37
@@ -149,6 +151,8 @@ def test_a_run_leaves_what_the_readme_says(config, tmp_path):
     assert sum(results["madds"][x] for x in ("preview", "synthesis", "specialist")) == results["madds"]["total"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "events").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "events").glob("plugins/profile/*/*.xplane.pb")), "the profiler's trace"
+    assert 0 <= results["input_wait_share"] <= 1
     with checkpoint.Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
         assert checkpoints.steps()[-1] == results["step"] == 16
 
@@ -240,8 +244,8 @@ def test_mixing_reaches_the_loss(config):
 
 
 def test_warm_start_falls_linearly_to_zero():
-    assert [float(uniform_mix(np.int32(s), 4)) for s in (0, 1, 4, 9)] == [1.0, 0.75, 0.0, 0.0]
-    assert float(uniform_mix(np.int32(0), 0)) == 0.0
+    assert [float(warm_start(np.int32(s), 4)) for s in (0, 1, 4, 9)] == [1.0, 0.75, 0.0, 0.0]
+    assert float(warm_start(np.int32(0), 0)) == 0.0
 
 
 def test_every_field_is_read(config, tmp_path, monkeypatch):
@@ -258,6 +262,7 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(ml_collections.ConfigDict, "__getattr__", noting)
     monkeypatch.setattr(costing, "validate", lambda config: None)
     train.train(config, str(tmp_path))
+    config.model.routing = "dynamic"  # which reads what the preview does not
     costing.cost(config, str(tmp_path))
     monkeypatch.undo()
 

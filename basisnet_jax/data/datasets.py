@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
@@ -26,9 +27,18 @@ class Dataset:
 
     train: Source
     eval: Source
-    num_classes: int
+    classes: tuple[str, ...]  # their names, '0', '1', ... where the data set has none
     channels: int  # 1 or 3
     identity: str  # of the training split: the same for the same examples in the same order
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 to num_classes - 1."""
+        return len(self.classes)
+
+    def facts(self) -> dict[str, Any]:
+        """What a trained model is used with where its data is not: JSON values."""
+        return {"classes": self.classes, "channels": self.channels, "train_examples": len(self.train)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +52,45 @@ class Unread:
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
         raise LookupError("the images of this split are not here")
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithTask:
+    """A source whose examples have a 'task', which another of their features says."""
+
+    source: Source
+    feature: str
+    num_tasks: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        return [{**example, "task": self._task(example)} for example in self.source.__getitems__(indices)]
+
+    def _task(self, example: dict[str, Any]) -> int:
+        task = example.get(self.feature)
+        if not isinstance(task, int | np.integer):
+            integers = [name for name, value in example.items() if isinstance(value, int | np.integer)]
+            raise UserError(
+                f"config.data.task = {self.feature!r} is no integer feature of this data set; it has "
+                f"{', '.join(integers)}."
+            )
+        if not 0 <= task < self.num_tasks:
+            raise UserError(
+                f"config.model.num_tasks = {self.num_tasks}, but an example has {self.feature} = {task}; raise it."
+            )
+        return int(task)
+
+
+def with_tasks(data: Dataset, feature: str, num_tasks: int) -> Dataset:
+    """The data set whose examples have a 'task' too: an integer feature of theirs, which is 0 to num_tasks - 1.
+
+    Raises:
+      UserError: on reading, an example without the feature, or with another value.
+    """
+    train, evaluation = (_WithTask(source, feature, num_tasks) for source in (data.train, data.eval))
+    return dataclasses.replace(data, train=train, eval=evaluation)
 
 
 def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:
@@ -58,15 +107,15 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) ->
       UserError: an unknown name or split, data that is not prepared (with the command that does), or other features.
     """
     if name == "folder":
-        train, evaluation, num_classes = folder.open_splits(data_dir, train_split, eval_split)
-        return Dataset(train, evaluation, num_classes, channels=3, identity=train.identity())
+        train, evaluation, classes = folder.open_splits(data_dir, train_split, eval_split)
+        return Dataset(train, evaluation, classes, channels=3, identity=train.identity())
     builder = _prepared(_builder(name, data_dir), data_dir)
-    num_classes, channels = _classes_and_channels(builder)
+    classes, channels = _classes_and_channels(builder)
     train_source = _source(builder, train_split, "data.train_split")
     return Dataset(
         train=train_source,
         eval=_source(builder, eval_split, "data.eval_split"),
-        num_classes=num_classes,
+        classes=classes,
         channels=channels,
         identity=f"{builder.info.full_name}, {train_split}, {len(train_source)} examples",
     )
@@ -91,31 +140,31 @@ def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str
                 for x, n in SIZES[name].items()
             ]
         )
-    num_classes, channels = _classes_and_channels(builder)
+    classes, channels = _classes_and_channels(builder)
     return Dataset(
         train=Unread(_size(name, splits, train_split, "data.train_split")),
         eval=Unread(_size(name, splits, eval_split, "data.eval_split")),
-        num_classes=num_classes,
+        classes=classes,
         channels=channels,
         identity="unread",
     )
 
 
-def classes_and_channels(name: str, data_dir: str, train_split: str, eval_split: str) -> tuple[int, int]:
-    """(number of classes, channels of its images) of a data set, which TFDS need not have prepared."""
+def classes_and_channels(name: str, data_dir: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...], int]:
+    """(names of the classes, channels of its images) of a data set, which TFDS need not have prepared."""
     if name == "folder":
         return folder.open_splits(data_dir, train_split, eval_split)[2], 3
     return _classes_and_channels(_builder(name, data_dir))
 
 
-def _classes_and_channels(builder: tfds.core.DatasetBuilder) -> tuple[int, int]:
+def _classes_and_channels(builder: tfds.core.DatasetBuilder) -> tuple[tuple[str, ...], int]:
     features = dict(builder.info.features or {})
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
             f"data.name = {builder.name!r} has no features 'image' and 'label'; choose an image classification set."
         )
-    return label.num_classes, 1 if image.shape[-1] == 1 else 3  # None is 'of any number': made RGB
+    return tuple(label.names), 1 if image.shape[-1] == 1 else 3  # None is 'of any number': made RGB
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

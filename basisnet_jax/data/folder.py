@@ -37,7 +37,7 @@ class Split:
             raise UserError(f"cannot read {path} ({error.strerror}), which was there when the run began.") from None
 
 
-def open_splits(folder: str, train: str, evaluation: str) -> tuple[Split, Split, int]:
+def open_splits(folder: str, train: str, evaluation: str) -> tuple[Split, Split, tuple[str, ...]]:
     """Lists two splits; no image is read.
 
     Args:
@@ -46,7 +46,7 @@ def open_splits(folder: str, train: str, evaluation: str) -> tuple[Split, Split,
       evaluation: the evaluation split's name.
 
     Returns:
-      The two splits and the number of classes.
+      The two splits and the names of the classes.
 
     Raises:
       UserError: a folder that is not there or has no images, other files in it, or splits of different classes.
@@ -66,7 +66,7 @@ def open_splits(folder: str, train: str, evaluation: str) -> tuple[Split, Split,
             f"{root} has the class {differing[0]!r} in only one of {train!r} and {evaluation!r} "
             f"({len(differing)} such); give both splits the same class folders."
         )
-    return _split(root / train, names[train]), _split(root / evaluation, names[train]), len(names[train])
+    return _split(root / train, names[train]), _split(root / evaluation, names[train]), tuple(names[train])
 
 
 def _folders(path: pathlib.Path) -> list[str]:

@@ -27,11 +27,25 @@ MAX_BAD_IN_A_ROW = 100  # bad examples side by side after which no good one is l
 
 
 class Source(Protocol):
-    """Encoded examples, {'image': bytes, 'label': int} and perhaps 'file_name', read many at a time."""
+    """Encoded examples, {'image': bytes, 'label': int} and perhaps 'task' and 'file_name', read many at a time."""
 
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Reordered:
+    """A source's examples in another order."""
+
+    source: Source
+    order: np.ndarray  # index here -> index in the source
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
+        return self.source.__getitems__([int(self.order[index]) for index in indices])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,7 +133,20 @@ def load_train(
 
     label = _label(example, num_classes)
     image = decode_box(example["image"], side, channels, box_of)
-    return _example(augment(image, augmentation, rng), label)
+    return _example(augment(image, augmentation, rng), label, example)
+
+
+def load_image(encoded: bytes, side: int, channels: int, crop: CentralCrop | None) -> np.ndarray:
+    """An image as evaluation and prediction see it: uint8[side, side, channels].
+
+    Raises:
+      BadExampleError: the image cannot be decoded.
+    """
+
+    def box_of(height: int, width: int) -> Box:
+        return crop.box(height, width, side) if crop else (0, 0, height, width)
+
+    return decode_box(encoded, side, channels, box_of)
 
 
 def load_eval(
@@ -141,15 +154,13 @@ def load_eval(
 ) -> dict[str, np.ndarray]:
     """{'image': bytes, 'label': int} -> {'image': uint8[side, side, channels], 'label': int32, 'mask': 1.0}.
 
+    A 'task' goes along as int32.
+
     Raises:
       BadExampleError: the image cannot be decoded, or the label is none of `num_classes`.
     """
-
-    def box_of(height: int, width: int) -> Box:
-        return crop.box(height, width, side) if crop else (0, 0, height, width)
-
     label = _label(example, num_classes)
-    return _example(decode_box(example["image"], side, channels, box_of), label)
+    return _example(load_image(example["image"], side, channels, crop), label, example)
 
 
 def _label(example: dict[str, Any], num_classes: int) -> int:
@@ -159,5 +170,6 @@ def _label(example: dict[str, Any], num_classes: int) -> int:
     return label
 
 
-def _example(image: np.ndarray, label: int) -> dict[str, np.ndarray]:
-    return {"image": image, "label": np.array(label, np.int32), "mask": np.array(1.0, np.float32)}
+def _example(image: np.ndarray, label: int, example: dict[str, Any]) -> dict[str, np.ndarray]:
+    task = {"task": np.array(example["task"], np.int32)} if "task" in example else {}
+    return {"image": image, "label": np.array(label, np.int32), "mask": np.array(1.0, np.float32), **task}

@@ -7,6 +7,29 @@ module (`blocks.py`) and the cost (`cost.py`) both read the scaled table and not
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import ClassVar
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conv:
+    """One convolution of a block, with batch norm after it.
+
+    `kind` is its name in the block. A 'shortcut' sees the block's input and is added to what the others make of it.
+    """
+
+    kind: str
+    inputs: int
+    out: int
+    side: int = 1
+    stride: int = 1
+    depthwise: bool = False
+    se: bool = False  # squeeze-excite follows
+    act: str | None = None
+
+    @property
+    def weights(self) -> int:
+        """Numbers in its kernel."""
+        return self.side**2 * (1 if self.depthwise else self.inputs) * self.out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +45,72 @@ class Block:
     stride: int = 1
     se: bool = False
     act: str
+
+    last_act: ClassVar[str | None] = None  # after the addition
+
+    def convolutions(self, inputs: int) -> tuple[Conv, ...]:
+        """In the order in which they run, for a block with that many input channels."""
+        expand = Conv(kind="expand", inputs=inputs, out=self.expand, act=self.act)
+        depthwise = Conv(
+            kind="depthwise",
+            inputs=self.expand,
+            out=self.expand,
+            side=self.kernel,
+            stride=self.stride,
+            depthwise=True,
+            se=self.se,
+            act=self.act,
+        )
+        project = Conv(kind="project", inputs=self.expand, out=self.out)
+        return (expand, depthwise, project) if self.expand > inputs else (depthwise, project)
+
+    def scaled(self, inputs: int, scaled_inputs: int, width: float) -> "Block":
+        """At a width multiplier that makes `scaled_inputs` of the input's channels."""
+        expand = make_divisible(scaled_inputs * self.expand / inputs)
+        return dataclasses.replace(self, expand=expand, out=make_divisible(self.out * width))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNetBlock:
+    """ResNet's residual: convolutions of the given sides, the first that is not 1x1 with the stride.
+
+    (3, 3) is the basic block, (1, 3, 1) the bottleneck; `middle` are the channels of all but the last. The shortcut is
+    a 1x1 convolution where the block changes the shape.
+    """
+
+    sides: tuple[int, ...]
+    middle: int
+    out: int
+    stride: int = 1
+
+    last_act: ClassVar[str | None] = "relu"
+
+    def convolutions(self, inputs: int) -> tuple[Conv, ...]:
+        """In the order in which they run, for a block with that many input channels."""
+        convs, channels = [], inputs
+        strided = next(index for index, side in enumerate(self.sides) if side > 1)
+        for index, side in enumerate(self.sides):
+            last = index == len(self.sides) - 1
+            convs.append(
+                Conv(
+                    kind=f"conv{index + 1}",
+                    inputs=channels,
+                    out=self.out if last else self.middle,
+                    side=side,
+                    stride=self.stride if index == strided else 1,
+                    act=None if last else "relu",
+                )
+            )
+            channels = convs[-1].out
+        if self.stride > 1 or inputs != self.out:
+            convs.append(Conv(kind="shortcut", inputs=inputs, out=self.out, stride=self.stride))
+        return tuple(convs)
+
+    def scaled(self, inputs: int, scaled_inputs: int, width: float) -> "ResNetBlock":
+        """At a width multiplier; the channels of its input do not matter."""
+        del inputs, scaled_inputs
+        middle, out = (make_divisible(channels * width) for channels in (self.middle, self.out))
+        return dataclasses.replace(self, middle=middle, out=out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,13 +136,15 @@ class Conventions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Stem -> blocks -> 1x1 convolution -> average pool -> [dense] -> classifier."""
+    """Stem -> [max pool] -> blocks -> [1x1 convolution] -> average pool -> [dense] -> classifier."""
 
-    stem: int  # channels of the 3x3 stem
+    stem: int  # channels of the stem
+    stem_side: int = 3
     stem_stride: int = 2
+    stem_pool: bool = False  # a 3x3 max pool with stride 2 follows
     stem_act: str
-    blocks: tuple[Block, ...]
-    head_conv: int  # channels of the last 1x1 convolution
+    blocks: tuple[Block | ResNetBlock, ...]
+    head_conv: int | None  # channels of the last 1x1 convolution; None: there is none
     head_dense: int | None = None  # units between the pool and the classifier; None: the pool feeds the classifier
     head_act: str
     fixed_ends: bool = False  # stem and head keep their channels at every width
@@ -62,23 +153,25 @@ class Architecture:
     @property
     def features(self) -> int:
         """Length of the vector that the classifier sees."""
-        return self.head_dense or self.head_conv
+        return self.head_dense or self.head_conv or self.blocks[-1].out
 
-    def named_blocks(self) -> Iterator[tuple[str, int, Block]]:
+    def named_blocks(self) -> Iterator[tuple[str, int, Block | ResNetBlock]]:
         """(name, input channels, block) in order."""
         inputs = self.stem
         for index, block in enumerate(self.blocks):
             yield f"block{index:02d}", inputs, block
             inputs = block.out
 
-    def bottleneck_layers(self) -> tuple[str, ...]:
-        """Names of the convolutions that can be synthesized, in order: 'block03/expand', 'block03/depthwise', ..."""
+    def block_layers(self) -> tuple[str, ...]:
+        """Names of the blocks' convolutions, in order: 'block03/expand', 'block03/depthwise', ..."""
         return tuple(
-            f"{name}/{layer}"
-            for name, inputs, block in self.named_blocks()
-            for layer in ("expand", "depthwise", "project")
-            if layer != "expand" or block.expand > inputs
+            f"{name}/{conv.kind}" for name, inputs, block in self.named_blocks() for conv in block.convolutions(inputs)
         )
+
+    def head_layers(self) -> tuple[str, ...]:
+        """Names of the layers after the blocks, in order."""
+        present = {"head_conv": self.head_conv, "head_dense": self.head_dense, "classifier": True}
+        return tuple(name for name, there in present.items() if there)
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -90,20 +183,19 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 def scaled(architecture: Architecture, width: float) -> Architecture:
     """The table at a width multiplier: every expansion keeps its ratio to the block's input, and is made divisible.
 
-    The vector that the classifier sees keeps its length below width 1.0, as the papers do.
+    The vector that a head makes for the classifier keeps its length below width 1.0, as the papers do.
     """
     ends = 1.0 if architecture.fixed_ends else width
-    blocks: list[Block] = []
+    stem = make_divisible(architecture.stem * ends)
+    blocks: list[Block | ResNetBlock] = []
     for _, inputs, block in architecture.named_blocks():
-        scaled_inputs = blocks[-1].out if blocks else make_divisible(architecture.stem * ends)
-        expand = make_divisible(scaled_inputs * block.expand / inputs)
-        blocks.append(dataclasses.replace(block, expand=expand, out=make_divisible(block.out * width)))
-    has_dense = architecture.head_dense is not None
+        blocks.append(block.scaled(inputs, blocks[-1].out if blocks else stem, width))
+    conv_width = ends if architecture.head_dense else max(ends, 1.0)
     return dataclasses.replace(
         architecture,
-        stem=make_divisible(architecture.stem * ends),
+        stem=stem,
         blocks=tuple(blocks),
-        head_conv=make_divisible(architecture.head_conv * (ends if has_dense else max(ends, 1.0))),
+        head_conv=make_divisible(architecture.head_conv * conv_width) if architecture.head_conv else None,
         head_dense=make_divisible(architecture.head_dense * max(ends, 1.0)) if architecture.head_dense else None,
     )
 
@@ -256,6 +348,25 @@ def efficientnet_lite(width: float, depth: float) -> Architecture:
     return scaled(table, width)
 
 
+def resnet(sides: tuple[int, ...], repeats: tuple[int, ...]) -> Architecture:
+    """Table 1 of arXiv 1512.03385, as torchvision has it: the bottleneck's stride is in its 3x3 convolution."""
+    expansion = 4 if len(sides) == 3 else 1
+    return Architecture(
+        stem=64,
+        stem_side=7,
+        stem_pool=True,
+        stem_act="relu",
+        blocks=tuple(
+            ResNetBlock(sides=sides, middle=c, out=expansion * c, stride=2 if c > 64 and index == 0 else 1)
+            for c, n in zip((64, 128, 256, 512), repeats, strict=True)
+            for index in range(n)
+        ),
+        head_conv=None,
+        head_act="relu",
+        conventions=Conventions(padding="symmetric", epsilon=1e-5),
+    )
+
+
 ARCHITECTURES = {
     "mobilenet_v2": MOBILENET_V2,
     "mobilenet_v2_torchvision": MOBILENET_V2_TORCHVISION,
@@ -269,4 +380,6 @@ ARCHITECTURES = {
     "efficientnet_lite0": efficientnet_lite(width=1.0, depth=1.0),
     "efficientnet_lite1": efficientnet_lite(width=1.0, depth=1.1),
     "efficientnet_lite2": efficientnet_lite(width=1.1, depth=1.2),
+    "resnet18": resnet((3, 3), (2, 2, 2, 2)),
+    "resnet50": resnet((1, 3, 1), (3, 4, 6, 3)),
 }

@@ -1,16 +1,19 @@
 """Preview -> coefficients -> specialist: BasisNet (arXiv 2105.03014) as one Flax module."""
 
+import functools
+
 import jax
 from flax import linen as nn
 from flax import struct
 
-from basisnet_jax.models import routing, synthesis
+from basisnet_jax.models import routing as routing_lib
+from basisnet_jax.models import synthesis
 from basisnet_jax.models.blocks import Backbone
 
 
 @struct.dataclass
 class Outputs:
-    """What a forward pass gives; the preview's parts are None for a static network."""
+    """What a forward pass gives; the preview's parts are None for a network without one."""
 
     logits_BxK: jax.Array
     preview_logits_BxK: jax.Array | None = None
@@ -20,11 +23,13 @@ class Outputs:
 class BasisNet(nn.Module):
     """A preview that sees the image small, and a specialist whose kernels it mixes for that image.
 
-    Without a preview it is the specialist alone, with plain kernels: the static network to compare with.
+    Without a preview it is the specialist alone, with coefficients of another routing, or with plain kernels: the
+    networks to compare with.
 
     Attributes:
       specialist: the second stage, which gives the prediction.
-      preview: the first stage; None for the static network.
+      preview: the first stage; None for a network without one.
+      routing: where coefficients come from without a preview; None: no layer is synthesized, the static network.
       preview_resolution: side in pixels of the image that the preview sees.
       num_bases: N.
       synthesized: names of the specialist's layers whose kernels are combined from N bases.
@@ -34,47 +39,59 @@ class BasisNet(nn.Module):
 
     specialist: Backbone
     preview: Backbone | None = None
+    routing: routing_lib.Routing | None = None
     preview_resolution: int = 0
     num_bases: int = 1
     synthesized: tuple[str, ...] = ()
     granularity: str = "layer"
     temperature: float = 1.0
 
-    def __call__(self, images_BxHxWxC: jax.Array, *, train: bool, uniform_mix: jax.Array | float = 0.0) -> Outputs:
+    def __call__(
+        self,
+        images_BxHxWxC: jax.Array,
+        *,
+        train: bool,
+        warm_start: jax.Array | float = 0.0,
+        task_B: jax.Array | None = None,
+    ) -> Outputs:
         """Runs both stages.
 
         Args:
           images_BxHxWxC: in [-1, 1], at the specialist's resolution.
           train: batch norm by the batch's statistics, and dropout (rng 'dropout').
-          uniform_mix: the warm start's epsilon, see `synthesis.combination_coefficients`.
+          warm_start: how much of it is left, from 1 to 0; a preview's weight of the uniform vector.
+          task_B: int32, the task that each image is of, for the routing that asks.
         """
         if self.preview is None:
-            return Outputs(self.specialist(images_BxHxWxC, routing.static_route, train)[1])
-        preview_logits_BxK, coefficients_BxLxN = self.first_stage(images_BxHxWxC, train=train, uniform_mix=uniform_mix)
+            route: routing_lib.Route = routing_lib.static_route
+            if self.routing is not None:
+                route = functools.partial(self.routing, warm_start=warm_start, task_B=task_B)
+            return Outputs(self.specialist(images_BxHxWxC, route, train)[1])
+        preview_logits_BxK, coefficients_BxLxN = self.first_stage(images_BxHxWxC, train=train, warm_start=warm_start)
         logits_BxK = self.second_stage(images_BxHxWxC, coefficients_BxLxN, train=train)
         return Outputs(logits_BxK, preview_logits_BxK, coefficients_BxLxN)
 
     @nn.compact
     def first_stage(
-        self, images_BxHxWxC: jax.Array, *, train: bool, uniform_mix: jax.Array | float = 0.0
+        self, images_BxHxWxC: jax.Array, *, train: bool, warm_start: jax.Array | float = 0.0
     ) -> tuple[jax.Array, jax.Array]:
         """The preview: images of any resolution -> (logits_BxK, coefficients_BxLxN), both float32."""
         assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = resize(images_BxHxWxC, self.preview_resolution)
-        features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing.static_route, train)
+        features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
         shape = (len(set(self._vectors().values())), self.num_bases)
         scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxD)
         coefficients_BxLxN = synthesis.combination_coefficients(
-            scores_BxLN.reshape(-1, *shape), self.temperature, uniform_mix
+            scores_BxLN.reshape(-1, *shape), self.temperature, warm_start
         )
         return preview_logits_BxK, coefficients_BxLxN
 
     def second_stage(self, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array, *, train: bool) -> jax.Array:
         """The specialist that the coefficients make of the bases -> logits_BxK, float32."""
-        return self.specialist(images_BxHxWxC, routing.route_of(coefficients_BxLxN, self._vectors()), train)[1]
+        return self.specialist(images_BxHxWxC, routing_lib.route_of(coefficients_BxLxN, self._vectors()), train)[1]
 
     def _vectors(self) -> dict[str, int]:
-        return routing.coefficient_vectors(self.synthesized, self.granularity)
+        return routing_lib.coefficient_vectors(self.synthesized, self.granularity)
 
 
 def resize(images_BxHxWxC: jax.Array, side: int) -> jax.Array:

@@ -1,15 +1,25 @@
 """Multiply-adds and parameters, counted from the tables.
 
 A MAdd is one multiply of a convolution, dense or squeeze-excite kernel; batch norm, activations, pooling and biases
-count nothing. Combining N kernels of P parameters counts N * P. By this convention MobileNetV2 has 300.8M and
-MobileNetV3-Large 216.6M at 224, and published figures of CondConv are met.
+count nothing. Combining N kernels of P parameters counts N * P, whatever gives the coefficients. By this convention
+MobileNetV2 has 300.8M and MobileNetV3-Large 216.6M at 224, and what CondConv is published to add is met.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from basisnet_jax.models import routing
-from basisnet_jax.models.backbones import Architecture
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from basisnet_jax.models.backbones import Architecture, Conv
+from basisnet_jax.models.routing import Routing, block_of, coefficient_vectors
+
+Rate = TypeVar("Rate", float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +30,7 @@ class Layer:
     madds: int
     weights: int
     others: int = 0  # biases, and batch norm's scale and bias
+    inputs: int = 0  # channels that it sees
 
     @property
     def parameters(self) -> int:
@@ -43,7 +54,7 @@ class Cost:
 
     @property
     def synthesis(self) -> int:
-        """Multiply-adds of combining all kernels: N * P."""
+        """Multiply-adds of combining all kernels, N * P, and before that of a routing that is no preview."""
         return self._madds_of("synthesis")
 
     @property
@@ -66,7 +77,7 @@ class Cost:
         stages = {"preview": self.preview, "synthesis": self.synthesis, "specialist": self.specialist}
         return {**stages, "total": self.total}
 
-    def average(self, exit_rate: float) -> float:
+    def average(self, exit_rate: Rate) -> Rate:
         """Multiply-adds an image where a share `exit_rate` of images is answered by the preview alone."""
         return self.preview + (1 - exit_rate) * (self.synthesis + self.specialist)
 
@@ -75,28 +86,51 @@ def backbone_layers(architecture: Architecture, resolution: int, num_classes: in
     """Every layer of a backbone on resolution x resolution images of that many channels, in order."""
     side = -(-resolution // architecture.stem_stride)
 
-    def convolution(name: str, weights: int, out: int) -> Layer:
-        return Layer(name, weights * side**2, weights, 2 * out)
+    def convolution(name: str, conv: Conv) -> Layer:
+        return Layer(name, conv.weights * side**2, conv.weights, 2 * conv.out, conv.inputs)
 
     def dense(name: str, inputs: int, out: int) -> Layer:
-        return Layer(name, inputs * out, inputs * out, out)
+        return Layer(name, inputs * out, inputs * out, out, inputs)
 
-    layers = [convolution("stem", 9 * channels * architecture.stem, architecture.stem)]
+    stem = Conv(kind="stem", inputs=channels, out=architecture.stem, side=architecture.stem_side)
+    layers = [convolution("stem", stem)]
+    side = -(-side // 2) if architecture.stem_pool else side
     for name, inputs, block in architecture.named_blocks():
-        if block.expand > inputs:
-            layers.append(convolution(f"{name}/expand", inputs * block.expand, block.expand))
-        side = -(-side // block.stride)
-        layers.append(convolution(f"{name}/depthwise", block.kernel**2 * block.expand, block.expand))
-        if block.se:
-            squeeze = architecture.conventions.squeeze(inputs, block.expand)
-            layers.append(dense(f"{name}/squeeze_excite/reduce", block.expand, squeeze))
-            layers.append(dense(f"{name}/squeeze_excite/expand", squeeze, block.expand))
-        layers.append(convolution(f"{name}/project", block.expand * block.out, block.out))
-    last = architecture.blocks[-1].out
-    layers.append(convolution("head_conv", last * architecture.head_conv, architecture.head_conv))
+        block_side = side
+        for conv in block.convolutions(inputs):
+            side = -(-(block_side if conv.kind == "shortcut" else side) // conv.stride)
+            layers.append(convolution(f"{name}/{conv.kind}", conv))
+            if conv.se:
+                squeeze = architecture.conventions.squeeze(inputs, conv.out)
+                layers.append(dense(f"{name}/squeeze_excite/reduce", conv.out, squeeze))
+                layers.append(dense(f"{name}/squeeze_excite/expand", squeeze, conv.out))
+    features = architecture.blocks[-1].out
+    if architecture.head_conv:
+        head_conv = Conv(kind="head_conv", inputs=features, out=architecture.head_conv)
+        layers.append(convolution("head_conv", head_conv))
+        features = architecture.head_conv
     if architecture.head_dense:
-        layers.append(dense("head_dense", architecture.head_conv, architecture.head_dense))
+        layers.append(dense("head_dense", features, architecture.head_dense))
     return [*layers, dense("classifier", architecture.features, num_classes)]
+
+
+def routing_layers(route: Routing, layers: Iterable[Layer]) -> list[Layer]:
+    """A routing's own parameters on those layers of a backbone, one after the other.
+
+    A kernel is applied once, to a vector, so that its multiply-adds are its weights.
+    """
+
+    def ask_for_all(route: Routing) -> None:
+        block_inputs: dict[str, int] = {}
+        for layer in layers:
+            inputs = block_inputs.setdefault(block_of(layer.name), layer.inputs)
+            route(layer.name, jnp.zeros((1, layer.inputs)), jnp.zeros((1, inputs)))
+
+    variables = jax.eval_shape(lambda: nn.init(ask_for_all, route)(jax.random.key(0)))
+    return [
+        Layer("/".join(path), leaf.size, leaf.size) if path[-1] == "kernel" else Layer("/".join(path), 0, 0, leaf.size)
+        for path, leaf in flatten_dict(variables.get("params", {})).items()
+    ]
 
 
 def static_cost(architecture: Architecture, resolution: int, num_classes: int, channels: int = 3) -> Cost:
@@ -117,14 +151,27 @@ def basisnet_cost(
     channels: int = 3,
 ) -> Cost:
     """Of both stages and the synthesis between them; arguments as in `basisnet.BasisNet`."""
-    outputs = num_bases * len(set(routing.coefficient_vectors(synthesized, granularity).values()))
+    outputs = num_bases * len(set(coefficient_vectors(synthesized, granularity).values()))
     head = Layer("coefficients", preview.features * outputs, preview.features * outputs, outputs)
     first = [*backbone_layers(preview, preview_resolution, num_classes, channels), head]
     second = backbone_layers(specialist, resolution, num_classes, channels)
-    combined = [Layer(x.name, num_bases * x.weights, num_bases * x.weights) for x in second if x.name in synthesized]
+    return Cost((*_of_stage("preview", first), *_synthesized(second, num_bases, synthesized)))
+
+
+def routed_cost(
+    route: Routing, architecture: Architecture, resolution: int, num_classes: int, channels: int = 3
+) -> Cost:
+    """Of a network whose coefficients come from a routing that is no preview."""
+    layers = backbone_layers(architecture, resolution, num_classes, channels)
+    own = _of_stage("synthesis/routing", routing_layers(route, layers))
+    return Cost((*own, *_synthesized(layers, route.num_bases, route.synthesized)))
+
+
+def _synthesized(layers: Sequence[Layer], num_bases: int, synthesized: Collection[str]) -> Iterator[Layer]:
+    combined = [Layer(x.name, num_bases * x.weights, num_bases * x.weights) for x in layers if x.name in synthesized]
     # A synthesized layer's weights are its bases', and count where they are combined.
-    plain = [dataclasses.replace(x, weights=0) if x.name in synthesized else x for x in second]
-    return Cost((*_of_stage("preview", first), *_of_stage("synthesis", combined), *_of_stage("specialist", plain)))
+    plain = [dataclasses.replace(x, weights=0) if x.name in synthesized else x for x in layers]
+    return itertools.chain(_of_stage("synthesis", combined), _of_stage("specialist", plain))
 
 
 def _of_stage(stage: str, layers: Iterable[Layer]) -> Iterator[Layer]:

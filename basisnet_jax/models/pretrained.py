@@ -72,10 +72,10 @@ def _lite_names(table: Architecture) -> dict[str, str]:
 def _torchvision_names(table: Architecture) -> dict[str, str]:
     names = {"stem": "features.0.0", "stem_norm": "features.0.1"}
     for index, (block, inputs, sizes) in enumerate(table.named_blocks(), start=1):
-        activated = ("expand", "depthwise") if sizes.expand > inputs else ("depthwise",)
-        for number, ours in enumerate(activated):
-            names[f"{block}/{ours}"] = f"features.{index}.conv.{number}.0"
-            names[f"{block}/{ours}_norm"] = f"features.{index}.conv.{number}.1"
+        *activated, _ = sizes.convolutions(inputs)
+        for number, conv in enumerate(activated):
+            names[f"{block}/{conv.kind}"] = f"features.{index}.conv.{number}.0"
+            names[f"{block}/{conv.kind}_norm"] = f"features.{index}.conv.{number}.1"
         names[f"{block}/project"] = f"features.{index}.conv.{len(activated)}"
         names[f"{block}/project_norm"] = f"features.{index}.conv.{len(activated) + 1}"
     last = len(table.blocks) + 1
@@ -205,8 +205,8 @@ def start_stage(
     flat_sources = [flatten_dict(source, sep="/") for source in sources]
     collections = {name: dict(collection) for name, collection in variables.items()}
     target = flatten_dict({name: tree[stage] for name, tree in collections.items()}, sep="/")
-    classifier = "params/classifier/kernel"
-    same_classes = target[classifier].shape[-1:] == flat_sources[0][classifier].shape[-1:]
+    bias = "params/classifier/bias"
+    same_classes = target[bias].shape == flat_sources[0][bias].shape
     started = {}
     for index, (path, leaf) in enumerate(target.items()):
         if path.startswith("params/classifier/") and not same_classes:

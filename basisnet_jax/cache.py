@@ -1,0 +1,35 @@
+"""Compiled programs kept on disk (JAX's persistent compilation cache), so that a run compiles only what is new."""
+
+import os
+import pathlib
+
+import jax
+from absl import logging
+
+MAX_BYTES = 2**30  # what was not used for longest goes first
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another, or none ('').
+
+    The folder is basisnet_jax/jax in $XDG_CACHE_HOME, or in ~/.cache. If it cannot be written, a warning says so and
+    the run compiles everything. Machines of different CPUs can share it: JAX's keys hold the CPU's instruction sets.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    folder = pathlib.Path(home, "basisnet_jax", "jax").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        logging.warning(
+            "cannot write to %s (%s), so compiled programs are not kept; say where to with JAX_COMPILATION_CACHE_DIR",
+            folder,
+            error.strerror,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)

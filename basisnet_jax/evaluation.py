@@ -1,0 +1,251 @@
+"""--mode=evaluate: what a trained run's `evaluation/` holds. `docs/evaluation.md` explains the figures."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from basisnet_jax import calibration, figures, report, termination
+from basisnet_jax.checkpoint import restore_model
+from basisnet_jax.config import fail, open_run
+from basisnet_jax.data import preprocess
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluate import Predictions, is_correct, predict, summarize
+from basisnet_jax.experiment import Experiment, eval_crop, make_experiment
+from basisnet_jax.termination import Candidate
+
+EXIT_PERCENT = range(0, 101)  # rows of the CSV, a criterion
+SHOWN = 8  # images of each kind that are drawn
+
+
+def evaluate_run(
+    config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Evaluates a trained run, and writes `evaluation/` into its workdir.
+
+    Args:
+      config: that the run was started with; what evaluation alone reads may differ.
+      workdir: of the run.
+      devices: to run on; None is all there are.
+
+    Returns:
+      What `evaluation/results.json` holds.
+
+    Raises:
+      UserError: config, data, devices, workdir or checkpoint do not fit.
+    """
+    experiment = make_experiment(config, devices)
+    folder, _ = open_run(workdir, config)
+    ablations = [name for name in config.eval.coefficients if name != "predicted"]
+    if ablations and experiment.model.preview is None:
+        fail("eval.coefficients", tuple(config.eval.coefficients), "a network without a preview has none to replace")
+    compared = [_compared(name, experiment) for name in config.eval.compare]
+
+    state = restore_model(folder, config.eval.checkpoint, experiment.abstract_model_state)
+    predictions = predict(experiment, state)
+    ablated = {name: predict(experiment, state, name) for name in ablations}
+    candidates = _candidates(experiment, predictions)
+    results = _results(experiment, int(state.step), predictions, ablated, candidates)
+    if jax.process_index() == 0:
+        out = folder / "evaluation"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            report.write_json(out / "results.json", results)
+            _write_files(out, experiment, predictions, candidates, results, compared)
+        except OSError as error:
+            raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
+    return results
+
+
+def _compared(workdir: str, experiment: Experiment) -> tuple[str, float, float]:
+    """(name, multiply-adds, top-1 on the half that is reported on) of another evaluated run."""
+    path = epath.Path(workdir).expanduser() / "evaluation" / "results.json"
+    if not path.exists():
+        fail("eval.compare", workdir, "has no evaluation/results.json; run --mode=evaluate on it first")
+    other, data = json.loads(path.read_text()), experiment.config.data
+    for field in ("name", "eval_split"):
+        if other["config"]["data"][field] != data[field]:
+            was = other["config"]["data"][field]
+            fail("eval.compare", workdir, f"was evaluated with data.{field} = {was!r}, not {data[field]!r}")
+    return epath.Path(workdir).name, other["madds"]["total"], other["reported_half"]["top1"]
+
+
+def _candidates(experiment: Experiment, predictions: Predictions) -> list[Candidate]:
+    labels_N, preview_NxK = predictions.labels_N, predictions.preview_logits_NxK
+    if preview_NxK is None:
+        return []
+    preview_correct_N, correct_N = is_correct(preview_NxK, labels_N), is_correct(predictions.logits_NxK, labels_N)
+    return termination.candidates(preview_NxK, labels_N, preview_correct_N, correct_N, experiment.cost())
+
+
+def _results(
+    experiment: Experiment,
+    step: int,
+    predictions: Predictions,
+    ablated: dict[str, Predictions],
+    candidates: list[Candidate],
+) -> dict[str, Any]:
+    labels_N, config, cost = predictions.labels_N, experiment.config, experiment.cost()
+    half_N = termination.reported_half(len(labels_N))
+    correct_N = is_correct(predictions.logits_NxK, labels_N)
+    results: dict[str, Any] = {
+        "config": json.loads(config.to_json()),
+        "step": step,
+        "count": len(labels_N),
+        "resolution": experiment.eval_side,
+        "specialist": summarize(predictions.logits_NxK, labels_N),
+        "preview": None,
+        "ablations": {name: summarize(other.logits_NxK, labels_N) for name, other in ablated.items()},
+        "reported_half": {"count": int(half_N.sum()), "top1": float(correct_N[half_N].mean())},
+        "madds": cost.madds(),
+        "early_termination": _termination(config, candidates) if candidates else None,
+        "versions": report.versions(),
+    }
+    if predictions.preview_logits_NxK is not None:
+        results["preview"] = summarize(predictions.preview_logits_NxK, labels_N)
+    if predictions.coefficients is not None:
+        means = predictions.coefficients.means()
+        results["coefficients"] = {name: means[name].tolist() for name in ("entropy", "wins")}
+    return results
+
+
+def _termination(config: ml_collections.ConfigDict, candidates: list[Candidate]) -> dict[str, Any]:
+    """Every criterion with its chosen points, the best criterion, and the rule that prediction takes.
+
+    Thresholds, temperature and the best criterion are chosen on one half; all figures are of the other.
+    """
+    rows: list[dict[str, Any]] = []
+    rules = []
+    for candidate in candidates:
+        curve = candidate.chosen_on
+        chosen = {"max_accuracy_drop": termination.at_most_drop(curve, config.eval.max_accuracy_drop)}
+        if config.eval.madds_target:
+            chosen["madds_target"] = termination.at_most_madds(curve, config.eval.madds_target)
+        rules.append(candidate.rule(chosen.get("madds_target", chosen["max_accuracy_drop"])))
+        rows.append(
+            {
+                "criterion": candidate.criterion,
+                "temperature": candidate.temperature,
+                "mean_top1": candidate.reported_on.mean_top1,
+                "points": {name: candidate.reported_on.point(index) for name, index in chosen.items()},
+            }
+        )
+    best = _best(candidates)
+    return {
+        "criteria": rows,
+        "best": {
+            "criterion": candidates[best].criterion,
+            "temperature": candidates[best].temperature,
+            "mean_top1_gain": rows[best]["mean_top1"] - rows[0]["mean_top1"],  # over the plain largest probability
+        },
+        "rule": vars(rules[best]),
+    }
+
+
+def _best(candidates: list[Candidate]) -> int:
+    return int(np.argmax([candidate.chosen_on.mean_top1 for candidate in candidates]))
+
+
+def _write_files(
+    out: epath.Path,
+    experiment: Experiment,
+    predictions: Predictions,
+    candidates: list[Candidate],
+    results: dict[str, Any],
+    compared: list[tuple[str, float, float]],
+) -> None:
+    labels_N = predictions.labels_N
+    stages = {"specialist": predictions.logits_NxK, "preview": predictions.preview_logits_NxK}
+    bins = {
+        name: calibration.reliability(logits_NxK, is_correct(logits_NxK, labels_N))
+        for name, logits_NxK in stages.items()
+        if logits_NxK is not None
+    }
+    figures.draw_reliability(out / "reliability.png", bins)
+    whole = (experiment.cost().total, results["reported_half"]["top1"])
+    figures.draw_accuracy(
+        out / "accuracy_over_madds.png", candidates, whole, compared, re.split("[/:]", experiment.config.data.name)[0]
+    )
+    if not candidates or predictions.coefficients is None:
+        return
+    (out / "early_termination.csv").write_text(_table(candidates))
+    figures.draw_coefficients(
+        out / "coefficients.png", experiment.vector_names(), experiment.data.classes, predictions.coefficients.means()
+    )
+    best = candidates[_best(candidates)].rule(0)
+    assert predictions.preview_logits_NxK is not None
+    order = np.argsort(-best.confidence(predictions.preview_logits_NxK), kind="stable")
+    figures.draw_images(
+        out / "first_and_last_exits.png",
+        {
+            "the preview is surest of": _shown(experiment, predictions, order[:SHOWN]),
+            "the preview is least sure of": _shown(experiment, predictions, order[::-1][:SHOWN]),
+        },
+    )
+
+
+def _shown(experiment: Experiment, predictions: Predictions, indices: np.ndarray) -> list[tuple[np.ndarray, str]]:
+    """(pixels as the specialist sees them, what they are and were taken for) of some images of the split."""
+    data, shown = experiment.data, []
+    assert predictions.preview_logits_NxK is not None
+    for index, example in zip(indices, data.eval.__getitems__([int(i) for i in indices]), strict=True):
+        image = preprocess.load_image(
+            example["image"], experiment.eval_side, data.channels, eval_crop(experiment.config.data)
+        )
+        label = data.classes[predictions.labels_N[index]]
+        guesses = [x[index].argmax() for x in (predictions.preview_logits_NxK, predictions.logits_NxK)]
+        shown.append((image, f"{label}\npreview: {data.classes[guesses[0]]}\nspecialist: {data.classes[guesses[1]]}"))
+    return shown
+
+
+def _table(candidates: list[Candidate]) -> str:
+    """CSV: at each whole percent of exits on the half that is chosen on, what the threshold gives on the other."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["criterion", "temperature", *vars(candidates[0].reported_on)])
+    for candidate in candidates:
+        for percent in EXIT_PERCENT:
+            index = int(np.argmax(candidate.chosen_on.exit_rate >= percent / 100))
+            row = candidate.reported_on.point(index)
+            writer.writerow([candidate.criterion, f"{candidate.temperature:.6g}", *(f"{x:.8g}" for x in row.values())])
+    return text.getvalue()
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The lines that a finished evaluation prints."""
+    rows = {"specialist": results["specialist"], "preview": results["preview"], **results["ablations"]}
+    lines = [f"step {results['step']}, {results['count']} images at {results['resolution']} x {results['resolution']}"]
+    lines.append(f"{'':24}{'top-1':>8}{'top-5':>8}{'loss':>8}{'ECE':>8}")
+    for name, row in rows.items():
+        if row:
+            figures_of = "".join(f"{row[key]:8.4f}" for key in ("top1", "top5", "loss", "ece"))
+            lines.append(f"{name:24}{figures_of}")
+    found = results["early_termination"]
+    if not found:
+        return "\n".join(lines)
+    count, top1 = results["reported_half"]["count"], results["reported_half"]["top1"]
+    lines += [
+        "",
+        f"early termination, chosen on {results['count'] - count} images; on the other {count} (top-1 {top1:.4f} with "
+        f"none, at {results['madds']['total']:,} multiply-adds):",
+        f"{'criterion':14}{'temperature':>12}{'mean top-1':>12}  {'chosen by':20}{'exits':>8}{'top-1':>8}{'madds':>16}",
+    ]
+    for row in found["criteria"]:
+        for name, point in row["points"].items():
+            lines.append(
+                f"{row['criterion']:14}{row['temperature']:12.3f}{row['mean_top1']:12.4f}  {name:20}"
+                f"{point['exit_rate']:8.1%}{point['top1']:8.4f}{point['madds']:16,.0f}"
+            )
+    best = found["best"]
+    lines.append(
+        f"best: {best['criterion']} at temperature {best['temperature']:.3f}, mean top-1 {best['mean_top1_gain']:+.4f} "
+        "against the largest probability at temperature 1"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,225 @@
+"""Two-stage inference: the preview sees every image, and the specialist those that the preview is unsure of.
+
+Images are padded to a few bucket sizes, so that after the first batches nothing compiles again.
+"""
+
+import csv
+import dataclasses
+import functools
+import glob
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from etils import epath
+from scipy import special
+
+from basisnet_jax import state as state_lib
+from basisnet_jax import step
+from basisnet_jax.checkpoint import restore_model
+from basisnet_jax.config import eval_resolution, open_run
+from basisnet_jax.data import preprocess
+from basisnet_jax.data.decode import BadExampleError
+from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import eval_crop
+from basisnet_jax.mesh import make_mesh
+from basisnet_jax.models.cost import Cost
+from basisnet_jax.networks import make_model, model_cost
+from basisnet_jax.plan import derive
+from basisnet_jax.termination import ExitRule
+
+# Eighths of the largest: a batch of 64 of which some exit pays for at most 7 images too many.
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+READ_AT_ONCE = 256  # images of which the pixels are held
+
+
+class Answers(NamedTuple):
+    """What is said of each of B images."""
+
+    labels: np.ndarray  # int64[B]
+    probabilities: np.ndarray  # float64[B], of the label, by the stage that answered
+    exited_early: np.ndarray  # bool[B]: the preview answered alone
+    madds: np.ndarray  # int64[B]
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStageClassifier:
+    """A trained model that runs no more of itself than each image needs.
+
+    Attributes:
+      first_stage: uint8[b, side, side, channels] -> (preview logits [b, K], coefficients [b, L, N]); None for a static
+        network. Any function that can be called with b in BUCKETS: a jitted one, or one that was exported.
+      second_stage: (the same images, coefficients) -> logits [b, K]; for a static network, images -> logits.
+      rule: which images exit early.
+      cost: multiply-adds of each stage.
+      classes: their names.
+      side: of the images, in pixels.
+      channels: 1 or 3.
+      crop: the part of an image file that is classified; None is all of it.
+    """
+
+    first_stage: Callable[..., Any] | None
+    second_stage: Callable[..., Any]
+    rule: ExitRule
+    cost: Cost
+    classes: tuple[str, ...]
+    side: int
+    channels: int
+    crop: preprocess.CentralCrop | None = None
+
+    @classmethod
+    def from_checkpoint(
+        cls, workdir: str, threshold: float | None = None, config: ml_collections.ConfigDict | None = None
+    ) -> "TwoStageClassifier":
+        """The trained model of a run, on the first device. The data that it was trained on is not needed.
+
+        Args:
+          workdir: of the run.
+          threshold: of the largest softmax probability at which an image exits; None takes the rule that
+            --mode=evaluate chose.
+          config: the run's with other `data.eval_crop`, `eval.checkpoint`, `eval.ema` or `eval.resolution`; None is
+            the run's own.
+
+        Raises:
+          UserError: no run, no checkpoint, another model, or no rule.
+        """
+        folder, config = open_run(workdir, config)
+        config.mesh.fsdp = 1
+        facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
+        model = make_model(config.model, len(facts["classes"]))
+        plan = derive(config, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1)
+        mesh, side = make_mesh(jax.devices()[:1]), eval_resolution(config)
+        image_shape = (side, side, facts["channels"])
+        abstract = state_lib.abstract_state(mesh, model, optax.identity(), image_shape)
+        state = restore_model(folder, config.eval.checkpoint, abstract)
+        first, second = step.make_stages(model, ema=config.eval.ema, warm_start_steps=plan.warm_start_steps)
+        return cls(
+            first_stage=functools.partial(jax.jit(first), state) if model.preview else None,
+            second_stage=functools.partial(jax.jit(second), state),
+            rule=_rule(folder, threshold) if model.preview else ExitRule(),
+            cost=model_cost(model, side, facts["channels"]),
+            classes=tuple(facts["classes"]),
+            side=side,
+            channels=facts["channels"],
+            crop=eval_crop(config.data),
+        )
+
+    def classify(self, images_BxHxWxC: np.ndarray) -> Answers:
+        """Classifies uint8[B, side, side, channels] for any B, as `data.preprocess.load_image` gives them."""
+        count = len(images_BxHxWxC)
+        if not self.first_stage:
+            (logits_BxK,) = _in_buckets(self.second_stage, images_BxHxWxC)
+            exits_B = np.zeros(count, bool)
+        else:
+            logits_BxK, coefficients_BxLxN = _in_buckets(self.first_stage, images_BxHxWxC)
+            exits_B = self.rule.exits(logits_BxK)
+            if not exits_B.all():
+                (logits_BxK[~exits_B],) = _in_buckets(
+                    self.second_stage, images_BxHxWxC[~exits_B], coefficients_BxLxN[~exits_B]
+                )
+        return Answers(
+            labels=logits_BxK.argmax(axis=-1),
+            probabilities=special.softmax(logits_BxK.astype(np.float64), axis=-1).max(axis=-1),
+            exited_early=exits_B,
+            madds=np.where(exits_B, self.cost.preview, self.cost.total),
+        )
+
+
+def _in_buckets(function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
+    """The function's outputs for all B, which it is given in pieces of bucket sizes; padding is zeros."""
+
+    def padded(array_Bx: np.ndarray, start: int) -> np.ndarray:
+        piece = array_Bx[start : start + BUCKETS[-1]]
+        short = next(size for size in BUCKETS if size >= len(piece)) - len(piece)
+        return np.pad(piece, [(0, short), *[(0, 0)] * (piece.ndim - 1)]) if short else piece
+
+    count = len(arrays_Bx[0])
+    # All pieces are started before the first is waited for.
+    started = [function(*(padded(x, start) for x in arrays_Bx)) for start in range(0, max(count, 1), BUCKETS[-1])]
+    fetched = [jax.tree.leaves(outputs) for outputs in jax.device_get(started)]
+    return [np.concatenate(pieces)[:count] for pieces in zip(*fetched, strict=True)]
+
+
+def _rule(folder: epath.Path, threshold: float | None) -> ExitRule:
+    if threshold is not None:
+        return ExitRule(threshold=threshold)
+    path = folder / "evaluation" / "results.json"
+    found = _read_json(path, "the threshold; run --mode=evaluate first, or give --threshold")
+    return ExitRule(**found["early_termination"]["rule"])
+
+
+def _read_json(path: epath.Path, what: str) -> Any:
+    if not path.exists():
+        raise UserError(f"there is no {path}, which has {what}.")
+    return json.loads(path.read_text())
+
+
+class Row(NamedTuple):
+    """What is said of one image file."""
+
+    file: str
+    label: str
+    probability: float
+    stage: str  # 'preview' or 'specialist'
+    madds: int
+
+
+def predict_files(classifier: TwoStageClassifier, pattern: str) -> tuple[list[Row], list[str]]:
+    """Classifies image files.
+
+    Args:
+      classifier: a trained model.
+      pattern: of their names, such as 'photos/*.jpg'; ** is any folders.
+
+    Returns:
+      A row for each image in the order of their names, and a sentence for each file that is none.
+
+    Raises:
+      UserError: no file has such a name.
+    """
+    files = sorted(glob.glob(pattern, recursive=True))
+    if not files:
+        raise UserError(f"--images = {pattern!r} names no file; quote the pattern, as in --images='photos/*.jpg'.")
+    rows: list[Row] = []
+    bad: list[str] = []
+    for start in range(0, len(files), READ_AT_ONCE):
+        images = dict(_read(classifier, files[start : start + READ_AT_ONCE], bad))
+        if not images:
+            continue
+        answers = classifier.classify(np.stack(list(images.values())))
+        for file, label, probability, early, madds in zip(images, *answers, strict=True):
+            stage = "preview" if early else "specialist"
+            rows.append(Row(file, classifier.classes[label], float(probability), stage, int(madds)))
+    return rows, bad
+
+
+def _read(classifier: TwoStageClassifier, files: Iterable[str], bad: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    for file in files:
+        try:
+            with open(file, "rb") as opened:
+                encoded = opened.read()
+            yield file, preprocess.load_image(encoded, classifier.side, classifier.channels, classifier.crop)
+        except BadExampleError as error:
+            bad.append(f"{file} {error}")
+        except OSError as error:
+            bad.append(f"{file} cannot be read ({error.strerror})")
+
+
+def table(rows: Sequence[Row], style: str) -> str:
+    """The rows as 'table' (for eyes), 'csv' or 'json'."""
+    if style == "json":
+        return json.dumps([row._asdict() for row in rows], indent=2)
+    if style == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([Row._fields, *rows])
+        return text.getvalue().rstrip("\n")
+    cells = [Row._fields, *((x.file, x.label, f"{x.probability:.4f}", x.stage, f"{x.madds:,}") for x in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )

@@ -1,0 +1,174 @@
+"""Two-stage inference: what the simulated table says, without compiling again, and as a user has it."""
+
+import csv
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from basisnet_jax import predict, termination
+from basisnet_jax.checkpoint import restore_model
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluate import is_correct
+from basisnet_jax.evaluate import predict as predict_split
+from basisnet_jax.evaluation import evaluate_run
+from basisnet_jax.experiment import make_experiment
+from basisnet_jax.predict import BUCKETS, TwoStageClassifier
+from tests.conftest import TRAINED_RATE, save_untrained
+
+
+@pytest.fixture(scope="module")
+def classifier(trained):
+    return TwoStageClassifier.from_checkpoint(str(trained), threshold=0.5)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), np.uint8)
+
+
+def test_answers_are_those_of_the_simulated_table(trained, trained_config, classifier):
+    """Every criterion, at thresholds over the whole range: the same images exit, with the same answers and cost."""
+    experiment = make_experiment(trained_config, jax.devices()[:1])
+    state = restore_model(epath.Path(trained), "best", experiment.abstract_model_state)
+    split = predict_split(experiment, state)
+    pixels = np.concatenate([batch["image"] for batch in experiment.eval_batches()])[:37]
+    right = [is_correct(x, split.labels_N) for x in (split.preview_logits_NxK, split.logits_NxK)]
+    for criterion in termination.CRITERIA:
+        rule = termination.ExitRule(criterion, temperature=1.4)
+        confidence = rule.confidence(split.preview_logits_NxK)
+        thresholds = termination.all_thresholds(confidence)
+        curve = termination.simulate(confidence, *right, experiment.cost(), thresholds)
+        for index in range(0, len(thresholds), 6):
+            used = dataclasses.replace(classifier, rule=dataclasses.replace(rule, threshold=thresholds[index]))
+            answers = used.classify(pixels)
+            np.testing.assert_array_equal(answers.exited_early, confidence >= thresholds[index])
+            stage = [x.argmax(-1) for x in (split.preview_logits_NxK, split.logits_NxK)]
+            np.testing.assert_array_equal(answers.labels, np.where(answers.exited_early, *stage))
+            assert np.mean(answers.exited_early) == curve.exit_rate[index]
+            assert np.mean(answers.labels == split.labels_N) == pytest.approx(curve.top1[index])
+            assert np.mean(answers.madds) == pytest.approx(curve.madds[index])
+
+
+def test_any_batch_size_gives_each_image_its_own_answer(classifier, images):
+    confidence = classifier.rule.confidence(np.concatenate([classifier.first_stage(x[None])[0] for x in images[:70]]))
+    used = dataclasses.replace(classifier, rule=termination.ExitRule(threshold=float(np.median(confidence))))
+    alone = [used.classify(image[None]) for image in images[:70]]
+    assert 0 < sum(bool(x.exited_early) for x in alone) < 70
+    assert max(BUCKETS) == 64
+    for count in (1, 3, 64, 70):
+        together = used.classify(images[:count])
+        for name in ("labels", "exited_early", "madds"):
+            np.testing.assert_array_equal(getattr(together, name), [getattr(x, name)[0] for x in alone[:count]])
+        np.testing.assert_allclose(together.probabilities, [x.probabilities[0] for x in alone[:count]], rtol=1e-4)
+    assert all(len(x) == 0 for x in used.classify(images[:0]))
+
+
+def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monkeypatch):
+    monkeypatch.setattr(predict, "BUCKETS", (1, 2, 5))  # each costs seconds
+    fresh = TwoStageClassifier.from_checkpoint(str(trained), threshold=0.0)
+    seen = []
+    first, second = fresh.first_stage, fresh.second_stage
+
+    def noting(function):
+        def noted(batch, *rest):
+            seen.append(len(batch))
+            return function(batch, *rest)
+
+        return noted
+
+    fresh = dataclasses.replace(fresh, first_stage=noting(first), second_stage=noting(second))
+    order = np.sort(fresh.rule.confidence(np.concatenate([first(x)[0] for x in np.split(images[:20], 4)])))
+    for count in range(1, 21):
+        for threshold in (0.0, *order, termination.NEVER):
+            dataclasses.replace(fresh, rule=termination.ExitRule(threshold=threshold)).classify(images[:count])
+    assert set(seen) == {1, 2, 5}
+    for stage in (first, second):
+        assert stage.func._cache_size() == 3, "one program a bucket"
+
+
+def test_the_specialist_sees_only_the_unsure(classifier, images):
+    seen = []
+
+    def counted(batch, coefficients):
+        seen.append(int(np.any(batch, axis=(1, 2, 3)).sum()))  # padding is zeros
+        return np.zeros((len(batch), 10))
+
+    used = dataclasses.replace(classifier, second_stage=counted)
+    for threshold, expected in ((0.0, 0), (termination.NEVER, 300)):
+        seen.clear()
+        answers = dataclasses.replace(used, rule=termination.ExitRule(threshold=threshold)).classify(images)
+        assert sum(seen) == expected == 300 - answers.exited_early.sum()
+
+
+def test_a_static_network_answers_in_one_stage(trained_config, tmp_path, images):
+    trained_config.model.routing = "static"
+    save_untrained(trained_config, tmp_path)
+    answers = TwoStageClassifier.from_checkpoint(str(tmp_path)).classify(images[:5])
+    assert not answers.exited_early.any()
+    assert set(answers.madds) == {make_experiment(trained_config).cost().total}
+
+
+def test_what_is_missing_is_told(trained, tmp_path, trained_config):
+    with pytest.raises(UserError, match=r"has no config.json"):
+        TwoStageClassifier.from_checkpoint(str(tmp_path))
+    (tmp_path / "config.json").write_text((trained / "config.json").read_text())
+    with pytest.raises(UserError, match=r"there is no .*data.json"):
+        TwoStageClassifier.from_checkpoint(str(tmp_path))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(1)
+    for name, shape in (("a.png", (8, 8)), ("b.jpg", (40, 30, 3)), ("d.png", (8, 8))):
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, shape).astype(np.uint8))
+    (tmp_path / "c.jpg").write_bytes(b"\xff\xd8 no image")
+    return tmp_path
+
+
+def test_files_are_classified_and_the_bad_named(trained, trained_config, photos):
+    evaluate_run(trained_config, str(trained))
+    chosen = json.loads((trained / "evaluation" / "results.json").read_text())["early_termination"]["rule"]
+    classifier = TwoStageClassifier.from_checkpoint(str(trained))
+    assert vars(classifier.rule) == chosen
+    rows, bad = predict.predict_files(classifier, str(photos / "*"))
+    assert [row.file for row in rows] == [str(photos / name) for name in ("a.png", "b.jpg", "d.png")]
+    assert len(bad) == 1
+    assert bad[0].startswith(str(photos / "c.jpg"))
+    assert all(row.label in "0123456789" and row.stage in ("preview", "specialist") for row in rows)
+    parsed = list(csv.DictReader(io.StringIO(predict.table(rows, "csv"))))
+    assert [row["label"] for row in parsed] == [row.label for row in rows]
+    assert json.loads(predict.table(rows, "json")) == [row._asdict() for row in rows]
+    with pytest.raises(UserError, match="names no file"):
+        predict.predict_files(classifier, str(photos / "*.gif"))
+
+
+def test_the_command_line_predicts_without_the_data(trained, photos):
+    config = ("--config=tests/configs/tiny.py", f"--config.optimizer.learning_rate={TRAINED_RATE}")
+    predicting = ("--mode=predict", f"--workdir={trained}", "--threshold=0.9", "--format=csv")
+    names = f"--images={photos}/*"
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "basisnet_jax.main", *predicting, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    code, printed, said = run(*config, "--config.data.dir=/nowhere", names)
+    assert code == 1, said
+    assert len(printed.splitlines()) == 4
+    assert f"error: {photos / 'c.jpg'} is no image" in said
+    # Without --config the run's own is taken; this one has a backbone that the tests alone know.
+    code, _, said = run(names)
+    assert code == 2
+    assert "config.model.specialist.backbone = 'tiny': must be one of" in said
+    code, _, said = run(*config)
+    assert code == 2
+    assert "--images is missing" in said
