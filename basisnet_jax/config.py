@@ -68,6 +68,7 @@ def default() -> ml_collections.ConfigDict:
     model.num_tasks = 1  # task: how many tasks have coefficients of their own
     model.start_noise = 0.02  # bases that start from one kernel: deviation of their noise over that of the kernel
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
+    model.tpu_kernels = True  # on a TPU, by models/pallas_tpu.py where a layer fits; False: XLA's forms everywhere
     model.specialist = _backbone("mobilenet_v3_micro", width=1.0, resolution=16)
     model.preview = _backbone("mobilenet_v3_micro", width=0.5, resolution=8)
 
@@ -148,6 +149,7 @@ FREE_TO_CHANGE = (
     "data.max_bad_share",
     "data.threads",
     "data.workers",
+    "model.tpu_kernels",
     "eval.batch_size",
     "eval.ema",
     "eval.exit_rate",

@@ -136,7 +136,7 @@ class Experiment:
         function = step.make_train_step(self.model, self.optimizer, self.schedule, settings, teacher, self._gather)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
-            function,
+            mesh_lib.traced_under(self.mesh, function),
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), mesh_lib.replicated(self.mesh)),
             out_shardings=(shardings, mesh_lib.replicated(self.mesh)),
             donate_argnums=0,
@@ -149,7 +149,7 @@ class Experiment:
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
-            function,
+            mesh_lib.traced_under(self.mesh, function),
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh)),
             out_shardings=mesh_lib.replicated(self.mesh),
         )
@@ -162,6 +162,7 @@ class Experiment:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_model_state)
         whole = mesh_lib.batch_sharding(self.mesh)
         jit = functools.partial(jax.jit, out_shardings=whole)
+        first, second = (mesh_lib.traced_under(self.mesh, stage) for stage in (first, second))
         return jit(first, in_shardings=(shardings, whole)), jit(second, in_shardings=(shardings, whole, whole, whole))
 
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:

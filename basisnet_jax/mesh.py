@@ -4,7 +4,8 @@ A batch is split over all devices. Parameters are replicated over the axis 'data
 which is one device unless the config says otherwise.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +57,17 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
         return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
 
     return jax.tree.map(sharding, tree)
+
+
+def traced_under(mesh: Mesh, function: Callable) -> Callable:
+    """`function`, with the mesh in the context where it is traced: there, what XLA does not partition looks for it."""
+
+    @functools.wraps(function)
+    def traced(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

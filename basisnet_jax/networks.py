@@ -27,7 +27,7 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
     dtype = jnp.dtype(config.dtype)
 
     def backbone(settings: ml_collections.ConfigDict) -> Backbone:
-        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype)
+        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
 
     specialist = backbone(config.specialist)
     if config.routing == "static":

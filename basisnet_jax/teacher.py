@@ -41,7 +41,7 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
     batch_size = -(-config.eval.batch_size // jax.process_count() // unit) * unit
     variables = jax.device_put(teacher.variables, mesh_lib.replicated(mesh))
     logits_of = step.make_teacher(teacher.model, teacher.resolution)
-    apply = jax.jit(lambda variables, images: logits_of(variables, step.normalize(images)))
+    apply = jax.jit(mesh_lib.traced_under(mesh, lambda variables, images: logits_of(variables, step.normalize(images))))
 
     folder = epath.Path(config.distill.cache).expanduser().resolve()
     identity = teacher_identity(teacher, data)

@@ -26,8 +26,9 @@ def inference_call(model: BasisNet, batch: int, devices: int = 1) -> Callable[[]
     """A call that classifies a batch."""
     devices_mesh = mesh.make_mesh(jax.devices()[:devices])
     images = jax.device_put(rivals.batch_of(batch)["image"], mesh.batch_sharding(devices_mesh))
-    init = jax.jit(lambda: model.init(jax.random.key(0), normalize(images[:1]), train=False))
-    variables = jax.device_put(init(), mesh.replicated(devices_mesh))
+    one_image = normalize(rivals.batch_of(1)["image"])
+    variables = rivals.run_once(lambda: model.init(jax.random.key(0), one_image, train=False))
+    variables = jax.device_put(variables, mesh.replicated(devices_mesh))
     classify = jax.jit(lambda variables, images: model.apply(variables, normalize(images), train=False).logits_BxK)
     return lambda: jax.block_until_ready(classify(variables, images))
 

@@ -1,17 +1,17 @@
 """What ours is compared with: convolutions of JAX's own, and the networks made of them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from basisnet_jax import config, networks
 from basisnet_jax.models import synthesis
-from basisnet_jax.models.backbones import ARCHITECTURES, scaled
 from basisnet_jax.models.basisnet import BasisNet
-from basisnet_jax.models.blocks import Backbone
 
 CLASSES, SIDE = 1000, 224
 
@@ -58,19 +58,20 @@ def network(num_bases: int, preview: str = "tiny") -> BasisNet:
       preview: 'tiny', whose cost does not count (its coefficients still depend on the image), or 'large', the preview
         of configs/imagenet_mbv3.py: MobileNetV3-Large at width 0.75 and 128 x 128.
     """
-    specialist = Backbone(ARCHITECTURES["mobilenet_v3_large"], CLASSES)
-    if not num_bases:
-        return BasisNet(specialist)
-    table, width, side = {"tiny": ("mobilenet_v3_micro", 0.5, 16), "large": ("mobilenet_v3_large", 0.75, 128)}[preview]
-    return BasisNet(
-        specialist,
-        Backbone(scaled(ARCHITECTURES[table], width), CLASSES),
-        preview_resolution=side,
-        num_bases=num_bases,
-        synthesized=specialist.architecture.bottleneck_layers(),
-        granularity="block",
-        temperature=4.0,
-    )
+    model = config.default().model
+    model.granularity = "block"
+    model.num_bases = num_bases or 1
+    model.routing = "preview" if num_bases else "static"
+    model.specialist.update(backbone="mobilenet_v3_large", resolution=SIDE)
+    if preview == "large":
+        model.preview.update(backbone="mobilenet_v3_large", width=0.75, resolution=128)
+    return networks.make_model(model, CLASSES)
+
+
+def run_once(function: Callable[[], Any]) -> Any:
+    """Its value, compiled in a hurry: on CPU, optimizing what runs once takes longer than all it does."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)()
 
 
 def batch_of(images: int) -> dict[str, jax.Array]:

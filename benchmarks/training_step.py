@@ -53,7 +53,7 @@ def training_call(model: BasisNet, form: str, what: str, batch: int) -> Callable
         _, metrics = train_step(state, data, None)
         return state, metrics["gradient_norm"]
 
-    state = jax.jit(lambda: init_state(model, optimizer, (rivals.SIDE, rivals.SIDE, 3), 0))()
+    state = rivals.run_once(lambda: init_state(model, optimizer, (rivals.SIDE, rivals.SIDE, 3), 0))
     data = rivals.batch_of(batch)
     function = whole if what == "step" else gradients
     with rivals.layers_of(form):

@@ -7,9 +7,10 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"errors", "cache", "models.synthesis", "models.backbones", "models.ablations", "data.decode", "data.augment"},
-    {"mixing", "hlo", "published", "calibration"},
-    {"models.routing", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
+    {"models.pallas_tpu", "errors", "cache", "models.backbones", "models.ablations", "data.decode", "data.augment"},
+    {"mixing", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
+    {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
+    {"models.routing"},
     {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
     {"data.datasets", "data.teacher_logits", "plan", "termination"},
     {"models.basisnet", "models.pretrained", "figures"},

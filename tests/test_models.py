@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Conventions
-from basisnet_jax.models.blocks import Convolution, SqueezeExcite
+from basisnet_jax.models.blocks import Convolution, Norm, SqueezeExcite
 from basisnet_jax.networks import make_model
 
 
@@ -61,6 +62,20 @@ def test_one_basis_is_the_plain_network(config):
     }
     got = apply(model, variables, images()).logits_BxK
     np.testing.assert_allclose(got, apply(static, kernels, images()).logits_BxK, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_norm_is_flax_batch_norm_and_then_the_activation(dtype):
+    x = (3 * jax.random.normal(jax.random.key(0), (4, 3, 5, 6)) + 2).astype(dtype)
+    flax, ours = nn.BatchNorm(momentum=0.99, epsilon=1e-3, dtype=dtype), Norm("hard_swish", 1e-3, dtype)
+    state = ours.init(jax.random.key(0), x, True)
+    for train in (True, False):
+        got, updated = ours.apply(state, x, train, mutable=["batch_stats"])
+        inner = {kind: values["batch_norm"] for kind, values in state.items()}
+        expected, stats = flax.apply(inner, x, use_running_average=not train, mutable=["batch_stats"])
+        np.testing.assert_array_equal(got.value(), nn.hard_swish(expected))
+        jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"]["batch_norm"], stats["batch_stats"])
+        state = {**state, **updated}
 
 
 def test_images_of_a_batch_do_not_influence_each_other(config):

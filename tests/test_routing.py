@@ -74,7 +74,7 @@ def test_a_run_with_any_routing(all_kinds, name, tmp_path):
 
     evaluation = evaluate(eight, eight.eval_step(), after[1])
     assert evaluation["count"] == 37
-    predicted = predict(eight, after[1].replace(opt_state=None))
+    predicted = predict(eight, after[1].replace(opt_state=()))
     loss = summarize(predicted.logits_NxK, predicted.labels_N)["loss"]
     np.testing.assert_allclose(loss, evaluation["loss"], rtol=1e-5, err_msg="--mode=evaluate and training's evaluation")
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:

@@ -14,6 +14,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.models import synthesis
 from basisnet_jax.models.backbones import Architecture, Block, Conv, Conventions, ResNetBlock
 from basisnet_jax.models.routing import Route
+from basisnet_jax.models.synthesis import Normalized, value_of
 
 ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hard_swish": nn.hard_swish, "swish": nn.swish}
 GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
@@ -23,7 +24,7 @@ class Convolution(nn.Module):
     """Convolution without bias: plain, or synthesized if it is given coefficients. `padding` is `synthesis.pads`'s.
 
     Its parameter is `kernel`, or `bases` with a leading axis of N: each basis is drawn on its own, normal with
-    variance 2 / fan_out of the single kernel.
+    variance 2 / fan_out of the single kernel. `tpu_kernels` is `synthesis`'s.
     """
 
     features: int
@@ -32,10 +33,13 @@ class Convolution(nn.Module):
     depthwise: bool = False
     padding: str = "same"
     dtype: jnp.dtype = jnp.float32
+    tpu_kernels: bool = False
 
     @nn.compact
-    def __call__(self, x_BxHxWxI: jax.Array, coefficients_BxN: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BxHxWxI: jax.Array | Normalized, coefficients_BxN: jax.Array | None = None) -> jax.Array:
         """[B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        if not (self.depthwise and isinstance(x_BxHxWxI, Normalized)):
+            x_BxHxWxI = value_of(x_BxHxWxI).astype(self.dtype)
         shape = (
             *((self.side, self.side) if self.side > 1 else ()),
             *(() if self.depthwise else (x_BxHxWxI.shape[-1],)),
@@ -43,20 +47,20 @@ class Convolution(nn.Module):
         )
         fan_out = self.side**2 * (1 if self.depthwise else self.features)
         initializer = nn.initializers.normal((2.0 / fan_out) ** 0.5)
-        x_BxHxWxI = x_BxHxWxI.astype(self.dtype)
         if coefficients_BxN is None:
             kernel = self.param("kernel", initializer, shape).astype(self.dtype)
             return self._plain(x_BxHxWxI, kernel)
         bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
         if self.depthwise:
-            return synthesis.depthwise(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding)
+            return synthesis.depthwise(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.tpu_kernels)
         if self.side > 1:
             return synthesis.dense(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding)
-        return synthesis.pointwise(x_BxHxWxI[:, :: self.stride, :: self.stride], bases, coefficients_BxN)
+        strided = value_of(x_BxHxWxI)[:, :: self.stride, :: self.stride]
+        return synthesis.pointwise(strided, bases, coefficients_BxN, self.tpu_kernels)
 
     def _plain(self, x_BxHxWxI, kernel):
         if self.depthwise:
-            return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding)
+            return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding, self.tpu_kernels)
         kernel_KxKxIxO = kernel.reshape(self.side, self.side, *kernel.shape[-2:])
         pads = [synthesis.pads(size, self.side, self.stride, self.padding)[:2] for size in x_BxHxWxI.shape[1:3]]
         dimensions = ("NHWC", "HWIO", "NHWC")
@@ -88,6 +92,30 @@ class Dense(nn.Module):
         return y_BxO + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
 
 
+class BatchNorm(nn.Module):
+    """What normalizes a batch: Flax's BatchNorm, in its arithmetic, with the application left out."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(mean_C, scale_C, bias_C), float32: (x - mean) * scale + bias is the batch normalized."""
+        shape = x_BxHxWxC.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean_C, var_C = running_mean.value, running_var.value
+        if train:
+            x = x_BxHxWxC.astype(jnp.float32)
+            mean_C = jnp.mean(x, axis=(0, 1, 2))
+            var_C = jnp.maximum(0.0, jnp.mean(lax.square(x), axis=(0, 1, 2)) - lax.square(mean_C))
+            if not self.is_initializing():
+                running_mean.value = 0.99 * running_mean.value + (1 - 0.99) * mean_C
+                running_var.value = 0.99 * running_var.value + (1 - 0.99) * var_C
+        scale_C = self.param("scale", nn.initializers.ones, shape)
+        bias_C = self.param("bias", nn.initializers.zeros, shape)
+        return mean_C, lax.rsqrt(var_C + self.epsilon) * scale_C, bias_C
+
+
 class Norm(nn.Module):
     """Batch norm, then an activation. Running statistics with momentum 0.99 (MobileNetV3's)."""
 
@@ -96,12 +124,10 @@ class Norm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> Normalized:
         """[B, H, W, C] -> the same shape, in `dtype`."""
-        x_BxHxWxC = nn.BatchNorm(
-            use_running_average=not train, momentum=0.99, epsilon=self.epsilon, dtype=self.dtype, name="batch_norm"
-        )(x_BxHxWxC)
-        return ACTIVATIONS[self.act](x_BxHxWxC) if self.act else x_BxHxWxC
+        norm = BatchNorm(self.epsilon, name="batch_norm")(x_BxHxWxC, train)
+        return Normalized(x_BxHxWxC.astype(self.dtype), *norm, ACTIVATIONS[self.act] if self.act else lambda x: x)
 
 
 class SqueezeExcite(nn.Module):
@@ -127,31 +153,32 @@ class Residual(nn.Module):
     block: Block | ResNetBlock
     conventions: Conventions = Conventions()
     dtype: jnp.dtype = jnp.float32
+    tpu_kernels: bool = False
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, route: Route, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), block.out]."""
         block, inputs, how = self.block, x_BxHxWxC, self.conventions
 
-        def convolve(conv: Conv, x: jax.Array) -> jax.Array:
-            coefficients_BxN = route(f"{self.name}/{conv.kind}", x, inputs)
-            layer = Convolution(
-                conv.out, conv.side, conv.stride, conv.depthwise, how.padding, self.dtype, name=conv.kind
-            )
+        def convolve(conv: Conv, x: jax.Array | Normalized) -> Normalized:
+            coefficients_BxN = route(f"{self.name}/{conv.kind}", value_of(x), inputs)
+            shape = conv.out, conv.side, conv.stride, conv.depthwise
+            layer = Convolution(*shape, how.padding, self.dtype, self.tpu_kernels, name=conv.kind)
             return Norm(conv.act, how.epsilon, self.dtype, name=f"{conv.kind}_norm")(layer(x, coefficients_BxN), train)
 
-        x = inputs
+        x: jax.Array | Normalized = inputs
         shortcut = inputs if block.stride == 1 and block.out == inputs.shape[-1] else None
         for conv in block.convolutions(inputs.shape[-1]):
             if conv.kind == "shortcut":
-                shortcut = convolve(conv, inputs)
+                shortcut = value_of(convolve(conv, inputs))
                 continue
             x = convolve(conv, x)
             if conv.se:
                 squeeze = how.squeeze(inputs.shape[-1], conv.out)
-                x = SqueezeExcite(squeeze, how.squeeze_act, how.gate, dtype=self.dtype, name="squeeze_excite")(x)
-        x = x if shortcut is None else x + shortcut
-        return ACTIVATIONS[block.last_act](x) if block.last_act else x
+                gated = SqueezeExcite(squeeze, how.squeeze_act, how.gate, dtype=self.dtype, name="squeeze_excite")
+                x = gated(value_of(x))
+        y = value_of(x) if shortcut is None else value_of(x) + shortcut
+        return ACTIVATIONS[block.last_act](y) if block.last_act else y
 
 
 class Backbone(nn.Module):
@@ -161,6 +188,7 @@ class Backbone(nn.Module):
     num_classes: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    tpu_kernels: bool = False
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -170,16 +198,16 @@ class Backbone(nn.Module):
             table.stem, table.stem_side, table.stem_stride, padding=how.padding, dtype=dtype, name="stem"
         )
         x = stem(_normalized(images_BxHxWxC, how))
-        x = Norm(table.stem_act, how.epsilon, dtype=dtype, name="stem_norm")(x, train)
+        x = Norm(table.stem_act, how.epsilon, dtype=dtype, name="stem_norm")(x, train).value()
         if table.stem_pool:
             sides = [synthesis.pads(size, 3, 2, how.padding)[:2] for size in x.shape[1:3]]
             x = nn.max_pool(x, (3, 3), (2, 2), sides)
         for name, _, block in table.named_blocks():
-            x = Residual(block, how, dtype=dtype, name=name)(x, route, train)
+            x = Residual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
         if table.head_conv:
             head_conv = Convolution(table.head_conv, dtype=dtype, name="head_conv")
             x = head_conv(x, route("head_conv", x, x))
-            x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train)
+            x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train).value()
         x_BxD = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(dtype)
         if table.head_dense:
             head_dense = Dense(table.head_dense, dtype=dtype, name="head_dense")

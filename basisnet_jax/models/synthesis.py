@@ -12,10 +12,14 @@ Products of bfloat16 are accumulated in float32.
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax import lax
+
+from basisnet_jax.models import pallas_depthwise, pallas_pointwise
 
 
 def combination_coefficients(scores_BxLxN: jax.Array, temperature: float, uniform_mix: jax.Array | float) -> jax.Array:
@@ -43,14 +47,17 @@ def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
 # Pointwise convolution
 
 
-@jax.custom_vjp
-def pointwise(x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def pointwise(
+    x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array, tpu_kernels: bool = False
+) -> jax.Array:
     """1x1 convolution of each image with its own combination of the bases.
 
     Args:
       x_BxHxWxI: activations, float32 or bfloat16.
       bases_NxIxO: basis kernels in the dtype of x.
       coefficients_BxN: float32.
+      tpu_kernels: on a TPU, the kernels' gradient by `pallas_pointwise` where it fits.
 
     Returns:
       [B, H, W, O] in the dtype of x.
@@ -87,17 +94,28 @@ def _mix_inputs_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
     return _mix_inputs(dy_BxHxWxO, jnp.swapaxes(bases_NxIxO, 1, 2), coefficients_BxN)
 
 
-def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
+def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
+    return jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, preferred_element_type=jnp.float32)
+
+
+def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
+    if tpu_kernels and not pallas_pointwise.unfit(x_BxHxWxI, bases_NxIxO.shape[-1]):
+        # Else XLA computes what produced x twice, once for the product and once for the kernel.
+        x_BxHxWxI = lax.platform_dependent(x_BxHxWxI, tpu=lax.optimization_barrier, default=lambda x: x)
     return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
 
 
-def _pointwise_backward(residuals, dy_BxHxWxO):
+def _pointwise_backward(tpu_kernels, residuals, dy_BxHxWxO):
     x_BxHxWxI, bases_NxIxO, coefficients_BxN = residuals
+    gradient_forms = {"default": _kernel_gradient}
+    if tpu_kernels and not pallas_pointwise.unfit(x_BxHxWxI, bases_NxIxO.shape[-1]):
+        dy_BxHxWxO = lax.platform_dependent(dy_BxHxWxO, tpu=lax.optimization_barrier, default=lambda x: x)
+        gradient_forms["tpu"] = pallas_pointwise.kernel_gradient
     dx_BxHxWxI = lax.platform_dependent(
         dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
     )
+    dkernels_BxIxO = lax.platform_dependent(x_BxHxWxI, dy_BxHxWxO, **gradient_forms)
     f32 = {"preferred_element_type": jnp.float32}
-    dkernels_BxIxO = jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, **f32)
     dcoefficients_BxN = jnp.einsum("bio,nio->bn", dkernels_BxIxO, bases_NxIxO.astype(jnp.float32))
     dbases_NxIxO = jnp.einsum("bio,bn->nio", dkernels_BxIxO, coefficients_BxN, **f32)
     return dx_BxHxWxI, dbases_NxIxO.astype(bases_NxIxO.dtype), dcoefficients_BxN
@@ -139,8 +157,38 @@ def dense(
 # Depthwise convolution
 
 
+class Normalized(NamedTuple):
+    """act((x - mean) * scale + bias), left to whoever uses it: a TPU's depthwise kernel computes it on the way."""
+
+    x_BxHxWxC: jax.Array
+    mean_C: jax.Array  # float32, as scale and bias
+    scale_C: jax.Array
+    bias_C: jax.Array
+    act: Callable[[jax.Array], jax.Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the value's."""
+        return self.x_BxHxWxC.shape
+
+    def value(self) -> jax.Array:
+        """In the dtype of x."""
+        y_BxHxWxC = (self.x_BxHxWxC - self.mean_C) * self.scale_C + self.bias_C
+        return self.act(y_BxHxWxC.astype(self.x_BxHxWxC.dtype))
+
+
+def value_of(x_BxHxWxC: jax.Array | Normalized) -> jax.Array:
+    """An array, computed if that is still to do."""
+    return x_BxHxWxC.value() if isinstance(x_BxHxWxC, Normalized) else x_BxHxWxC
+
+
 def depthwise(
-    x_BxHxWxC: jax.Array, bases_NxKxKxC: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str = "same"
+    x_BxHxWxC: jax.Array | Normalized,
+    bases_NxKxKxC: jax.Array,
+    coefficients_BxN: jax.Array,
+    stride: int,
+    padding: str = "same",
+    tpu_kernels: bool = False,
 ) -> jax.Array:
     """Depthwise convolution of each image with its own combination of the bases.
 
@@ -150,20 +198,91 @@ def depthwise(
       coefficients_BxN: float32.
       stride: of both spatial axes.
       padding: see `pads`.
+      tpu_kernels: on a TPU, by `pallas_depthwise` where it fits.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
     """
-    return _depthwise_by_taps(x_BxHxWxC, combine(coefficients_BxN, bases_NxKxKxC), stride, padding)
+    kernels_BxKxKxC = combine(coefficients_BxN, bases_NxKxKxC)
+    taps = partial(_depthwise_by_taps, stride=stride, padding=padding)
+    return _depthwise(x_BxHxWxC, kernels_BxKxKxC, {"default": taps}, stride, padding, tpu_kernels)
 
 
-def static_depthwise(x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int, padding: str = "same") -> jax.Array:
+def static_depthwise(
+    x_BxHxWxC: jax.Array | Normalized,
+    kernel_KxKxC: jax.Array,
+    stride: int,
+    padding: str = "same",
+    tpu_kernels: bool = False,
+) -> jax.Array:
     """Depthwise convolution of all images with one kernel; otherwise as `depthwise`.
 
     By taps on CPU, where XLA's grouped convolution is many times slower; XLA's own convolution elsewhere (its group
     count is the channels', not the batch's).
     """
-    return _static_depthwise(x_BxHxWxC, kernel_KxKxC[None], stride, padding)
+    taps = partial(_depthwise_by_taps, stride=stride, padding=padding)
+    xla = partial(_xla_depthwise, stride=stride, padding=padding)
+    return _depthwise(x_BxHxWxC, kernel_KxKxC[None], {"default": xla, "cpu": taps}, stride, padding, tpu_kernels)
+
+
+def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels: bool):
+    """By the platform's form, or on TPUs by `pallas_depthwise` if that is asked for and fits.
+
+    Args:
+      x: [B, H, W, C] or Normalized.
+      kernels_BxKxKxC: as in `_depthwise_by_taps`.
+      forms: {platform: form(x_BxHxWxC, kernels_BxKxKxC)}.
+      stride: of both spatial axes.
+      padding: see `pads`.
+      tpu_kernels: whether `pallas_depthwise` is asked for.
+    """
+    image, norm, act = (x.x_BxHxWxC, x[1:4], x.act) if isinstance(x, Normalized) else (x, (), lambda z: z)
+    batch, *size, channels = image.shape
+    side = kernels_BxKxKxC.shape[1]
+    (top, _, rows), (left, _, columns) = (pads(n, side, stride, padding) for n in size)
+    window = pallas_depthwise.Window(tuple(size), (rows, columns), (top, left), side, stride)
+    why = pallas_depthwise.unfit(image, window) if tpu_kernels else ""
+    if why:
+        logging.info("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
+    if why or not tpu_kernels:
+        return _by_platform(forms, value_of(x), kernels_BxKxKxC)
+
+    def pallas(image, kernels_BxKxKxC, *norm):
+        mean_C, scale_C, bias_C = norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels))
+        affine_2xC = jnp.stack([scale_C, bias_C - mean_C * scale_C])
+        kernels = jnp.broadcast_to(kernels_BxKxKxC, (batch, side, side, channels))
+        return pallas_depthwise.depthwise(
+            image, kernels, jnp.broadcast_to(affine_2xC, (batch, 2, channels)), act, window
+        )
+
+    def after_norm(form):
+        def whole(image, kernels_BxKxKxC, mean_C, scale_C, bias_C):
+            return form(Normalized(image, mean_C, scale_C, bias_C, act).value(), kernels_BxKxKxC)
+
+        return whole if norm else form
+
+    forms = {platform: after_norm(form) for platform, form in forms.items()}
+    return _by_platform({**forms, "tpu": pallas}, image, kernels_BxKxKxC, *norm)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_platform(forms: dict[str, Callable[..., jax.Array]], *arguments: jax.Array) -> jax.Array:
+    """The form of the platform that the program is lowered for, in both passes."""
+    return lax.platform_dependent(*arguments, **forms)
+
+
+def _by_platform_forward(forms, *arguments):
+    return _by_platform(forms, *arguments), arguments
+
+
+def _by_platform_backward(forms, arguments, dy):
+    def gradient_of(form):
+        return lambda dy, *arguments: jax.vjp(form, *arguments)[1](dy)
+
+    return lax.platform_dependent(dy, *arguments, **{platform: gradient_of(form) for platform, form in forms.items()})
+
+
+_by_platform.defvjp(_by_platform_forward, _by_platform_backward)
 
 
 def pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int, int]:
@@ -305,9 +424,6 @@ def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
     return lax.optimization_barrier(jnp.stack(dkernels, axis=2))
 
 
-# One kernel for all images: the form is the platform's choice in both passes.
-
-
 def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
     kernel_KxKx1xC = jnp.moveaxis(kernel_1xKxKxC, 0, 2)
     return lax.conv_general_dilated(
@@ -318,29 +434,3 @@ def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x_BxHxWxC.shape[-1],
     )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
-    return lax.platform_dependent(
-        x_BxHxWxC,
-        kernel_1xKxKxC,
-        cpu=partial(_depthwise_by_taps, stride=stride, padding=padding),
-        default=partial(_xla_depthwise, stride=stride, padding=padding),
-    )
-
-
-def _static_forward(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
-    return _static_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding), (x_BxHxWxC, kernel_1xKxKxC)
-
-
-def _static_backward(stride, padding, residuals, dy_BxPxQxC):
-    def gradient_of(form: Callable[..., jax.Array]):
-        return lambda x, kernel, dy: jax.vjp(partial(form, stride=stride, padding=padding), x, kernel)[1](dy)
-
-    return lax.platform_dependent(
-        *residuals, dy_BxPxQxC, cpu=gradient_of(_depthwise_by_taps), default=gradient_of(_xla_depthwise)
-    )
-
-
-_static_depthwise.defvjp(_static_forward, _static_backward)

@@ -1,0 +1,77 @@
+"""What the Pallas kernels for TPUs, pallas_depthwise and pallas_pointwise, share: the batch is in the lanes.
+
+On a TPU, XLA keeps these activations with the batch minor and the channels second. The same bytes are a row-major
+[H, W, C, B], so the transposes around the kernels cost nothing. In that form eight channels of 128 images are a vector
+register, and so is one tap of those images' own kernels; a shift in H or W is only another address.
+
+Where a mesh is in the context (`mesh.traced_under`), the batch is split over all of its devices, and each runs the
+kernel on its own images. Products are accumulated in float32.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
+
+LANES, SUBLANES = 128, 8
+# Bytes of VMEM for a kernel's blocks, twice each, and its scratch: a kernel gets 16 MiB unless it asks for more.
+VMEM = 12 * 2**20
+
+
+def unfit(batch: int, dtype: jnp.dtype, *channels: int) -> str:
+    """Why no kernel is for a layer of these channels; '' if they are."""
+    devices = max(jax.sharding.get_abstract_mesh().size, 1)
+    if batch % (devices * LANES):
+        return f"{batch} images on {devices} device(s) do not fill each one's {LANES} lanes"
+    if unaligned := [c for c in channels if c % SUBLANES]:
+        return f"{unaligned[0]} channels are no multiple of {SUBLANES}"
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        return f"{dtype} is neither float32 nor bfloat16"
+    return ""
+
+
+def on_each_device(run: Callable, *arrays_B: jax.Array):
+    """run(*arrays) on each device's images; arrays and results have the batch first."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return run(*arrays_B)
+    batch = PartitionSpec(mesh.axis_names)
+    # What a kernel's output varies over is not known, so it cannot be checked.
+    return jax.shard_map(run, in_specs=batch, out_specs=batch, check_vma=False)(*arrays_B)
+
+
+def batch_last(x_Bx: jax.Array) -> jax.Array:
+    """[B, ...] -> [..., B]: no copy where the batch is in the lanes."""
+    return jnp.moveaxis(x_Bx, 0, -1)
+
+
+def batch_first(x_xB: jax.Array) -> jax.Array:
+    """[..., B] -> [B, ...]."""
+    return jnp.moveaxis(x_xB, -1, 0)
+
+
+def divisors(n: int) -> list[int]:
+    """From the largest to 1."""
+    return [d for d in range(n, 0, -1) if n % d == 0]
+
+
+def call(name: str, body: Callable, *, grid, inputs, outputs, shapes, scratch) -> Callable:
+    """A kernel: `inputs` and `outputs` are blocks, `shapes` what is given back, `scratch` the shape of a float32 array.
+
+    The last axis of the grid is worked off in order, the others in any.
+    """
+    return pl.pallas_call(
+        body,
+        name=name,
+        grid=grid,
+        in_specs=inputs,
+        out_specs=outputs,
+        out_shape=shapes,
+        scratch_shapes=[pltpu.VMEM(scratch, jnp.float32)],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=(*[pltpu.PARALLEL] * (len(grid) - 1), pltpu.ARBITRARY)
+        ),
+    )
