@@ -322,7 +322,8 @@ def check_same_run(
     config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str, free: Collection[str] = FREE_TO_CHANGE
 ) -> None:
     """Raises UserError if a workdir's run was started with another config, fields that are `free` aside."""
-    wanted, had = flatten(json.loads(config.to_json())), flatten(saved)
+    wanted = flatten(json.loads(config.to_json()))
+    had = {**flatten(json.loads(default().to_json())), **flatten(saved)}  # an older version's run lacks fields
     differing = [
         f"{field} was {had.get(field)!r} and is {wanted.get(field)!r}"
         for field in sorted(wanted.keys() | had.keys())
