@@ -35,6 +35,7 @@ setuptools.setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30,<1.0",
         "scikit-learn>=1.5",
+        "scipy>=1.13",
         "tensorboard>=2.18",  # read by CLU's writers; TensorFlow no longer brings it along
         "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",

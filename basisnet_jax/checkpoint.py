@@ -108,7 +108,7 @@ def restore_model(folder: epath.Path, which: str, abstract_state: TrainState) ->
     """
     if not (folder / "checkpoints").exists():
         raise UserError(f"{folder} has no checkpoints; train there first, or give another --workdir.")
-    with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         named = {"best": checkpoints.best_step, "newest": checkpoints.latest_step}
         step = named[which]() if which in named else int(which)
         if step not in checkpoints.steps():

@@ -74,6 +74,9 @@ def default() -> ml_collections.ConfigDict:
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.preview_weight = 1.0  # lambda in CE(specialist) + lambda * CE(preview)
+    loss.doubt = 0.0  # share of the specialist's loss that is weighed by the preview's doubt, 1 - its probability
+    loss.self_distill_weight = 0.0  # w in (1 - w) CE(label) + w T^2 KL(specialist || preview), of the preview; 0 is off
+    loss.self_distill_temperature = 1.0  # T, of both softmaxes
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
     loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with another, and its target with that one's
     loss.mix_alpha = 0.2  # the shares of a mix are from Beta(alpha, alpha)
@@ -203,6 +206,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         (
             *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "loss.mix_alpha"),
             *("model.temperature", "model.start_temperature", "distill.temperature"),
+            "loss.self_distill_temperature",
             *("model.specialist.width", "model.preview.width", "optimizer.learning_rate", "optimizer.epsilon"),
             *("schedule.decay_rate", "schedule.decay_epochs"),
         ),
@@ -210,7 +214,10 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be in 0 to 10": (lambda value: 0 <= value <= 10, ("data.policy_magnitude",)),
     "must be in 0 to 1": (
         lambda value: 0 <= value <= 1,
-        ("data.erasing", "distill.weight", "eval.exit_rate", "eval.max_accuracy_drop"),
+        (
+            *("data.erasing", "distill.weight", "loss.doubt", "loss.self_distill_weight"),
+            *("eval.exit_rate", "eval.max_accuracy_drop"),
+        ),
     ),
     "must be more than 0 and at most 1": (lambda value: 0 < value <= 1, ("data.min_area",)),
     "must be in [0, 1)": (
@@ -315,7 +322,8 @@ def check_same_run(
     config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str, free: Collection[str] = FREE_TO_CHANGE
 ) -> None:
     """Raises UserError if a workdir's run was started with another config, fields that are `free` aside."""
-    wanted, had = flatten(json.loads(config.to_json())), flatten(saved)
+    wanted = flatten(json.loads(config.to_json()))
+    had = {**flatten(json.loads(default().to_json())), **flatten(saved)}  # an older version's run lacks fields
     differing = [
         f"{field} was {had.get(field)!r} and is {wanted.get(field)!r}"
         for field in sorted(wanted.keys() | had.keys())

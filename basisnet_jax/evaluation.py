@@ -18,7 +18,8 @@ from basisnet_jax.config import fail, open_run
 from basisnet_jax.data import preprocess
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import Predictions, is_correct, predict, summarize
-from basisnet_jax.experiment import Experiment, eval_crop, make_experiment
+from basisnet_jax.experiment import Experiment, make_experiment
+from basisnet_jax.networks import eval_crop
 from basisnet_jax.termination import Candidate
 
 EXIT_PERCENT = range(0, 101)  # rows of the CSV, a criterion

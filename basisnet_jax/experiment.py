@@ -116,13 +116,17 @@ class Experiment:
     def train_step(self) -> TrainStep:
         """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
         distill = self.config.distill
+        loss = self.config.loss
+        own = Distillation(loss.self_distill_weight, loss.self_distill_temperature)
         distillation = Distillation(distill.weight, distill.temperature, hard=distill.labels == "hard")
         settings = step.TrainSettings(
-            preview_weight=self.config.loss.preview_weight,
-            label_smoothing=self.config.loss.label_smoothing,
-            mix=self.config.loss.mix,
-            mix_alpha=self.config.loss.mix_alpha,
+            preview_weight=loss.preview_weight,
+            label_smoothing=loss.label_smoothing,
+            mix=loss.mix,
+            mix_alpha=loss.mix_alpha,
             distillation=distillation if distill.teacher else None,
+            doubt=loss.doubt,
+            self_distillation=own if own.weight else None,
             warm_start_steps=self.plan.warm_start_steps,
             accumulate_steps=self.config.accumulate_steps,
             ema_decay=self.config.ema_decay,
@@ -199,7 +203,7 @@ class Experiment:
             side=self.eval_side,
             channels=self.data.channels,
             num_classes=self.data.num_classes,
-            crop=eval_crop(self.config.data),
+            crop=networks.eval_crop(self.config.data),
             process=jax.process_index(),
             processes=jax.process_count(),
             threads=self.config.data.threads,
@@ -215,11 +219,6 @@ class Experiment:
     def cost(self) -> cost.Cost:
         """Multiply-adds of an image that is evaluated, and parameters."""
         return networks.model_cost(self.model, self.eval_side, self.data.channels)
-
-
-def eval_crop(data: ml_collections.ConfigDict) -> preprocess.CentralCrop | None:
-    """The part of an image that is evaluated; None is all of it."""
-    return preprocess.CentralCrop(data.eval_padding) if data.eval_crop == "central" else None
 
 
 def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> networks.Trained | None:

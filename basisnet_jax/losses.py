@@ -1,4 +1,4 @@
-"""The loss: CE(specialist) + lambda * CE(preview), and what a teacher adds to each of them."""
+"""The loss: CE(specialist) + lambda * CE(preview), what a teacher adds to each, and what each may do for the other."""
 
 import dataclasses
 
@@ -45,6 +45,8 @@ def joint_loss(
     preview_weight: float,
     distillation: Distillation | None = None,
     teacher_targets_BxK: jax.Array | None = None,
+    doubt: float = 0.0,
+    self_distillation: Distillation | None = None,
 ) -> jax.Array:
     """The training loss of each image, float32[B]; a static network has no preview's term.
 
@@ -54,6 +56,8 @@ def joint_loss(
       preview_weight: lambda.
       distillation: how both stages learn from a teacher; None without one.
       teacher_targets_BxK: `distillation.targets` of the teacher's logits.
+      doubt: share of the specialist's term that is weighed by the preview's doubt, see `doubt_weights`.
+      self_distillation: how the preview learns from the specialist; None does not.
     """
 
     def loss_of(logits_BxK: jax.Array) -> jax.Array:
@@ -63,9 +67,25 @@ def joint_loss(
         return distillation.loss(logits_BxK, loss_B, teacher_targets_BxK)
 
     loss_B = loss_of(outputs.logits_BxK)
-    if outputs.preview_logits_BxK is not None:
-        loss_B += preview_weight * loss_of(outputs.preview_logits_BxK)
-    return loss_B
+    if outputs.preview_logits_BxK is None:
+        return loss_B
+    preview_loss_B = loss_of(outputs.preview_logits_BxK)
+    if self_distillation:
+        # The specialist is the teacher, so it learns nothing from how well it is followed.
+        answers_BxK = self_distillation.targets(jax.lax.stop_gradient(outputs.logits_BxK))
+        preview_loss_B = self_distillation.loss(outputs.preview_logits_BxK, preview_loss_B, answers_BxK)
+    if doubt:
+        loss_B *= 1.0 - doubt + doubt * doubt_weights(outputs.preview_logits_BxK)
+    return loss_B + preview_weight * preview_loss_B
+
+
+def doubt_weights(preview_logits_BxK: jax.Array) -> jax.Array:
+    """1 - the preview's largest probability, over its mean: float32[B] of mean 1, through which nothing is learnt.
+
+    Images that the preview is sure of exit early, and what the specialist would have said of them does not matter.
+    """
+    doubt_B = 1.0 - jnp.max(jax.nn.softmax(jax.lax.stop_gradient(preview_logits_BxK)), axis=-1)
+    return doubt_B / jnp.maximum(jnp.mean(doubt_B), 1e-6)
 
 
 def correct(logits_BxK: jax.Array, labels_B: jax.Array, k: int = 1) -> jax.Array:

@@ -65,6 +65,11 @@ def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
     return scaled(ARCHITECTURES[settings.backbone], settings.width)
 
 
+def eval_crop(data: ml_collections.ConfigDict) -> CentralCrop | None:
+    """The part of an image that is evaluated; None is all of it."""
+    return CentralCrop(data.eval_padding) if data.eval_crop == "central" else None
+
+
 def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
     """Multiply-adds and parameters of a model on resolution x resolution images of that many channels."""
     specialist = model.specialist
@@ -149,8 +154,8 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
             raise UserError(f"the run in {source!r} has no checkpoint yet; let it reach one, or name another run.")
         variables = checkpoints.restore_averages(step)
     num_classes = variables["params"]["specialist"]["classifier"]["bias"].size
-    crop = CentralCrop(config.data.eval_padding) if config.data.eval_crop == "central" else None
-    return _trained(make_model(config.model, num_classes), variables, config.model.specialist.resolution, crop)
+    model = make_model(config.model, num_classes)
+    return _trained(model, variables, config.model.specialist.resolution, eval_crop(config.data))
 
 
 def _trained(model: BasisNet, variables: pretrained.Variables, resolution: int, crop: CentralCrop | None) -> Trained:

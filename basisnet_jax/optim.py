@@ -63,7 +63,8 @@ def restrict(optimizer: optax.GradientTransformation, below: str) -> optax.Gradi
     def labels(params: Any) -> Any:
         labelled = jax.tree_util.tree_map_with_path(lambda path, _: is_trained(path), params)
         if not any(jax.tree.leaves(labelled)):
-            raise UserError(f"config.optimizer.trained = {below!r} is no part of this model, {', '.join(params)}.")
+            parts = ", ".join(sorted(params))
+            raise UserError(f"config.optimizer.trained = {below!r} is no part of this model, {parts}.")
         return labelled
 
     return optax.multi_transform({True: optimizer, False: optax.set_to_zero()}, labels) if below else optimizer

@@ -22,14 +22,13 @@ from scipy import special
 from basisnet_jax import state as state_lib
 from basisnet_jax import step
 from basisnet_jax.checkpoint import restore_model
-from basisnet_jax.config import eval_resolution, open_run
+from basisnet_jax.config import eval_resolution, fail, open_run
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.decode import BadExampleError
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import eval_crop
 from basisnet_jax.mesh import make_mesh
 from basisnet_jax.models.cost import Cost
-from basisnet_jax.networks import make_model, model_cost
+from basisnet_jax.networks import eval_crop, make_model, model_cost
 from basisnet_jax.plan import derive
 from basisnet_jax.termination import ExitRule
 
@@ -86,9 +85,12 @@ class TwoStageClassifier:
             the run's own.
 
         Raises:
-          UserError: no run, no checkpoint, another model, or no rule.
+          UserError: no run, no checkpoint, another model, no rule, or a routing that asks for more than an image.
         """
         folder, config = open_run(workdir, config)
+        if config.model.routing == "task":
+            fail("model.routing", "task", "asks for each image's task, which a classifier of images does not know")
+        config = config.copy_and_resolve_references()
         config.mesh.fsdp = 1
         facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
         model = make_model(config.model, len(facts["classes"]))

@@ -41,6 +41,8 @@ class TrainSettings:
     mix: str = "none"  # 'none', 'mixup' or 'cutmix'
     mix_alpha: float = 1.0
     distillation: Distillation | None = None
+    doubt: float = 0.0
+    self_distillation: Distillation | None = None
     warm_start_steps: int = 0
     accumulate_steps: int = 1
     ema_decay: float = 0.0
@@ -98,7 +100,13 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             loss_B = joint_loss(
-                outputs, targets["label"], settings.preview_weight, distillation, targets.get("teacher")
+                outputs,
+                targets["label"],
+                settings.preview_weight,
+                distillation,
+                targets.get("teacher"),
+                settings.doubt,
+                settings.self_distillation,
             )
             return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B)
 

@@ -29,11 +29,8 @@ def convolution(x_BxHxWxI: jax.Array, kernel: jax.Array, stride: int) -> jax.Arr
     )
 
 
-def vmapped(
-    x_BxHxWxI: jax.Array, bases: jax.Array, coefficients_BxN: jax.Array, stride: int = 1, padding: str = "same"
-) -> jax.Array:
+def vmapped(x_BxHxWxI: jax.Array, bases: jax.Array, coefficients_BxN: jax.Array, stride: int = 1) -> jax.Array:
     """A convolution of each image with its own kernel, by `jax.vmap`: one group an image."""
-    assert padding == "same"
     one_image = jax.vmap(lambda image, kernel: convolution(image[None], kernel, stride)[0])
     return one_image(x_BxHxWxI, synthesis.combine(coefficients_BxN, bases))
 
@@ -43,8 +40,13 @@ def layers_of(form: str) -> Iterator[None]:
     """What is traced in here has 'ours', 'vmapped' synthesized layers, or static depthwise ones of 'xla'."""
     replaced = {
         "ours": {},
-        "vmapped": {"pointwise": vmapped, "depthwise": vmapped},
-        "xla": {"static_depthwise": lambda x, kernel, stride, padding: convolution(x, kernel, stride)},
+        "vmapped": {
+            "pointwise": lambda x, bases, coefficients, *_: vmapped(x, bases, coefficients),
+            "depthwise": lambda x, bases, coefficients, stride, *_: vmapped(
+                synthesis.value_of(x), bases, coefficients, stride
+            ),
+        },
+        "xla": {"static_depthwise": lambda x, kernel, stride, *_: convolution(synthesis.value_of(x), kernel, stride)},
     }
     with mock.patch.multiple(synthesis, **replaced[form]) if replaced[form] else contextlib.nullcontext():
         yield

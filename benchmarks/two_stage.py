@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from basisnet_jax import state, step
-from basisnet_jax.experiment import make_model, model_cost
+from basisnet_jax.networks import make_model, model_cost
 from basisnet_jax.predict import TwoStageClassifier
 from basisnet_jax.termination import ExitRule, all_thresholds
 

@@ -1,6 +1,7 @@
 """Rules of the settings."""
 
 import importlib
+import json
 import pathlib
 
 import pytest
@@ -41,6 +42,11 @@ def test_every_config_is_valid(path):
         ("model.preview.width", -1.0),
         ("model.specialist.dropout", 1.0),
         ("loss.preview_weight", -0.1),
+        ("loss.doubt", 1.1),
+        ("loss.self_distill_temperature", 0.0),
+        ("eval.checkpoint", "latest"),
+        ("eval.coefficients", ("predicted", "mean")),
+        ("eval.max_accuracy_drop", -0.1),
         ("optimizer.name", "adam"),
         ("optimizer.learning_rate", 0.0),
         ("schedule.warmup_epochs", 10.0),
@@ -62,6 +68,16 @@ def test_a_value_out_of_range_is_named(field, value):
 def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
     sentence = config_lib.nearest_field(name, config_lib.default())
     assert f"did you mean config.{nearest}?" in sentence if nearest else "listed in" in sentence
+
+
+def test_a_run_of_an_older_version_had_the_defaults_of_fields_that_it_lacks():
+    config = config_lib.default()
+    saved = json.loads(config.to_json())
+    del saved["loss"]["doubt"]
+    config_lib.check_same_run(config, saved, "runs/old")
+    config.loss.doubt = 0.5
+    with pytest.raises(UserError, match=r"loss.doubt was 0.0 and is 0.5"):
+        config_lib.check_same_run(config, saved, "runs/old")
 
 
 def derive(config, devices=8, processes=1):

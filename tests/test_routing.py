@@ -167,7 +167,7 @@ def test_uniform_is_the_plain_network_of_the_mean_kernels(all_kinds):
 def test_a_part_to_train_that_is_not_there_is_named(all_kinds):
     all_kinds.model.routing = "task"
     all_kinds.optimizer.trained = "routin"
-    with pytest.raises(UserError, match=r"optimizer.trained = 'routin' is no part of this model, specialist, routing"):
+    with pytest.raises(UserError, match=r"optimizer.trained = 'routin' is no part of this model, routing, specialist"):
         _ = make_experiment(all_kinds, jax.devices()[:1]).abstract_state
 
 

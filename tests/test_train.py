@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from basisnet_jax import checkpoint, costing, train
+from basisnet_jax import checkpoint, costing, evaluation, train
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
@@ -250,6 +250,7 @@ def test_warm_start_falls_linearly_to_zero():
 
 def test_every_field_is_read(config, tmp_path, monkeypatch):
     """A field that nothing reads but its rule is a promise that is not kept."""
+    config.data.eval_crop = "central"
     read = set()
     get = ml_collections.ConfigDict.__getattr__
 
@@ -262,6 +263,7 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(ml_collections.ConfigDict, "__getattr__", noting)
     monkeypatch.setattr(costing, "validate", lambda config: None)
     train.train(config, str(tmp_path))
+    evaluation.evaluate_run(config, str(tmp_path))
     config.model.routing = "dynamic"  # which reads what the preview does not
     costing.cost(config, str(tmp_path))
     monkeypatch.undo()

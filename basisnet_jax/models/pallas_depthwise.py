@@ -149,12 +149,12 @@ def _fill(padded_ref, image_ref, channels, first_row, height: int, columns_befor
         for column in (*range(columns_before), *range(columns_before + width, padded_ref.shape[1])):
             padded_ref[r, column] = zero
 
-        def columns(first, count):
-            for column in range(count):
-                pixel = image_ref[source, first + column, channels, :].astype(jnp.float32)
-                padded_ref[r, columns_before + first + column] = jnp.where(inside, prepare(pixel), zero)
+        def pixels(q, count, _):
+            for n in range(count):
+                pixel = image_ref[source, q + n, channels, :].astype(jnp.float32)
+                padded_ref[r, columns_before + q + n] = jnp.where(inside, prepare(pixel), zero)
 
-        _tiles(width, TILE, lambda first, count, _: columns(first, count), None)
+        _tiles(width, TILE, pixels, None)
 
     lax.fori_loop(0, padded_ref.shape[0], row, None)
 
@@ -217,7 +217,7 @@ def _depthwise(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, *, act: Act, window: Wi
                 def pixels(q, count, _):
                     sums: list[Any] = [None] * count
                     for i in range(side):
-                        for column in range(window.stride * (count - 1) + side):
+                        for column in range(stride * (count - 1) + side):
                             pixel = padded_ref[p * stride + i, q * stride + column]
                             for n in range(count):
                                 if 0 <= column - n * stride < side:

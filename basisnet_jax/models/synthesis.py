@@ -243,7 +243,7 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
     window = pallas_depthwise.Window(tuple(size), (rows, columns), (top, left), side, stride)
     why = pallas_depthwise.unfit(image, window) if tpu_kernels else ""
     if why:
-        logging.info("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
+        logging.debug("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
     if why or not tpu_kernels:
         return _by_platform(forms, value_of(x), kernels_BxKxKxC)
 
