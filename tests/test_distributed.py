@@ -42,7 +42,9 @@ def free_port():
 def start(tmp_path):
     """Starts two processes with a device each, their arguments a function of (number, a free port)."""
     started = []
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONUNBUFFERED": "1"}
+    # All but the count of devices as in this process, which is compared with them.
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
 
     def start(arguments_of):
         port = free_port()
