@@ -168,24 +168,39 @@ def test_a_process_that_finds_no_other_says_so(config, tmp_path):
     assert "stack trace" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (("localhost:1", None, None), "Number of processes must be defined"),
-        (("localhost:1", 2, None), "process id of the current process must be defined"),
-        (("localhost:1", 2, 2), "process_id < num_processes"),
-        ((None, 2, 0), "coordinator_address should be defined"),
-    ],
-)
-def test_half_of_the_flags_is_a_mistake(given, words):
-    with pytest.raises(UserError, match=words):
+MISTAKES = {
+    ("localhost:1", None, None): "Number of processes must be defined",
+    ("localhost:1", 2, None): "process id of the current process must be defined",
+    ("localhost:1", 2, 2): "process_id < num_processes",
+    (None, 2, 0): "coordinator_address should be defined",
+}
+IN_A_FRESH_PROCESS = f"""
+import jax
+from basisnet_jax import distributed
+from basisnet_jax.errors import UserError
+
+for given in {list(MISTAKES)}:
+    try:
         distributed.initialize(*given, 300)
+    except UserError as error:
+        print(error)
+distributed.initialize(None, None, None, 300)
+distributed.initialize("localhost:1", 1, 0, 300)
+print(jax.distributed.is_initialized())
+"""
 
 
-def test_a_process_alone_needs_nothing():
-    distributed.initialize(None, None, None, 300)
-    distributed.initialize("localhost:1", 1, 0, 300)
-    assert not jax.distributed.is_initialized()
+def test_half_of_the_flags_is_a_mistake_and_a_process_alone_needs_none():
+    """In a process of its own: JAX wants to be told of others before it does anything else."""
+    done = subprocess.run([sys.executable, "-c", IN_A_FRESH_PROCESS], capture_output=True, text=True, check=True)
+    *sentences, initialized = done.stdout.splitlines()
+    assert len(sentences) == len(MISTAKES)
+    for sentence, words in zip(sentences, MISTAKES.values(), strict=True):
+        assert words in sentence
+    assert initialized == "False"
+
+
+def test_a_process_alone_speaks_for_all():
     assert distributed.total(1, 2) == (1, 2)
     with pytest.raises(UserError, match=r"^mine$"), distributed.together():
         raise UserError("mine")
