@@ -1,6 +1,6 @@
 """What a TPU's compiler expects of a network's step, with no TPU: cycles, bytes, memory; static beside synthesized.
 
-    pip install 'basisnet_jax[tpu]'
+    pip install -e '.[tpu]'
     python benchmarks/tpu_estimates.py [--rows=train-static,train-pallas] [--blocks=all] [--output=tpu.json]
 
 The networks are MobileNetV3-Large at 224, N = 16, one coefficient vector a block, bfloat16, on one chip; --blocks keeps

