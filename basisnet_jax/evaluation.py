@@ -42,8 +42,8 @@ def evaluate_run(
     Raises:
       UserError: config, data, devices, workdir or checkpoint do not fit.
     """
-    experiment = make_experiment(config, devices)
     folder, _ = open_run(workdir, config)
+    experiment = make_experiment(config, devices, training=False)
     ablations = [name for name in config.eval.coefficients if name != "predicted"]
     if ablations and experiment.model.preview is None:
         fail("eval.coefficients", tuple(config.eval.coefficients), "a network without a preview has none to replace")

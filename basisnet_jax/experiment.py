@@ -222,7 +222,7 @@ class Experiment:
 
 
 def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> networks.Trained | None:
-    """The teacher, or None. Raises UserError if it is not there, or knows other images or classes than the data."""
+    """The teacher, or None. Raises UserError if it is not there, or does not fit the data or the training step."""
     source = config.distill.teacher
     if not source:
         return None
@@ -233,6 +233,8 @@ def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> n
             f"{teacher.channels} channels; {config.data.name!r} has {data.num_classes} and {data.channels}; "
             "name another teacher."
         )
+    if isinstance(teacher.model.routing, routing.Task):
+        raise UserError(f"config.distill.teacher = {source!r} asks for the task of each image; name another teacher.")
     return teacher
 
 
@@ -250,6 +252,8 @@ def make_experiment(
     config: ml_collections.ConfigDict,
     devices: Sequence[jax.Device] | None = None,
     open_dataset: Callable[[str, str, str, str], datasets.Dataset] = datasets.open_dataset,
+    *,
+    training: bool = True,
 ) -> Experiment:
     """Reads the config. Raises UserError for whatever in it, in the data or in the devices does not fit.
 
@@ -257,12 +261,13 @@ def make_experiment(
       config: see `config.py`.
       devices: to run on; None is all there are. They may be devices to compile for that are nowhere near.
       open_dataset: `datasets.describe_dataset` where nothing is to be read.
+      training: whether there will be training, for which the teacher has to be there.
     """
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
     data = open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
     data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
-    teacher = load_teacher(config, data)
+    teacher = load_teacher(config, data) if training else None
     if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
         cache = epath.Path(config.distill.cache).expanduser().resolve()
         data = dataclasses.replace(

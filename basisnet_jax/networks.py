@@ -139,13 +139,12 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         return _trained(BasisNet(specialist), variables, published.resolution, CentralCrop(pretrained.EVAL_PADDING))
     folder = epath.Path(source).expanduser().resolve()
     try:
-        saved = json.loads((folder / "config.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        config = config_lib.with_defaults(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError, AttributeError):  # not there, no JSON, or no config
         raise UserError(
             f"{source!r} is neither a network with published weights ({', '.join(pretrained.PUBLISHED)}) nor the "
             "workdir of a run: it has no config.json that can be read."
         ) from None
-    config = config_lib.with_defaults(saved)
     config.model.dtype = dtype
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         best = checkpoints.best_step()

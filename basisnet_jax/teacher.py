@@ -1,9 +1,5 @@
 """--mode=teacher: a teacher's logits of every training example, computed once."""
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
-
 import jax
 import ml_collections
 import numpy as np
@@ -14,7 +10,6 @@ from basisnet_jax import distributed, report, step
 from basisnet_jax import mesh as mesh_lib
 from basisnet_jax.config import fail, validate
 from basisnet_jax.data import datasets, pipeline, teacher_logits
-from basisnet_jax.data.pipeline import Source
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import load_teacher, teacher_identity
 
@@ -55,13 +50,14 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
         silent = jax.process_index() > 0 or not report.on_terminal()
         bar = tqdm.tqdm(total=len(data.train), unit=" images", disable=silent)
         for number in range(jax.process_index(), len(names), jax.process_count()):
-            part = _Part(data.train, number * teacher_logits.EXAMPLES_A_FILE)
+            start = number * teacher_logits.EXAMPLES_A_FILE
+            indices = np.arange(start, min(start + teacher_logits.EXAMPLES_A_FILE, len(data.train)))
             if (folder / names[number]).exists():
-                bar.update(len(part))
+                bar.update(len(indices))
                 continue
             logits: list[np.ndarray] = []
             for batch in pipeline.eval_batches(
-                part,
+                pipeline.Reordered(data.train, indices),
                 batch_size=batch_size,
                 side=teacher.resolution,
                 channels=data.channels,
@@ -76,24 +72,10 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
                 seen += int(good.sum())
                 logits.append(logits_BxK)
                 bar.update(int(good.sum()))
-            teacher_logits.write_file(folder / names[number], np.concatenate(logits)[: len(part)])
+            teacher_logits.write_file(folder / names[number], np.concatenate(logits)[: len(indices)])
         bar.close()
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); name another config.distill.cache.") from None
     hits, seen = distributed.total(hits, seen)
     accuracy = f"; its top-1 on the {seen} computed now is {hits / seen:.4f}" if seen else ""
     return f"{folder}: logits of {config.distill.teacher} for {len(data.train)} training examples{accuracy}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """The examples of one file."""
-
-    source: Source
-    start: int
-
-    def __len__(self) -> int:
-        return min(teacher_logits.EXAMPLES_A_FILE, len(self.source) - self.start)
-
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
-        return self.source.__getitems__([self.start + index for index in indices])

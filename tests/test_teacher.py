@@ -216,6 +216,11 @@ def test_sources_that_do_not_fit_are_answered_with_a_sentence(config, tmp_path):
     config.distill.teacher = "efficientnet_lite9"
     with pytest.raises(UserError, match="'efficientnet_lite9' is neither a network with published weights"):
         make_experiment(config)
+    make_experiment(config, training=False)  # an evaluation asks for no teacher
+    (tmp_path / "config.json").write_text("[1]")
+    config.distill.teacher = str(tmp_path)
+    with pytest.raises(UserError, match=r"it has no config.json that can be read"):
+        make_experiment(config)
     (tmp_path / "config.json").write_text(json.dumps({}))
     (tmp_path / "checkpoints").mkdir()
     config.distill.teacher = str(tmp_path)
