@@ -105,7 +105,9 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import distributed
+    from basisnet_jax import allocator, distributed
+
+    allocator.keep_freed_memory()
 
     with distributed.not_waiting_for_the_lost():
         return _run()

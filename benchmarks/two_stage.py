@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import optax
 
-from basisnet_jax import state, step
+from basisnet_jax import allocator, state, step
 from basisnet_jax.networks import make_model, model_cost
 from basisnet_jax.predict import TwoStageClassifier
 from basisnet_jax.termination import ExitRule, all_thresholds
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, help="where to write the figures as JSON")
     arguments = parser.parse_args()
 
+    allocator.keep_freed_memory()
     config = importlib.import_module(f"configs.{arguments.config}").get_config()
     model, side = make_model(config.model, arguments.classes), config.model.specialist.resolution
     shape = (side, side, arguments.channels)
