@@ -31,8 +31,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         samples = watch(pathlib.Path(scratch), options.steps)
-    rows = [row_of([x for x in samples if min(10 * x["step"] // options.steps, 9) == tenth]) for tenth in range(10)]
-    print(f"{options.steps} steps; {timing.machine()}; of a tenth of the run: median of memory, most of the rest")
+    rows = [row_of([x for x in samples if 10 * x["step"] // options.steps == tenth]) for tenth in range(10)]
+    print(
+        f"{options.steps} steps; {timing.machine()}; of a tenth of the run the median of memory, the fewest of the rest"
+    )
     print("".join(f"{name:>16}" for name in rows[0]))
     for row in rows:
         print("".join(f"{value:16.0f}" for value in row.values()))
@@ -44,9 +46,9 @@ def main() -> None:
 
 
 def row_of(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Of a part of the run: the first step, the median of memory, and the most that there was of the rest."""
-    most = {name: max(x[name] for x in samples) for name in samples[0]}
-    return {**most, "step": samples[0]["step"], "memory_mb": statistics.median(x["memory_mb"] for x in samples)}
+    """Of a part of the run: its first step, the median of memory, and the fewest of the rest, as between two saves."""
+    fewest = {name: min(x[name] for x in samples) for name in samples[0]}
+    return {**fewest, "memory_mb": statistics.median(x["memory_mb"] for x in samples)}
 
 
 def watch(scratch: pathlib.Path, steps: int) -> list[dict[str, float]]:
