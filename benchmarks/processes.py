@@ -20,7 +20,7 @@ import time
 import timing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LAYOUTS = ((4, 1, 1), (4, 2, 1), (4, 2, 2))  # processes, devices of each, fsdp
+LAYOUTS = ((4, 1, 1), (4, 2, 2))  # processes, devices of each, fsdp
 
 
 class Runs:

@@ -107,7 +107,7 @@ def survive(
     arguments: Sequence[str],
     workdir: pathlib.Path,
     kills: Sequence[Kill],
-    environment: dict[str, str],
+    environment: dict[str, str] | None = None,
     cache: pathlib.Path | None = None,
 ) -> list[Death]:
     """Runs a command to its end, killed as often as is said; each life's diary is workdir.diary/NUMBER."""
