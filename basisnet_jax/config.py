@@ -64,7 +64,13 @@ def default() -> ml_collections.ConfigDict:
     model.synthesize = ("blocks",)
     model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
     model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
-    model.start_temperature = 30.0  # dynamic: the temperature falls from here to there in the warm start
+    # What the warm start of a preview's coefficients is: 'uniform', the weight of the uniform vector falls from 1 to 0;
+    # or 'temperature', which falls from start_temperature to temperature, as it always does for 'dynamic'.
+    model.warm_start = "uniform"
+    model.start_temperature = 30.0
+    # What of the preview its coefficients are computed from: 'classifier', the vector that its classifier sees; or the
+    # average of its last feature map ('pool'), or of that after a block ('block03').
+    model.coefficients_from = "classifier"
     model.num_tasks = 1  # task: how many tasks have coefficients of their own
     model.start_noise = 0.02  # bases that start from one kernel: deviation of their noise over that of the kernel
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
@@ -170,6 +176,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "data.eval_crop": ("none", "central"),
     "data.policy": ("none", "autoaugment", "randaugment"),
     "model.routing": ("preview", "static", "uniform", "condconv", "dynamic", "task"),
+    "model.warm_start": ("uniform", "temperature"),
     "model.granularity": ("layer", "block", "model"),
     "model.dtype": ("float32", "bfloat16"),
     "model.specialist.backbone": ARCHITECTURES,
@@ -292,6 +299,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("seed", config.seed, "must be less than 2**31")
     if config.model.routing != "static":
         _check_synthesized(config.model)
+    if config.model.routing == "preview":
+        _check_coefficients_from(config.model)
     if config.model.routing == "task" and not config.data.task:
         fail("data.task", config.data.task, "the routing 'task' needs an integer feature of the data set")
     if config.model.routing == "task" and config.loss.mix != "none":
@@ -316,6 +325,13 @@ def _check_synthesized(model: ml_collections.ConfigDict) -> None:
     if model.synthesize_from_block >= len(table.blocks):
         rule = f"{name} has the blocks 0 to {len(table.blocks) - 1}"
         fail("model.synthesize_from_block", model.synthesize_from_block, rule)
+
+
+def _check_coefficients_from(model: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the preview has no such features."""
+    places = ARCHITECTURES[model.preview.backbone].feature_lengths()
+    if model.coefficients_from not in places:
+        fail("model.coefficients_from", model.coefficients_from, f"must be one of the preview's {', '.join(places)}")
 
 
 def check_same_run(

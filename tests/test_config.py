@@ -34,6 +34,8 @@ def test_every_config_is_valid(path):
         ("model.num_bases", 0),
         ("model.granularity", "kernel"),
         ("model.temperature", 0.0),
+        ("model.warm_start", "none"),
+        ("model.coefficients_from", "block06"),
         ("model.dtype", "float16"),
         ("model.synthesize", ("expand", "stem")),
         ("model.synthesize", ()),

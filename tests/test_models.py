@@ -12,7 +12,8 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Conventions
 from basisnet_jax.models.blocks import Convolution, Norm, SqueezeExcite
-from basisnet_jax.networks import make_model
+from basisnet_jax.models.synthesis import value_of
+from basisnet_jax.networks import make_model, model_cost
 
 
 def images(batch: int = 4) -> jax.Array:
@@ -90,6 +91,40 @@ def test_a_whole_warm_start_ignores_the_preview(config):
     model, variables = initialized(config)
     got = apply(model, variables, images(), warm_start=1.0)
     np.testing.assert_allclose(got.coefficients_BxLxN, 1 / config.model.num_bases, rtol=1e-6)
+
+
+@pytest.mark.parametrize("left", [1.0, 0.25])
+def test_a_warm_start_by_temperature_falls_linearly(config, left):
+    """softmax(z / t) is softmax(z / 4) to the power 4 / t, over its sum."""
+    _, variables = initialized(config)
+    variables["params"]["coefficients"]["kernel"] *= 1000.0  # the first ones are all but uniform
+    model, _ = initialized(config, warm_start="temperature", start_temperature=20.0)
+    final = np.asarray(apply(model, variables, images()).coefficients_BxLxN)
+    expected = final ** (4.0 / (4.0 + left * 16.0))
+    expected /= expected.sum(-1, keepdims=True)
+    got = apply(model, variables, images(), warm_start=left).coefficients_BxLxN
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert np.abs(final - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("place", ["block00", "pool"])
+def test_coefficients_are_computed_from_what_is_named(config, place):
+    """With a head of coefficients that multiplies by one matrix, against the module that makes what is named."""
+    model, variables = initialized(config, coefficients_from=place)
+    kernel = variables["params"]["coefficients"]["kernel"]
+    module = {"block00": "block00", "pool": "head_norm"}[place]
+    _, seen = model.apply(variables, images(), train=False, method="first_stage", capture_intermediates=True)
+    (feature_map,) = seen["intermediates"]["preview"][module]["__call__"]
+    features = np.asarray(value_of(feature_map)).mean((1, 2))
+    scores = (features @ np.asarray(kernel)).reshape(4, -1, config.model.num_bases) / config.model.temperature
+    expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    got = apply(model, variables, images()).coefficients_BxLxN
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 1e-6
+    cost = model_cost(model, 8, channels=1)
+    leaves = jax.tree.leaves(variables["params"])
+    assert cost.parameters == sum(leaf.size for leaf in leaves)
+    assert next(x.madds for x in cost.layers if x.name == "preview/coefficients") == kernel.size
 
 
 @pytest.mark.parametrize(("granularity", "vectors"), [("layer", 5), ("block", 2), ("model", 1)])

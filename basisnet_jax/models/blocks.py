@@ -13,7 +13,7 @@ from jax import lax
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import synthesis
 from basisnet_jax.models.backbones import Architecture, Block, Conv, Conventions, ResNetBlock
-from basisnet_jax.models.routing import Route
+from basisnet_jax.models.routing import Route, global_average
 from basisnet_jax.models.synthesis import Normalized, value_of
 
 ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hard_swish": nn.hard_swish, "swish": nn.swish}
@@ -182,17 +182,21 @@ class Residual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Images -> (the vector that the classifier sees, logits)."""
+    """Images -> (a vector of features, logits).
+
+    `features` names the vector, see `Architecture.feature_lengths`.
+    """
 
     architecture: Architecture
     num_classes: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     tpu_kernels: bool = False
+    features: str = "classifier"
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Args: images in [-1, 1]. Returns: features_BxD in `dtype`, logits_BxK in float32."""
+        """Args: images in [-1, 1]. Returns: features_BxF in `dtype`, logits_BxK in float32."""
         table, how, dtype = self.architecture, self.architecture.conventions, self.dtype
         stem = Convolution(
             table.stem, table.stem_side, table.stem_stride, padding=how.padding, dtype=dtype, name="stem"
@@ -202,19 +206,22 @@ class Backbone(nn.Module):
         if table.stem_pool:
             sides = [synthesis.pads(size, 3, 2, how.padding)[:2] for size in x.shape[1:3]]
             x = nn.max_pool(x, (3, 3), (2, 2), sides)
+        maps = {}
         for name, _, block in table.named_blocks():
-            x = Residual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
+            x = maps[name] = Residual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
         if table.head_conv:
             head_conv = Convolution(table.head_conv, dtype=dtype, name="head_conv")
             x = head_conv(x, route("head_conv", x, x))
             x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train).value()
-        x_BxD = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(dtype)
+        maps["pool"] = x
+        x_BxD = global_average(x).astype(dtype)
         if table.head_dense:
             head_dense = Dense(table.head_dense, dtype=dtype, name="head_dense")
             x_BxD = ACTIVATIONS[table.head_act](head_dense(x_BxD, route("head_dense", x_BxD, x_BxD)))
         kept_BxD = nn.Dropout(self.dropout, deterministic=not train)(x_BxD)
         classifier = Dense(self.num_classes, name="classifier")
-        return x_BxD, classifier(kept_BxD, route("classifier", x_BxD, x_BxD))
+        features_BxF = x_BxD if self.features == "classifier" else global_average(maps[self.features]).astype(dtype)
+        return features_BxF, classifier(kept_BxD, route("classifier", x_BxD, x_BxD))
 
 
 def _normalized(images_BxHxWxC: jax.Array, conventions: Conventions) -> jax.Array:

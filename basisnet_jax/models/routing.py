@@ -127,7 +127,7 @@ class Dynamic(Routing):
         name = layer.replace("/", "_")
         hidden_BxS = nn.relu(nn.Dense(max(1, x.shape[-1] // 4), name=f"{name}_squeeze")(global_average(x)))
         scores_BxN = nn.Dense(self.num_bases, name=f"{name}_scores")(hidden_BxS)
-        temperature = self.temperature + warm_start * (self.start_temperature - self.temperature)
+        temperature = synthesis.annealed(self.temperature, self.start_temperature, warm_start)
         return synthesis.combination_coefficients(scores_BxN, temperature, 0.0)
 
 
