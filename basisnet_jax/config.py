@@ -83,6 +83,7 @@ def default() -> ml_collections.ConfigDict:
     loss.doubt = 0.0  # share of the specialist's loss that is weighed by the preview's doubt, 1 - its probability
     loss.self_distill_weight = 0.0  # w in (1 - w) CE(label) + w T^2 KL(specialist || preview), of the preview; 0 is off
     loss.self_distill_temperature = 1.0  # T, of both softmaxes
+    loss.class_share_weight = 0.0  # of the coefficients' variance that repeats the preview's guess; 0 is off
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
     loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with another, and its target with that one's
     loss.mix_alpha = 0.2  # the shares of a mix are from Beta(alpha, alpha)
@@ -196,7 +197,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             *("seed", "profile_steps", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers"),
             *("data.eval_padding", "model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
             *("optimizer.weight_decay", "optimizer.clip_norm", "model.start_noise"),
-            *("eval.resolution", "eval.madds_target"),
+            *("eval.resolution", "eval.madds_target", "loss.class_share_weight"),
         ),
     ),
     "must be at least 1": (

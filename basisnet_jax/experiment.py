@@ -127,6 +127,7 @@ class Experiment:
             distillation=distillation if distill.teacher else None,
             doubt=loss.doubt,
             self_distillation=own if own.weight else None,
+            class_share_weight=loss.class_share_weight,
             warm_start_steps=self.plan.warm_start_steps,
             accumulate_steps=self.config.accumulate_steps,
             ema_decay=self.config.ema_decay,
