@@ -36,6 +36,7 @@ def default() -> ml_collections.ConfigDict:
     data.dir = ""  # where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg
     data.train_split = "train"  # TFDS split to train on; slices such as 'train[:90%]' too
     data.eval_split = "test"  # TFDS split to evaluate on
+    data.rotations = False  # each image four times, turned by 0, 90, 180, 270 degrees, and each class four
     data.task = ""  # routing 'task': the integer feature that says which task an example is of, as 'coarse_label'
     data.crop = "none"  # 'inception': train on a random part of each image; 'none': on all of it
     data.min_area = 0.08  # inception: the smallest part of an image's area
