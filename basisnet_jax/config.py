@@ -36,6 +36,7 @@ def default() -> ml_collections.ConfigDict:
     data.dir = ""  # where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg
     data.train_split = "train"  # TFDS split to train on; slices such as 'train[:90%]' too
     data.eval_split = "test"  # TFDS split to evaluate on
+    data.rotations = False  # each image four times, turned by 0, 90, 180, 270 degrees, and each class four
     data.task = ""  # routing 'task': the integer feature that says which task an example is of, as 'coarse_label'
     data.crop = "none"  # 'inception': train on a random part of each image; 'none': on all of it
     data.min_area = 0.08  # inception: the smallest part of an image's area
@@ -59,12 +60,19 @@ def default() -> ml_collections.ConfigDict:
     model.routing = "preview"
     model.num_bases = 4  # N, basis kernels a synthesized layer
     model.granularity = "layer"  # one coefficient vector a 'layer', 'block' or 'model'
+    model.channel_groups = 1  # preview: vectors in place of each, one for each equal part of a layer's output channels
     # What is synthesized: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise',
     # 'project'; ResNet's 'conv1', 'conv2', 'conv3', 'shortcut'); 'head_conv', 'head_dense', 'classifier' besides.
     model.synthesize = ("blocks",)
     model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
     model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
-    model.start_temperature = 30.0  # dynamic: the temperature falls from here to there in the warm start
+    # What the warm start of a preview's coefficients is: 'uniform', the weight of the uniform vector falls from 1 to 0;
+    # or 'temperature', which falls from start_temperature to temperature, as it always does for 'dynamic'.
+    model.warm_start = "uniform"
+    model.start_temperature = 30.0
+    # What of the preview its coefficients are computed from: 'classifier', the vector that its classifier sees; or the
+    # average of its last feature map ('pool'), or of that after a block ('block03').
+    model.coefficients_from = "classifier"
     model.num_tasks = 1  # task: how many tasks have coefficients of their own
     model.start_noise = 0.02  # bases that start from one kernel: deviation of their noise over that of the kernel
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
@@ -77,6 +85,7 @@ def default() -> ml_collections.ConfigDict:
     loss.doubt = 0.0  # share of the specialist's loss that is weighed by the preview's doubt, 1 - its probability
     loss.self_distill_weight = 0.0  # w in (1 - w) CE(label) + w T^2 KL(specialist || preview), of the preview; 0 is off
     loss.self_distill_temperature = 1.0  # T, of both softmaxes
+    loss.class_share_weight = 0.0  # of the coefficients' variance that repeats the preview's guess; 0 is off
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
     loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with another, and its target with that one's
     loss.mix_alpha = 0.2  # the shares of a mix are from Beta(alpha, alpha)
@@ -170,6 +179,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "data.eval_crop": ("none", "central"),
     "data.policy": ("none", "autoaugment", "randaugment"),
     "model.routing": ("preview", "static", "uniform", "condconv", "dynamic", "task"),
+    "model.warm_start": ("uniform", "temperature"),
     "model.granularity": ("layer", "block", "model"),
     "model.dtype": ("float32", "bfloat16"),
     "model.specialist.backbone": ARCHITECTURES,
@@ -189,7 +199,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             *("seed", "profile_steps", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers"),
             *("data.eval_padding", "model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
             *("optimizer.weight_decay", "optimizer.clip_norm", "model.start_noise"),
-            *("eval.resolution", "eval.madds_target"),
+            *("eval.resolution", "eval.madds_target", "loss.class_share_weight"),
         ),
     ),
     "must be at least 1": (
@@ -197,6 +207,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         (
             *("batch_size", "accumulate_steps", "log_every_steps", "optimizer.reference_batch"),
             *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases", "model.num_tasks"),
+            "model.channel_groups",
             *("model.specialist.resolution", "model.preview.resolution"),
             *("eval.batch_size", "checkpoint.keep", "mesh.fsdp"),
         ),
@@ -292,6 +303,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("seed", config.seed, "must be less than 2**31")
     if config.model.routing != "static":
         _check_synthesized(config.model)
+    if config.model.routing == "preview":
+        _check_coefficients_from(config.model)
     if config.model.routing == "task" and not config.data.task:
         fail("data.task", config.data.task, "the routing 'task' needs an integer feature of the data set")
     if config.model.routing == "task" and config.loss.mix != "none":
@@ -316,6 +329,13 @@ def _check_synthesized(model: ml_collections.ConfigDict) -> None:
     if model.synthesize_from_block >= len(table.blocks):
         rule = f"{name} has the blocks 0 to {len(table.blocks) - 1}"
         fail("model.synthesize_from_block", model.synthesize_from_block, rule)
+
+
+def _check_coefficients_from(model: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the preview has no such features."""
+    places = ARCHITECTURES[model.preview.backbone].feature_lengths()
+    if model.coefficients_from not in places:
+        fail("model.coefficients_from", model.coefficients_from, f"must be one of the preview's {', '.join(places)}")
 
 
 def check_same_run(

@@ -22,6 +22,7 @@ def cost(config: ml_collections.ConfigDict, workdir: str) -> str:
     validate(config)
     data = config.data
     classes, channels = datasets.classes_and_channels(data.name, data.dir, data.train_split, data.eval_split)
+    classes = datasets.rotated_classes(classes) if data.rotations else classes
     counted = model_cost(make_model(config.model, len(classes)), eval_resolution(config), channels)
     folder = epath.Path(workdir).expanduser().resolve()
     try:

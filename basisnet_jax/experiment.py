@@ -127,6 +127,7 @@ class Experiment:
             distillation=distillation if distill.teacher else None,
             doubt=loss.doubt,
             self_distillation=own if own.weight else None,
+            class_share_weight=loss.class_share_weight,
             warm_start_steps=self.plan.warm_start_steps,
             accumulate_steps=self.config.accumulate_steps,
             ema_decay=self.config.ema_decay,
@@ -211,10 +212,12 @@ class Experiment:
         return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
 
     def vector_names(self) -> list[str]:
-        """Of each coefficient vector the first of the layers that read it."""
+        """Of each coefficient vector the first of the layers that read it, with the part of its channels if several."""
         vectors = routing.coefficient_vectors(self.model.synthesized, self.model.granularity)
         first = {number: layer for layer, number in reversed(vectors.items())}
-        return [first[number] for number in sorted(first)]
+        groups = self.model.channel_groups
+        parts = [f" {group + 1}/{groups}" for group in range(groups)] if groups > 1 else [""]
+        return [first[number] + part for number in sorted(first) for part in parts]
 
     def cost(self) -> cost.Cost:
         """Multiply-adds of an image that is evaluated, and parameters."""
@@ -266,6 +269,7 @@ def make_experiment(
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
     data = open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    data = datasets.with_rotations(data) if config.data.rotations else data
     data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
     teacher = load_teacher(config, data) if training else None
     if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):

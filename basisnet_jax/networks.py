@@ -44,12 +44,14 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
     if config.routing == "preview":
         return BasisNet(
             specialist,
-            backbone(config.preview),
+            backbone(config.preview).clone(features=config.coefficients_from),
             preview_resolution=config.preview.resolution,
             num_bases=config.num_bases,
             synthesized=synthesized,
             granularity=config.granularity,
+            channel_groups=config.channel_groups,
             temperature=config.temperature,
+            start_temperature=config.start_temperature if config.warm_start == "temperature" else None,
         )
     route = routing.ROUTINGS[config.routing](
         num_bases=config.num_bases,
@@ -86,6 +88,8 @@ def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
         num_bases=model.num_bases,
         synthesized=model.synthesized,
         granularity=model.granularity,
+        channel_groups=model.channel_groups,
+        coefficients_from=model.preview.features,
         channels=channels,
     )
 

@@ -29,6 +29,7 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
         fail("distill.cache", "", "must name the folder for the teacher's logits")
     with distributed.together():
         data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+        data = datasets.with_rotations(data) if config.data.rotations else data
         teacher = load_teacher(config, data)
         if teacher is None:
             fail("distill.teacher", "", "must name the teacher")

@@ -22,7 +22,9 @@ from jax import lax
 from basisnet_jax.models import pallas_depthwise, pallas_pointwise
 
 
-def combination_coefficients(scores_BxLxN: jax.Array, temperature: float, uniform_mix: jax.Array | float) -> jax.Array:
+def combination_coefficients(
+    scores_BxLxN: jax.Array, temperature: jax.Array | float, uniform_mix: jax.Array | float
+) -> jax.Array:
     """Coefficients that sum to one over the bases.
 
     Args:
@@ -36,6 +38,13 @@ def combination_coefficients(scores_BxLxN: jax.Array, temperature: float, unifor
     """
     softmax_BxLxN = jax.nn.softmax(scores_BxLxN.astype(jnp.float32) / temperature)
     return uniform_mix / scores_BxLxN.shape[-1] + (1.0 - uniform_mix) * softmax_BxLxN
+
+
+def annealed(
+    temperature: jax.Array | float, start_temperature: float, warm_start: jax.Array | float
+) -> jax.Array | float:
+    """The temperature while `warm_start` is left of a warm start: linearly from `start_temperature` (at 1) down."""
+    return temperature + warm_start * (start_temperature - temperature)
 
 
 def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
