@@ -1,87 +1,146 @@
-"""Orbax checkpoints of the training state: written in the background, the newest and the best kept."""
+"""Orbax checkpoints of the training state: written in the background with checksums, the newest and the best kept."""
 
+import contextlib
 import dataclasses
+import errno
 import math
+import os
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from basisnet_jax import distributed, finite, integrity
 from basisnet_jax.errors import UserError
 from basisnet_jax.state import TrainState
+
+_FULL = ("no space left", "disk quota exceeded")  # as tensorstore, whose errors have no number, says it
 
 
 class Checkpoints:
     """The checkpoints of one workdir, by step; best is by the metric 'top1'. Use as a context manager.
 
     A checkpoint holds the state and a small dictionary of the run's own account, such as the seconds trained so far.
-    A save that is killed leaves a temporary folder, which no restore takes for a checkpoint.
+    A save that is killed leaves a temporary folder, which no restore takes for a checkpoint and the next run removes.
+    What a newer checkpoint replaces is removed once that one is whole, with its checksums.
+
+    Attributes:
+      unsaved: why the newest save is not on disk, a sentence; None if it is. Up to date after `wait`.
     """
 
     def __init__(self, directory: epath.Path, keep: int = 1, *, read_only: bool = False) -> None:
+        self._directory, self._keep, self._read_only = directory, keep, read_only
+        self._saving: tuple[int, int] = (0, 0)  # (step, bytes) of the newest save
+        self.unsaved: str | None = None
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
-                checkpoint_managers.LatestN(keep),
+                checkpoint_managers.LatestN(self._keep),
                 # Not `best_fn` with `max_to_keep`: that has dropped the newest checkpoints.
                 checkpoint_managers.BestN(get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        # Without `best_fn` metrics are not written, and a resumed run would not know its best.
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_top1, read_only=read_only)
-        self._manager = ocp.CheckpointManager(directory, options=options, item_names=("state", "account"))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=_top1,  # without it metrics are not written, and a resumed run would not know its best
+            read_only=self._read_only,
+            lightweight_initialize=self._read_only,  # damaged metrics would be read
+            cleanup_tmp_directories=not self._read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
+        )
+        return ocp.CheckpointManager(self._directory, options=options, item_names=("state", "account"))
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.wait()
         self._manager.close()
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def best_step(self) -> int | None:
-        """Step of the complete checkpoint with the best top-1, None if none of them was evaluated."""
-        step = self._manager.best_step()
-        return step if step is not None and self._manager.metrics(step) else None
-
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
+    def is_sound(self, step: int) -> bool:
+        """Whether a checkpoint is as it was written; if it is not, a warning says so. The same on all processes."""
+        damage = integrity.damage(self._directory / str(step)) if jax.process_index() == 0 else None
+        if damage:
+            logging.warning("the checkpoint of step %d in %s is damaged (%s)", step, self._directory, damage)
+        return not any(distributed.total(int(damage is not None)))
+
+    def newest_sound_step(self) -> int | None:
+        """Step of the newest checkpoint that is as it was written."""
+        return next((step for step in reversed(self.steps()) if self.is_sound(step)), None)
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the best top-1 of those that are as they were written, None if none has one."""
+        found = {step: self._manager.metrics(step) for step in self.steps() if self.is_sound(step)}
+        return max((step for step in found if found[step]), key=lambda step: (_top1(found[step]), step), default=None)
+
     def save(self, step: int, state: TrainState, account: dict[str, Any], metrics: dict[str, float] | None) -> None:
         """Writes a checkpoint in the background; the state may be changed as soon as this returns.
+
+        Where the disk is full, a warning says what is missing, and what is there is left as it is.
 
         Args:
           step: updates done; nothing is written if this step is saved already.
           state: what to save.
           account: JSON values that are saved beside it.
           metrics: of an evaluation at this step, by which the best is known; None if there was none.
+
+        Raises:
+          UserError: the state has numbers that are not finite.
         """
+        self.wait()
         if step == self.latest_step():
             return
+        _check_finite(step, state)
+        self._saving = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        self.unsaved = None
+        if any(distributed.total(int(jax.process_index() == 0 and self._missing_bytes() > 0))):
+            self._tell_of_a_full_disk()
+            return
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(_as_dict(state)), account=ocp.args.JsonSave(account))
-        self._manager.save(step, args=items, metrics=metrics or {})  # None would be warned of
+        with self._surviving_a_full_disk():
+            self._manager.save(step, args=items, metrics=metrics or {})  # None would be warned of
+
+    def wait(self) -> None:
+        """Returns when everything is on disk, or `unsaved` says why it is not."""
+        with self._surviving_a_full_disk():
+            self._manager.wait_until_finished()
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of a step, in the shardings of `abstract_state`, and the account.
 
         What has no arrays in `abstract_state` is left out: an evaluation need not know the optimizer.
+
+        Raises:
+          UserError: it cannot be read.
         """
         wanted = {name: tree for name, tree in _as_dict(abstract_state).items() if jax.tree.leaves(tree)}
         state = ocp.args.PyTreeRestore(
             wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
         )
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=state, account=ocp.args.JsonRestore()))
-        return dataclasses.replace(abstract_state, **restored["state"]), restored["account"]
+        with self._reading(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=state, account=ocp.args.JsonRestore()))
+            return dataclasses.replace(abstract_state, **restored["state"]), restored["account"]
 
     def restore_averages(self, step: int) -> dict[str, Any]:
         """{'params', 'batch_stats'}: the moving averages of a step, as arrays of NumPy; nothing else is read."""
-        directory = self._manager.directory / str(step) / "state"
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        directory = self._directory / str(step) / "state"
+        with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(directory).item_metadata.tree
             item = {name: saved[name] for name in ("ema_params", "ema_batch_stats")}
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
@@ -90,9 +149,49 @@ class Checkpoints:
             )
         return {name.removeprefix("ema_"): tree for name, tree in restored.items()}
 
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and tensorstore raise whatever they like
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise UserError(
+                f"the checkpoint of step {step} in {self._directory} cannot be read ({reason}); take another one, or "
+                "move this one away to go on from the one before."
+            ) from error
+
+    def _add_checksums(self) -> None:
+        """Called by Orbax, in process 0, when all files of the newest save are written and it has yet to be named."""
+        step = self._saving[0]
+        unnamed = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), self._directory / str(step)]
+        integrity.write_checksums(unnamed[0])
+
+    def _missing_bytes(self) -> int:
+        """How much more room the newest save needs than there is; 0 where there is enough, or nobody knows."""
+        if "://" in os.fspath(self._directory):
+            return 0
+        return max(0, self._saving[1] - shutil.disk_usage(self._directory).free)
+
+    def _tell_of_a_full_disk(self) -> None:
+        (step, needed), missing = self._saving, self._missing_bytes()
+        self.unsaved = (
+            f"the checkpoint of step {step} is not saved: {self._directory} is full; it needs {needed:,} bytes, of "
+            f"which {missing:,} are missing"
+        )
+        logging.warning("%s; the run goes on, and the next save may have room", self.unsaved)
+
+    @contextlib.contextmanager
+    def _surviving_a_full_disk(self) -> Iterator[None]:
+        """Of many processes none can: each would have to know of the others' disks."""
+        try:
+            yield
+        except Exception as error:  # Orbax passes on what its threads met
+            if not _disk_is_full(error) or jax.process_count() > 1:
+                raise
+            with contextlib.suppress(Exception):  # the same error again
+                self._manager.close()
+            self._manager = self._open()  # without what was half written, and with all that was to be replaced
+            self._tell_of_a_full_disk()
 
 
 def restore_model(folder: epath.Path, which: str, abstract_state: TrainState) -> TrainState:
@@ -100,21 +199,24 @@ def restore_model(folder: epath.Path, which: str, abstract_state: TrainState) ->
 
     Args:
       folder: the run's workdir.
-      which: 'best' by top-1, 'newest', or a step such as '1621'.
+      which: 'best' by top-1, 'newest', or a step such as '1621'. The first two pass over checkpoints that are damaged.
       abstract_state: with no arrays in `opt_state`.
 
     Raises:
       UserError: there is no such checkpoint.
     """
-    if not (folder / "checkpoints").exists():
+    if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoints; train there first, or give another --workdir.")
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        named = {"best": checkpoints.best_step, "newest": checkpoints.latest_step}
-        step = named[which]() if which in named else int(which)
-        if step not in checkpoints.steps():
-            there = ", ".join(map(str, checkpoints.steps())) or "none"
+        steps = checkpoints.steps()
+        if which in ("best", "newest"):
+            step = checkpoints.best_step() if which == "best" else checkpoints.newest_sound_step()
+        else:
+            step = int(which) if int(which) in steps and checkpoints.is_sound(int(which)) else None
+        if step is None:
+            there = ", ".join(map(str, steps)) or "none"
             raise UserError(
-                f"config.eval.checkpoint = {which!r}: {folder} has no such checkpoint; it has {there}"
+                f"config.eval.checkpoint = {which!r}: {folder} has no such checkpoint that can be used; it has {there}"
                 f"{', of which none was evaluated; take the newest' if which == 'best' else ''}."
             )
         return checkpoints.restore(step, abstract_state)[0]
@@ -127,3 +229,21 @@ def _top1(metrics: dict[str, float]) -> float:
 def _as_dict(state: TrainState) -> dict[str, Any]:
     """The fields by name: Orbax restores a dictionary as it was saved."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _check_finite(step: int, state: TrainState) -> None:
+    with distributed.together():
+        if bad := finite.first_bad_leaf({"params": state.params, "batch_stats": state.batch_stats}):
+            raise UserError(
+                f"{bad} is no longer finite after step {step}, so it is not saved; lower "
+                "config.optimizer.learning_rate; checkpoints from before are kept."
+            )
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if numbered or any(text in str(error).lower() for text in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

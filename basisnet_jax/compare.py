@@ -17,6 +17,7 @@ from typing import Any
 
 from etils import epath
 
+from basisnet_jax import figures, files
 from basisnet_jax.errors import UserError
 
 
@@ -101,29 +102,22 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def write(rows: Sequence[Row], folder: str | os.PathLike) -> None:
     """`comparison.csv`, and `comparison.png` with top-1 over multiply-adds, into a folder."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    table, drawn = io.StringIO(), io.BytesIO()
+    table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(Row))
     for row in rows:
         writer.writerow({**dataclasses.asdict(row), "seeds": " ".join(map(str, row.seeds))}.values())
-    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    figure, axis = figures.new_figure(figsize=(7, 5))
     for row in rows:
         axis.errorbar(row.madds / 1e6, row.top1, yerr=row.spread, marker="o", capsize=3, label=row.name)
     axis.set(xlabel="multiply-adds an image, millions", ylabel="top-1")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(drawn, dpi=100, format="png")
-    plt.close(figure)
     place = epath.Path(folder).expanduser()
     try:
         place.mkdir(parents=True, exist_ok=True)
-        (place / "comparison.csv").write_text(table.getvalue())
-        (place / "comparison.png").write_bytes(drawn.getvalue())
+        files.write(place / "comparison.csv", table.getvalue())
+        figures.save(figure, place / "comparison.png")
     except OSError as error:
         raise UserError(f"cannot write to {place} ({error.strerror}); give another place with --out.") from None
 

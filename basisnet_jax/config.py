@@ -26,6 +26,8 @@ def default() -> ml_collections.ConfigDict:
     config.epochs = 10.0  # passes over the training split
     config.accumulate_steps = 1  # pieces that a batch is worked off in, one after the other, where memory is short
     config.log_every_steps = 50  # steps between lines of training metrics
+    config.max_skipped_steps = 10  # steps in a row with a loss or gradient that is not finite before the run stops
+    config.debug = False  # check every layer in every step; the first number that is not finite stops the run
     config.profile_steps = 0  # steps in the profiler's trace, which starts after ten; 0: no trace
     config.eval_every_epochs = 1.0  # epochs between evaluations, each followed by a checkpoint; always one at the end
     config.ema_decay = 0.999  # of the moving average of parameters and batch statistics; 0 is no average
@@ -150,6 +152,8 @@ def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.Con
 # Fields that change neither the parameters nor the order of the data, so a run may go on with other values.
 FREE_TO_CHANGE = (
     "log_every_steps",
+    "max_skipped_steps",
+    "debug",
     "profile_steps",
     "eval_every_epochs",
     "data.dir",
@@ -196,7 +200,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be at least 0": (
         lambda value: value >= 0,
         (
-            *("seed", "profile_steps", "warm_start_epochs", "data.max_shift", "data.max_rotation", "data.workers"),
+            *("seed", "max_skipped_steps", "profile_steps", "warm_start_epochs"),
+            *("data.max_shift", "data.max_rotation", "data.workers"),
             *("data.eval_padding", "model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
             *("optimizer.weight_decay", "optimizer.clip_norm", "model.start_noise"),
             *("eval.resolution", "eval.madds_target", "loss.class_share_weight"),

@@ -101,6 +101,8 @@ def together() -> Iterator[None]:
 def stop_signals() -> Iterator[Callable[[int], bool]]:
     """Whether SIGINT or SIGTERM has asked to stop, as a function of the step; a second SIGINT stops at once.
 
+    One SIGTERM may follow another, or a SIGINT, from whoever passes them on: that is one request.
+
     To be asked once before each step. Of many processes each may get the signal; all hear True at the same step, which
     JAX's preemption service sets a little ahead of the fastest.
     """
@@ -108,7 +110,7 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
     many = jax.distributed.is_initialized()
 
     def handler(number: int, frame: object) -> None:
-        if received:
+        if number == signal.SIGINT and number in received:
             raise KeyboardInterrupt
         received.append(number)
         if many:

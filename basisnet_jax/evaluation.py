@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from basisnet_jax import calibration, figures, report, termination
+from basisnet_jax import calibration, figures, files, report, termination
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.config import fail, open_run
 from basisnet_jax.data import preprocess
@@ -177,7 +177,7 @@ def _write_files(
     )
     if not candidates or predictions.coefficients is None:
         return
-    (out / "early_termination.csv").write_text(_table(candidates))
+    files.write(out / "early_termination.csv", _table(candidates))
     figures.draw_coefficients(
         out / "coefficients.png", experiment.vector_names(), experiment.data.classes, predictions.coefficients.means()
     )

@@ -23,7 +23,7 @@ from basisnet_jax.metrics import Metrics
 from basisnet_jax.models import cost, routing
 from basisnet_jax.models.basisnet import BasisNet
 
-TrainStep = Callable[[state.TrainState, step.Batch, Any], tuple[state.TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[[state.TrainState, step.Batch, Any], tuple[state.TrainState, dict[str, Any]]]
 EvalStep = Callable[[state.TrainState, step.Batch], Metrics]
 
 
@@ -113,7 +113,7 @@ class Experiment:
         """Without it XLA gathers the batch instead, wherever that is the smaller of the two."""
         return jax.lax.with_sharding_constraint(params, mesh_lib.replicated(self.mesh))
 
-    def train_step(self) -> TrainStep:
+    def train_step(self, *, debug: bool = False) -> TrainStep:
         """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
         distill = self.config.distill
         loss = self.config.loss
@@ -132,6 +132,7 @@ class Experiment:
             accumulate_steps=self.config.accumulate_steps,
             ema_decay=self.config.ema_decay,
             seed=self.config.seed,
+            debug=debug,
         )
         teacher = step.make_teacher(self.teacher.model, self.teacher.resolution) if self.teacher else None
         function = step.make_train_step(self.model, self.optimizer, self.schedule, settings, teacher, self._gather)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
+from basisnet_jax import files
 from basisnet_jax.calibration import BINS, Reliability
 from basisnet_jax.published import PUBLISHED
 from basisnet_jax.termination import Candidate
@@ -28,7 +29,7 @@ def save(figure, path: epath.Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100, format="png")
     plt.close(figure)
-    path.write_bytes(drawn.getvalue())
+    files.write(path, drawn.getvalue())
 
 
 def draw_accuracy(

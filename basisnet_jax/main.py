@@ -53,6 +53,9 @@ _STOPPED_CODE = flags.DEFINE_integer(
 )
 
 
+INTERRUPTED = 130  # exit code after a second Ctrl-C, as a shell has it
+
+
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Absl's parsing, with a sentence for each mistake."""
     try:
@@ -151,6 +154,9 @@ def _run() -> int:
                 print(_compile(workdir))
     except UserError as error:
         _fail(error)
+    except KeyboardInterrupt:
+        print("error: stopped at once; the same command goes on from the newest checkpoint.", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

@@ -152,9 +152,11 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
     config.model.dtype = dtype
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         best = checkpoints.best_step()
-        step = checkpoints.latest_step() if best is None else best
+        step = checkpoints.newest_sound_step() if best is None else best
         if step is None:
-            raise UserError(f"the run in {source!r} has no checkpoint yet; let it reach one, or name another run.")
+            raise UserError(
+                f"the run in {source!r} has no checkpoint that can be used; let it reach one, or name another run."
+            )
         variables = checkpoints.restore_averages(step)
     num_classes = variables["params"]["specialist"]["classifier"]["bias"].size
     model = make_model(config.model, num_classes)

@@ -11,7 +11,7 @@ import tqdm
 from etils import epath
 
 import basisnet_jax
-from basisnet_jax import figures
+from basisnet_jax import figures, files
 
 PACKAGES = (
     "jax",
@@ -68,10 +68,8 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: epath.Path, content: dict[str, Any]) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    """Writes a JSON file whole or not at all."""
+    files.write(path, json.dumps(content, indent=2) + "\n")
 
 
 def summary(results: dict[str, Any]) -> str:

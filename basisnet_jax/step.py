@@ -1,5 +1,6 @@
 """The training step and the evaluation step: pure, and written once for any mesh."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from clu.metrics import Average
 
-from basisnet_jax import mixing
+from basisnet_jax import finite, mixing
 from basisnet_jax.losses import Distillation, correct, joint_loss, smoothed_targets
 from basisnet_jax.metrics import Metrics, measure
 from basisnet_jax.models.basisnet import BasisNet, Outputs, resize
@@ -48,6 +49,7 @@ class TrainSettings:
     accumulate_steps: int = 1
     ema_decay: float = 0.0
     seed: int = 0
+    debug: bool = False
 
 
 def make_teacher(model: BasisNet, resolution: int) -> Teacher:
@@ -67,8 +69,12 @@ def make_train_step(
     settings: TrainSettings,
     teacher: Teacher | None = None,
     gather: Callable[[Any], Any] = lambda params: params,
-) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Any]]]:
     """Returns train_step(state, batch, teacher_variables) -> (state after one update, float32 scalars on it).
+
+    Where the loss or the gradient is not finite, the update is left out: only `step` goes on, and 'skipped' is 1 for 0.
+    A gradient of which the norm overflows counts as one. With `settings.debug` there is 'finite' besides: checks of
+    every layer's output and gradient, see `finite.py`.
 
     `teacher_variables` are None where there is no `teacher`. Distillation without one takes the batch's teacher_logits.
     `gather` makes the parameters whole on each device for the model to use, where they are split between devices.
@@ -76,8 +82,8 @@ def make_train_step(
 
     def gradients_of(
         state: TrainState, batch_stats: Any, batch: Batch, teacher_variables: Any, key: jax.Array
-    ) -> tuple[Any, Any, Metrics]:
-        """(gradients, updated batch_stats, metrics) of a batch or a piece of one."""
+    ) -> tuple[Any, Any, Metrics, finite.Checks]:
+        """(gradients, updated batch_stats, metrics, checks) of a batch or a piece of one."""
         mix_key, dropout_key = jax.random.split(key)
         images_BxHxWxC = normalize(batch["image"])
         targets = {"label": smoothed_targets(batch["label"], model.specialist.num_classes, settings.label_smoothing)}
@@ -91,15 +97,19 @@ def make_train_step(
             targets["teacher"] = distillation.targets(teacher(teacher_variables, images_BxHxWxC))
 
         def loss_of(params):
-            outputs, updated = model.apply(
-                {"params": gather(params), "batch_stats": batch_stats},
-                images_BxHxWxC,
-                train=True,
-                warm_start=warm_start(state.step, settings.warm_start_steps),
-                task_B=batch.get("task"),
-                rngs={"dropout": dropout_key},
-                mutable=["batch_stats"],
-            )
+            checks: finite.Checks = {}
+            if settings.debug:
+                finite.note(checks, "the targets", targets)
+            with finite.watched_layers(checks) if settings.debug else contextlib.nullcontext():
+                outputs, updated = model.apply(
+                    {"params": gather(params), "batch_stats": batch_stats},
+                    images_BxHxWxC,
+                    train=True,
+                    warm_start=warm_start(state.step, settings.warm_start_steps),
+                    task_B=batch.get("task"),
+                    rngs={"dropout": dropout_key},
+                    mutable=["batch_stats"],
+                )
             loss_B = joint_loss(
                 outputs,
                 targets["label"],
@@ -110,19 +120,22 @@ def make_train_step(
                 settings.self_distillation,
                 settings.class_share_weight,
             )
-            return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B)
+            return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B, checks)
 
-        gradients, (outputs, updated_stats, loss_B) = jax.grad(loss_of, has_aux=True)(state.params)
+        gradients, (outputs, updated_stats, loss_B, checks) = jax.grad(loss_of, has_aux=True)(state.params)
+        if settings.debug:
+            finite.note(checks, "the loss", loss_B)
+            finite.note_gradients(checks, gradients)
         metrics = measure(outputs, batch["label"], batch["mask"])
         metrics["loss"] = Average.from_model_output(loss_B, batch["mask"])
         if distillation:
             hits_B = correct(targets["teacher"], batch["label"])
             metrics["teacher_top1"] = Average.from_model_output(hits_B, batch["mask"])
-        return gradients, updated_stats, metrics
+        return gradients, updated_stats, metrics, checks
 
     def accumulated(
         state: TrainState, batch: Batch, teacher_variables: Any, key: jax.Array
-    ) -> tuple[Any, Any, Metrics]:
+    ) -> tuple[Any, Any, Metrics, finite.Checks]:
         """As `gradients_of`, a piece of the batch at a time; batch norm sees a piece."""
         count = settings.accumulate_steps
         # Every count-th image, so that each device's share of a piece is of its share of the batch.
@@ -130,20 +143,22 @@ def make_train_step(
 
         def add(carry, piece_and_key):
             (total, batch_stats), (piece, piece_key) = carry, piece_and_key
-            gradients, batch_stats, metrics = gradients_of(state, batch_stats, piece, teacher_variables, piece_key)
-            return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
+            gradients, batch_stats, *seen = gradients_of(state, batch_stats, piece, teacher_variables, piece_key)
+            return (jax.tree.map(jnp.add, total, gradients), batch_stats), seen
 
         start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
-        (total, batch_stats), metrics = jax.lax.scan(add, start, (pieces, jax.random.split(key, count)))
+        (total, batch_stats), (metrics, checks) = jax.lax.scan(add, start, (pieces, jax.random.split(key, count)))
         gradients = jax.tree.map(lambda leaf: leaf / count, total)
-        return gradients, batch_stats, {name: metric.reduce() for name, metric in metrics.items()}
+        metrics = {name: metric.reduce() for name, metric in metrics.items()}
+        return gradients, batch_stats, metrics, jax.tree.map(jnp.all, checks)
 
-    def train_step(state: TrainState, batch: Batch, teacher_variables: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(state: TrainState, batch: Batch, teacher_variables: Any) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         if settings.accumulate_steps > 1:
-            gradients, batch_stats, metrics = accumulated(state, batch, teacher_variables, key)
+            gradients, batch_stats, metrics, checks = accumulated(state, batch, teacher_variables, key)
         else:
-            gradients, batch_stats, metrics = gradients_of(state, state.batch_stats, batch, teacher_variables, key)
+            stats = state.batch_stats
+            gradients, batch_stats, metrics, checks = gradients_of(state, stats, batch, teacher_variables, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Early averages forget the initial values sooner, as TensorFlow's ExponentialMovingAverage does.
@@ -152,20 +167,25 @@ def make_train_step(
         def average(old, new):
             return jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, old, new)
 
-        new_state = TrainState(
-            step=state.step + 1,
+        described = {
+            **{name: metric.compute() for name, metric in metrics.items()},
+            "learning_rate": jnp.asarray(schedule(state.step)),
+            "gradient_norm": optax.tree.norm(gradients),
+        }
+        sound = jnp.isfinite(described["loss"]) & jnp.isfinite(described["gradient_norm"])
+        updated = TrainState(
+            step=state.step,
             params=params,
             batch_stats=batch_stats,
             ema_params=average(state.ema_params, params),
             ema_batch_stats=average(state.ema_batch_stats, batch_stats),
             opt_state=opt_state,
         )
-        described = {
-            **{name: metric.compute() for name, metric in metrics.items()},
-            "learning_rate": jnp.asarray(schedule(state.step)),
-            "gradient_norm": optax.tree.norm(gradients),
-        }
-        return new_state, described
+        new_state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), updated, state)
+        described["skipped"] = jnp.where(sound, 0.0, 1.0)
+        if settings.debug:
+            described["finite"] = checks
+        return dataclasses.replace(new_state, step=state.step + 1), described
 
     return train_step
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +12,11 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from basisnet_jax import distributed, report
+from basisnet_jax import distributed, divergence, finite, integrity, recompilation, report
+from basisnet_jax import workdir as workdir_lib
+from basisnet_jax.account import Account
 from basisnet_jax.checkpoint import Checkpoints
-from basisnet_jax.config import check_same_run, validate
+from basisnet_jax.config import validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
 from basisnet_jax.experiment import Experiment, make_experiment
@@ -33,83 +34,59 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
       What `results.json` holds, or None if a signal stopped the run before its end.
 
     Raises:
-      UserError: config, data, devices or workdir do not fit.
+      UserError: config, data, devices or workdir do not fit, or the numbers of the run are no longer finite.
     """
     validate(config)
     folder = epath.Path(workdir).expanduser().resolve()
-    with distributed.together():
-        experiment = make_experiment(config)  # opens the data before anything asks for a device
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(distributed.stop_signals())
+        with distributed.together():
+            experiment = make_experiment(config)  # opens the data before anything asks for a device
+            if jax.process_index() == 0:
+                held.enter_context(workdir_lib.opened(config, folder))
+                integrity.set_damaged_aside(folder / "checkpoints")
+                _write(folder, {"config.json": json.loads(config.to_json()), "data.json": experiment.data.facts()})
+            else:
+                logging.set_verbosity(logging.WARNING)  # process 0 tells for all
+        with distributed.together():
+            if not (folder / "config.json").exists():
+                raise UserError(
+                    f"{folder} is not the same folder on all hosts; give one that they share with --workdir."
+                )
+        with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
+            state, account = _start(experiment, checkpoints)
+            evaluation = _loop(experiment, checkpoints, folder, state, account, stop)
+            checkpoints.wait()
+            if checkpoints.unsaved:
+                newest = checkpoints.latest_step()
+                raise UserError(
+                    f"{checkpoints.unsaved}; make room, and the same command goes on from "
+                    f"{'the start' if newest is None else f'step {newest}'}."
+                )
+        if evaluation is None:
+            return None
+        results = _results(experiment, evaluation, account)
         if jax.process_index() == 0:
-            _open_workdir(config, folder)
-            report.write_json(folder / "config.json", json.loads(config.to_json()))
-            report.write_json(folder / "data.json", experiment.data.facts())
-        else:
-            logging.set_verbosity(logging.WARNING)  # process 0 tells for all
-    with distributed.together():
-        if not (folder / "config.json").exists():
-            raise UserError(f"{folder} is not the same folder on all hosts; give one that they share with --workdir.")
-    with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints, distributed.stop_signals() as stop:
-        state, account = _start(experiment, checkpoints)
-        evaluation = _loop(experiment, checkpoints, folder, state, account, stop)
-        checkpoints.wait()
-    if evaluation is None:
-        return None
-    results = _results(experiment, evaluation, account)
-    if jax.process_index() == 0:
-        report.write_json(folder / "results.json", results)
-        report.plot_curves(folder / "events", folder / "curves.png")
-    return results
+            _write(folder, {"results.json": results})
+            report.plot_curves(folder / "events", folder / "curves.png")
+        return results
 
 
-def _open_workdir(config: ml_collections.ConfigDict, folder: epath.Path) -> None:
-    """Makes the folder, and refuses one that cannot be written or that belongs to another config's run."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-        saved = (folder / "config.json").read_text() if (folder / "config.json").exists() else None
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); give another place with --workdir.") from None
-    if saved is not None:
+def _write(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:
+    for name, content in contents.items():
         try:
-            check_same_run(config, json.loads(saved), str(folder))
-        except json.JSONDecodeError:
-            raise UserError(f"{folder}/config.json is no JSON; give another --workdir, or remove it.") from None
-    elif (folder / "checkpoints").exists():
-        raise UserError(f"{folder} has checkpoints but no config.json to tell whose; give another --workdir.")
+            report.write_json(folder / name, content)
+        except OSError as error:
+            raise UserError(f"cannot write {folder}/{name} ({error.strerror}); mend that, and start again.") from None
 
 
-def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, "Account"]:
+def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Account]:
     step = checkpoints.latest_step()
     if step is None:
         return experiment.init_state(), Account()
     logging.info("going on from step %d", step)
     state, account = checkpoints.restore(step, experiment.abstract_state)
     return state, Account(**account)
-
-
-@dataclasses.dataclass
-class Account:
-    """What a run knows of itself besides its state; saved with it, so that a resumed run says what it would have."""
-
-    train_seconds: float = 0.0  # in the loop, compilation, evaluation and saving included
-    step_seconds: float = 0.0  # in training steps alone, each run's first left out
-    wait_seconds: float = 0.0  # of those, waiting for a batch
-    timed_steps: int = 0
-    summed_steps: int = 0  # steps in `sums`, which are those since the last line of training metrics
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def add(self, metrics: dict[str, float]) -> None:
-        """The metrics of one step more."""
-        self.summed_steps += 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in metrics.items()}
-
-    def take_means(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {f"train/{name}": total / self.summed_steps for name, total in self.sums.items()}
-        self.summed_steps, self.sums = 0, {}
-        return means
 
 
 def _loop(
@@ -140,10 +117,14 @@ def _loop(
     logging.info("parameters\n%s", parameter_overview.get_parameter_overview(state.params))
     logging.info("%s on %s", plan, experiment.mesh)
 
-    train_step, eval_step = experiment.train_step(), experiment.eval_step()
+    def compiled_again() -> None:
+        account.recompilations += 1
+
+    train_step = recompilation.watched(experiment.train_step(debug=config.debug), "training step", compiled_again)
+    eval_step = recompilation.watched(experiment.eval_step(), "evaluation step", compiled_again)
     teacher, batches = experiment.teacher_variables(), experiment.train_batches(first)
     started, seconds_before = time.monotonic(), account.train_seconds
-    pending: dict[str, jax.Array] | None = None  # metrics of the newest step, fetched while the next one runs
+    pending: dict[str, Any] | None = None  # metrics of the newest step, fetched while the next one runs
     mark: float | None = None  # when the step before the newest was seen to end
     told = (account.wait_seconds, account.step_seconds)  # at the last line of training metrics
 
@@ -152,18 +133,19 @@ def _loop(
         nonlocal pending, mark, told
         if pending is None:
             return
+        culprit = finite.first_failed(pending.pop("finite", {}))
         metrics = {name: float(value) for name, value in pending.items()}
         pending, now = None, time.monotonic()
-        if not math.isfinite(metrics["loss"]):
-            raise UserError(
-                f"the loss of step {step} is {metrics['loss']} at learning rate {metrics['learning_rate']:.3g}; lower "
-                "config.optimizer.learning_rate or set config.optimizer.clip_norm; checkpoints from before are kept."
-            )
         if mark is not None:
             account.step_seconds += now - mark
             account.timed_steps += 1
         mark = now
         account.add(metrics)
+        if metrics["skipped"]:
+            bar.say(f"step {step} is skipped: {divergence.numbers(metrics)}")
+        if culprit or account.skipped_in_a_row > config.max_skipped_steps:
+            culprit = culprit or divergence.find_culprit(experiment, state, step, teacher)
+            raise UserError(divergence.sentence(step, metrics, account.skipped_in_a_row, culprit))
         bar.update(loss=metrics["loss"], top1=metrics["top1"])
         if step % config.log_every_steps == 0 or step == plan.total_steps:
             waited, taken = account.wait_seconds - told[0], account.step_seconds - told[1]
@@ -216,6 +198,8 @@ def _results(experiment: Experiment, evaluation: dict[str, float], account: Acco
         "config": json.loads(experiment.config.to_json()),
         "step": experiment.plan.total_steps,
         "train_seconds": account.train_seconds,
+        "skipped_steps": account.skipped_steps,
+        "recompilations": account.recompilations,
         "images_per_second": timed_images / account.step_seconds if account.timed_steps else None,
         "input_wait_share": account.wait_seconds / account.step_seconds if account.timed_steps else None,
         "eval": {name: evaluation.get(name) for name in ("count", "top1", "top5", "preview_top1", "loss")},

@@ -7,18 +7,19 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"models.pallas_tpu", "errors", "cache", "models.backbones", "models.ablations", "data.decode", "data.augment"},
+    {"files", "finite", "recompilation", "account", "errors", "cache"},
+    {"models.pallas_tpu", "models.backbones", "models.ablations", "data.decode", "data.augment"},
     {"mixing", "distributed", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
-    {"models.routing", "allocator"},
+    {"models.routing", "allocator", "integrity"},
     {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
-    {"data.datasets", "data.teacher_logits", "plan", "termination"},
+    {"workdir", "data.datasets", "data.teacher_logits", "plan", "termination"},
     {"models.basisnet", "models.pretrained", "figures"},
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
     {"step", "networks"},
     {"experiment"},
-    {"evaluate", "report"},
+    {"evaluate", "report", "divergence"},
     {"train", "costing", "teacher", "compiling", "compare", "evaluation", "predict"},
     {"main"},
 ]

@@ -1,0 +1,69 @@
+"""Which numbers are not finite, and in which layer they began.
+
+Checks are a dictionary {name: bool[]} whose names begin with a number: jit sorts a dictionary by its keys, and the
+first check that fails is the one to tell of.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+Checks = dict[str, jax.Array]
+_OUTPUT, _GRADIENT = "the output of ", "the gradient of "
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every float of a tree is finite, as bool[]; leaves that are no arrays do not count."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(array)) for array in arrays]))
+
+
+def note(checks: Checks, name: str, tree: Any) -> None:
+    """Adds a check, behind those that are there."""
+    checks[f"{len(checks):04} {name}"] = all_finite(tree)
+
+
+@contextlib.contextmanager
+def watched_layers(checks: Checks) -> Iterator[None]:
+    """Adds a check of the outputs of each Flax module that is called in here; the first to return is the first."""
+
+    def interceptor(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        outputs = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            note(checks, _OUTPUT + ("/".join(context.module.path) or "the network"), outputs)
+        return outputs
+
+    with nn.intercept_methods(interceptor):
+        yield
+
+
+def note_gradients(checks: Checks, gradients: Any) -> None:
+    """Adds a check of each layer's own gradients, the last layer first, as they are computed."""
+    layers: dict[str, dict[str, jax.Array]] = {}
+    for name, gradient in flatten_dict(gradients, sep="/").items():
+        layers.setdefault(name.rpartition("/")[0], {})[name] = gradient
+    for check in reversed(list(checks)):
+        layer = check.partition(_OUTPUT)[2]
+        if layer in layers:
+            note(checks, _GRADIENT + layer, layers.pop(layer))
+
+
+def first_failed(checks: Mapping[str, Any]) -> str | None:
+    """What the first check that failed is of, as 'the output of specialist/stem'; None if all are finite."""
+    values = jax.device_get(checks)
+    return next((check.partition(" ")[2] for check in sorted(values) if not values[check]), None)
+
+
+def first_bad_leaf(tree: Any) -> str | None:
+    """The name of a tree's first array with a number that is not finite, as far as this host has it; or None."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        shards = (shard.data for shard in leaf.addressable_shards if shard.replica_id == 0)
+        if not all(np.isfinite(np.asarray(shard)).all() for shard in shards):
+            return jax.tree_util.keystr(path, simple=True, separator="/")
+    return None
