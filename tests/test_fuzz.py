@@ -1,0 +1,384 @@
+"""Whatever is given to it: one sentence and a code, never a traceback, a hang or half a file.
+
+A few examples of each kind here, always the same. A campaign, with other ones each time:
+
+    FUZZ_EXAMPLES=2000 python -m pytest -n0 tests/test_fuzz.py --hypothesis-show-statistics
+"""
+
+import io
+import json
+import os
+import pathlib
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from basisnet_jax import config as config_lib
+from basisnet_jax.data import decode, preprocess
+from basisnet_jax.errors import UserError
+from basisnet_jax.models.torch_file import read_state_dict
+
+CAMPAIGN = int(os.environ.get("FUZZ_EXAMPLES", 0))
+
+
+def fuzz(examples):
+    return settings(
+        max_examples=CAMPAIGN or examples,
+        derandomize=not CAMPAIGN,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def one_sentence(error):
+    return "\n" not in str(error) and str(error).endswith(".")
+
+
+# Command lines and config values
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """run(arguments, whole=False) -> (exit code, what was printed), in a process of its own."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    server = pathlib.Path(__file__).with_name("command_lines.py")
+    with subprocess.Popen(
+        [sys.executable, server], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+
+        def run(arguments, whole=False):
+            process.stdin.write(json.dumps({"arguments": arguments, "whole": whole}) + "\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            return answer["code"], answer["text"]
+
+        yield run
+        process.stdin.close()
+
+
+def check(code, text, arguments):
+    """The rule of this file, for a command that ended."""
+    told = f"{arguments} ended with {code}:\n{text}"
+    assert code in (0, 2), told
+    assert "Traceback" not in text, told
+    sentences = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == (1 if code else 0), told
+    if code:
+        assert text.rstrip().splitlines()[-1] == sentences[0], told
+
+
+FIELDS = config_lib.flatten(config_lib.default())
+ODD = (
+    *(
+        "",
+        " ",
+        "0",
+        "-1",
+        "1",
+        "2",
+        "3",
+        "17",
+        "1.5",
+        "-0.0",
+        "0.999",
+        "nan",
+        "inf",
+        "-inf",
+        "1e308",
+        "1e-320",
+        "1e400",
+    ),
+    *("2147483648", "99999999999999999999999", "0x10", "True", "None", "()", "(1,)", "('blocks',)", "('blocks','x')"),
+    *(
+        "[]",
+        "{}",
+        "'",
+        '"',
+        "a b",
+        "a\nb",
+        "\x1b[31m",
+        "\x7f",
+        "é",
+        "\U0001d518",
+        "%s",
+        "{x}",
+        "../..",
+        "/dev/null",
+        "/proc/1/x",
+    ),
+    *("x" * 5000, "__import__('os').getcwd()", "train[:0]", "train[5:2]", "train[:-9999]", "train[::", "train+test"),
+    *("all", "mnist", "folder", "efficientnet_lite0", "task", "static", "dynamic", "exponential", "bfloat16", "label"),
+)
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
+VALUES = st.one_of(st.sampled_from(ODD), WORDS, st.integers().map(str), st.floats().map(str))
+OVERRIDES = st.builds("--config.{}={}".format, st.sampled_from(list(FIELDS)), VALUES)
+CONFIG = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_any_value_of_any_field(run, field):
+    @fuzz(4)
+    @given(VALUES)
+    def fuzzed(value):
+        arguments = [CONFIG, f"--config.{field}={value}"]
+        check(*run(arguments), arguments)
+
+    fuzzed()
+
+
+FLAGS = {
+    "config": st.sampled_from(
+        ["configs/digits.py", "configs", "/dev/null", "README.md", "nowhere.py", "", "x:y", "a.py:b"]
+    ),
+    "workdir": st.sampled_from(
+        ["", ".", "/dev/null", "/dev/null/x", "/proc/x", "y" * 300, "~nobody/x", "é", "gs://", "run"]
+    ),
+    "mode": st.sampled_from(["train", "evaluate", "predict", "cost", "teacher", "compile", "", "Train", "fly"]),
+    "images": st.sampled_from(["", "*", "**", "[", "/proc/self/mem", "README.md", "nowhere/*.jpg"]),
+    "format": st.sampled_from(["table", "csv", "json", "xml", ""]),
+    "topology": st.sampled_from(["v5e:2x4", "v5e", "v9:1", "v5e:0x4", "v5e:999999x4", ":", "v4:2x2", "é", ""]),
+    "what": st.sampled_from(["train", "eval", ""]),
+    "coordinator": st.sampled_from(["", "localhost", "localhost:1", "x:y:z"]),
+    **dict.fromkeys(
+        ("threshold", "slices", "per_chip_batch", "fit", "price", "stopped_code", "connect_seconds", "verbosity"),
+        VALUES,
+    ),
+}
+ARGUMENT = st.one_of(
+    st.sampled_from(list(FLAGS)).flatmap(lambda name: FLAGS[name].map(lambda value: f"--{name}={value}")),
+    OVERRIDES,
+    st.builds("--config.{}={}".format, WORDS, VALUES),
+    st.builds("--{}={}".format, WORDS, VALUES),
+    st.builds("--{}".format, WORDS),
+    WORDS,
+)
+
+
+def test_any_command_line(run, tmp_path, config, monkeypatch):
+    data = f"--config.data.dir={config.data.dir}"
+
+    @fuzz(60)
+    @given(st.booleans(), st.lists(ARGUMENT, max_size=4))
+    def fuzzed(runnable, arguments):
+        arguments = [*([CONFIG, f"--workdir={tmp_path / 'run'}", data] if runnable else []), *arguments]
+        check(*run(arguments, whole=True), arguments)
+        assert not list((tmp_path / "run").glob("*.partial"))
+
+    fuzzed()
+
+
+# Bytes
+
+
+@st.composite
+def damaged(draw, originals):
+    """One of the originals, cut off, with bits turned, bytes put in or over others, or a part of it twice."""
+    content = bytearray(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, max(len(content) - 1, 0)))
+        match draw(st.sampled_from(["cut", "flip", "over", "in", "out", "twice"])):
+            case "cut":
+                del content[at:]
+            case "flip" if content:
+                content[at] ^= 1 << draw(st.integers(0, 7))
+            case "over":
+                patch = draw(st.binary(max_size=8) | st.sampled_from([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff"]))
+                content[at : at + len(patch)] = patch
+            case "in":
+                content[at:at] = draw(st.binary(max_size=8))
+            case "out":
+                del content[at : at + draw(st.integers(1, 40))]
+            case "twice":
+                content[at:at] = content[at : at + draw(st.integers(1, 40))]
+    return bytes(content)
+
+
+def encoded_images():
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 17, 3), np.uint8)
+    kinds = {
+        "jpeg": (".jpg", pixels, []),
+        "progressive": (".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
+        "restarts": (".jpg", pixels, [cv2.IMWRITE_JPEG_RST_INTERVAL, 1]),
+        "gray": (".jpg", pixels[..., 0], []),
+        "png": (".png", pixels, []),
+        "palette": (".gif", pixels, []),
+        "16 bits": (".png", pixels.astype(np.uint16) * 257, []),
+    }
+    return [cv2.imencode(*arguments)[1].tobytes() for arguments in kinds.values()]
+
+
+IMAGES = encoded_images()
+MAGIC = st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xc0", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"GIF87a"])
+
+
+@fuzz(150)
+@given(
+    damaged(IMAGES) | st.builds(bytes.__add__, MAGIC, st.binary(max_size=80)), st.sampled_from([1, 3]), st.booleans()
+)
+def test_any_image(content, channels, crop):
+    settings = preprocess.Augmentation(crop=preprocess.RandomCrop(0.08, 4 / 3) if crop else None)
+    example = {"image": content, "label": 0}
+    try:
+        loaded = preprocess.load_train(example, 4, channels, 1, settings, np.random.default_rng(0))
+    except decode.BadExampleError:
+        return
+    assert loaded["image"].shape == (4, 4, channels)
+    assert loaded["image"].dtype == np.uint8
+
+
+@st.composite
+def absurd_header(draw):
+    """An image that says that it has other sides than it has."""
+    content, sides = draw(st.sampled_from(IMAGES)), st.integers(0, 2**16 - 1)
+    height, width = draw(sides), draw(sides)
+    if content.startswith(b"\x89"):
+        return content[:16] + struct.pack(">II", width * draw(st.sampled_from([1, 2**15])), height) + content[24:]
+    if content.startswith(b"GIF"):
+        return content[:6] + struct.pack("<HH", width, height) + content[10:]
+    frame = max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2"))
+    return content[: frame + 5] + struct.pack(">HH", height, width) + content[frame + 9 :]
+
+
+@fuzz(50)
+@given(absurd_header())
+def test_any_size_in_a_header(content):
+    try:
+        pixels = decode.decode(content, 3)
+    except decode.BadExampleError:
+        return
+    assert pixels.shape[:2] == decode.image_size(content)
+
+
+# Weights
+
+
+def weights_files():
+    """What torch.save writes, in both layouts, byte by byte: PyTorch is not needed."""
+    numbers = np.arange(12, dtype="<f4").tobytes()
+    opcodes = (
+        b"\x80\x02ccollections\nOrderedDict\n)R(X\x06\0\0\0weightctorch._utils\n_rebuild_tensor_v2\n"
+        b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x0cVIEWtQK\0K\x03K\x04\x86K\x04K\x01"
+        b"\x86\x89ccollections\nOrderedDict\n)RtRu."
+    )
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("tiny/data.pkl", opcodes.replace(b"VIEW", b""))
+        members.writestr("tiny/byteorder", "little")
+        members.writestr("tiny/data/0", numbers)
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    pickles = [*(pickle.dumps(x, 2) for x in head), opcodes.replace(b"VIEW", b"N"), pickle.dumps(["0"], 2)]
+    return [archive.getvalue(), b"".join(pickles) + struct.pack("<q", 12) + numbers]
+
+
+WEIGHTS = weights_files()
+GADGETS = (
+    *(
+        b"cposix\nsystem\n",
+        b"cbuiltins\neval\n",
+        b"c__builtin__\nexec\n",
+        b"\x8c\x02os\x8c\x06system\x93",
+        b"(",
+        b"t",
+        b"R",
+    ),
+    *(
+        b"o",
+        b"b",
+        b"\x81",
+        b"\x92",
+        b"0",
+        b"2",
+        b"1",
+        b"Q",
+        b"Pid\n",
+        b"d",
+        b"}",
+        b"]",
+        b"a",
+        b"e",
+        b"u",
+        b"s",
+        b")",
+        b"N",
+    ),
+    *(
+        b"q\0",
+        b"h\0",
+        b"r\xff\xff\xff\x7f",
+        b"\x94",
+        b"X\xff\xff\xff\x7f",
+        b"\x8a\x08" + b"\xff" * 8,
+        b"I99999999999999999999\n",
+    ),
+    *(
+        b"\x8b\xff\xff\xff\x7f",
+        b"\x8e" + b"\xff" * 7 + b"\x7f",
+        b"\x95" + b"\xff" * 8,
+        b"\x82\x01",
+        b"V\\u000a\n",
+        b"S'a\\nb'\n",
+    ),
+    *(
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ctorch\nFloatStorage\n",
+        b"ccollections\nOrderedDict\n",
+        b"X\x01\0\0\0a",
+    ),
+    *(
+        b"imath\n",
+        b"cnumpy.core.multiarray\n_reconstruct\n",
+        b"crafted\n.x\n",
+        b"c.\n\n",
+        b"G\x7f\xf0\0\0\0\0\0\0",
+        b"\x96" + b"\xff" * 8,
+    ),
+)
+
+
+@st.composite
+def hostile_zip(draw):
+    """A well-made archive around any pickle, with any members."""
+    pickled = (
+        b"\x80\x02"
+        + b"".join(draw(st.lists(st.sampled_from(GADGETS), max_size=12)))
+        + draw(st.sampled_from([b".", b""]))
+    )
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))) as members:
+        members.writestr(draw(st.sampled_from(["tiny/data.pkl", "data.pkl", "../../x/data.pkl", "/data.pkl"])), pickled)
+        for name in draw(st.sets(st.sampled_from(["tiny/data/0", "tiny/byteorder", "../y", "a\nb", "tiny/data/"]))):
+            members.writestr(name, draw(st.binary(max_size=16)))
+    return archive.getvalue()
+
+
+@fuzz(300)
+@given(damaged(WEIGHTS) | hostile_zip() | st.binary(max_size=60))
+def test_any_weights_file(tmp_path_factory, content):
+    folder = tmp_path_factory.getbasetemp() / "weights"
+    folder.mkdir(exist_ok=True)
+    path = folder / "tiny.pth"
+    path.write_bytes(content)
+    refused, arrays = None, {}
+    try:
+        arrays = read_state_dict(path)
+    except UserError as error:
+        refused = error
+    assert refused is None or one_sentence(refused)
+    assert all(isinstance(array, np.ndarray) and array.dtype != object for array in arrays.values())
+    assert list(folder.iterdir()) == [path]
+
+
+def test_the_weights_files_are_read_when_they_are_not_damaged(tmp_path):
+    for content in WEIGHTS:
+        (tmp_path / "tiny.pth").write_bytes(content)
+        (array,) = read_state_dict(tmp_path / "tiny.pth").values()
+        np.testing.assert_array_equal(array, np.arange(12).reshape(3, 4))
