@@ -17,8 +17,8 @@ LAYERS = [
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
     {"step", "networks"},
-    {"experiment"},
-    {"evaluate", "report"},
+    {"experiment", "models.folding", "export.litert", "export.one_image"},
+    {"evaluate", "report", "export.stages"},
     {"train", "costing", "teacher", "compiling", "compare", "evaluation", "predict"},
     {"main"},
 ]
