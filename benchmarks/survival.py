@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -147,7 +148,7 @@ def entries(diary: pathlib.Path) -> list[tuple[float, str, str]]:
 def durations(workdir: pathlib.Path) -> dict[str, float]:
     """Median seconds of each phase of a run's first life."""
     noted = [x for x in entries(workdir.with_suffix(".diary") / "00") if x[1] not in ("batch", "from")]
-    pairs = list(zip(noted, noted[1:], strict=False))
+    pairs = list(itertools.pairwise(noted))
     return {phase: statistics.median(b[0] - a[0] for a, b in pairs if a[1] == phase) for phase in (*PHASES, "finish")}
 
 

@@ -96,6 +96,13 @@ class Convolution(nn.Module):
     def _plain(self, x_BxHxWxI, kernel):
         if self.depthwise:
             return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding, self.tpu_kernels)
+        return self.convolve(x_BxHxWxI, kernel)
+
+    @nn.nowrap
+    def convolve(self, x_BxHxWxI: jax.Array, kernel: jax.Array) -> jax.Array:
+        """With one kernel of the layer's shape for all images, as XLA's own convolution."""
+        if self.depthwise:
+            return synthesis.xla_depthwise(x_BxHxWxI, kernel[None], self.stride, self.padding)
         kernel_KxKxIxO = kernel.reshape(self.side, self.side, *kernel.shape[-2:])
         pads = [synthesis.pads(size, self.side, self.stride, self.padding)[:2] for size in x_BxHxWxI.shape[1:3]]
         dimensions = ("NHWC", "HWIO", "NHWC")

@@ -230,7 +230,7 @@ def static_depthwise(
     count is the channels', not the batch's).
     """
     taps = partial(_depthwise_by_taps, stride=stride, padding=padding)
-    xla = partial(_xla_depthwise, stride=stride, padding=padding)
+    xla = partial(xla_depthwise, stride=stride, padding=padding)
     return _depthwise(x_BxHxWxC, kernel_KxKxC[None], {"default": xla, "cpu": taps}, stride, padding, tpu_kernels)
 
 
@@ -433,7 +433,8 @@ def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
     return lax.optimization_barrier(jnp.stack(dkernels, axis=2))
 
 
-def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
+def xla_depthwise(x_BxHxWxC: jax.Array, kernel_1xKxKxC: jax.Array, stride: int, padding: str) -> jax.Array:
+    """As `static_depthwise`, by XLA's convolution on every platform."""
     kernel_KxKx1xC = jnp.moveaxis(kernel_1xKxKxC, 0, 2)
     return lax.conv_general_dilated(
         x_BxHxWxC,
