@@ -20,6 +20,7 @@ from basisnet_jax import distributed, finite, integrity
 from basisnet_jax.errors import UserError
 from basisnet_jax.state import TrainState
 
+_BYTES_BESIDES = 2**13  # of each array, for its metadata and while it is written; measured, with room to spare
 _FULL = ("no space left", "disk quota exceeded")  # as tensorstore, whose errors have no number, says it
 
 
@@ -107,9 +108,9 @@ class Checkpoints:
         if step == self.latest_step():
             return
         _check_finite(step, state)
-        self._saving = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        self._saving = step, sum(leaf.nbytes + _BYTES_BESIDES for leaf in jax.tree.leaves(state))
         self.unsaved = None
-        if any(distributed.total(int(jax.process_index() == 0 and self._missing_bytes() > 0))):
+        if any(distributed.total(int(jax.process_index() == 0 and self._free_bytes() < self._saving[1]))):
             self._tell_of_a_full_disk()
             return
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(_as_dict(state)), account=ocp.args.JsonSave(account))
@@ -166,17 +167,15 @@ class Checkpoints:
         unnamed = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), self._directory / str(step)]
         integrity.write_checksums(unnamed[0])
 
-    def _missing_bytes(self) -> int:
-        """How much more room the newest save needs than there is; 0 where there is enough, or nobody knows."""
-        if "://" in os.fspath(self._directory):
-            return 0
-        return max(0, self._saving[1] - shutil.disk_usage(self._directory).free)
+    def _free_bytes(self) -> float:
+        """Of the disk; infinite where nobody knows."""
+        return math.inf if "://" in os.fspath(self._directory) else shutil.disk_usage(self._directory).free
 
     def _tell_of_a_full_disk(self) -> None:
-        (step, needed), missing = self._saving, self._missing_bytes()
+        (step, needed), free = self._saving, self._free_bytes()
         self.unsaved = (
-            f"the checkpoint of step {step} is not saved: {self._directory} is full; it needs {needed:,} bytes, of "
-            f"which {missing:,} are missing"
+            f"the checkpoint of step {step} is not saved, as the disk of {self._directory} is full: it needs some "
+            f"{needed:,} bytes, and {free:,} are free ({max(0, needed - free):,} are missing)"
         )
         logging.warning("%s; the run goes on, and the next save may have room", self.unsaved)
 
@@ -190,7 +189,9 @@ class Checkpoints:
                 raise
             with contextlib.suppress(Exception):  # the same error again
                 self._manager.close()
-            self._manager = self._open()  # without what was half written, and with all that was to be replaced
+            for half_written in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                half_written.rmtree(missing_ok=True)
+            self._manager = self._open()  # one that knows of all that was to be replaced
             self._tell_of_a_full_disk()
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -45,7 +45,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
             if jax.process_index() == 0:
                 held.enter_context(workdir_lib.opened(config, folder))
                 integrity.set_damaged_aside(folder / "checkpoints")
-                _write(folder, {"config.json": json.loads(config.to_json()), "data.json": experiment.data.facts()})
+                with _writing(folder):
+                    report.write_json(folder / "config.json", json.loads(config.to_json()))
+                    report.write_json(folder / "data.json", experiment.data.facts())
             else:
                 logging.set_verbosity(logging.WARNING)  # process 0 tells for all
         with distributed.together():
@@ -67,17 +69,18 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
             return None
         results = _results(experiment, evaluation, account)
         if jax.process_index() == 0:
-            _write(folder, {"results.json": results})
-            report.plot_curves(folder / "events", folder / "curves.png")
+            with _writing(folder):
+                report.write_json(folder / "results.json", results)
+                report.plot_curves(folder / "events", folder / "curves.png")
         return results
 
 
-def _write(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:
-    for name, content in contents.items():
-        try:
-            report.write_json(folder / name, content)
-        except OSError as error:
-            raise UserError(f"cannot write {folder}/{name} ({error.strerror}); mend that, and start again.") from None
+@contextlib.contextmanager
+def _writing(folder: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}); mend that, and start again.") from None
 
 
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Account]:
