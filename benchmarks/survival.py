@@ -49,10 +49,10 @@ class Death:
 
     aimed_at: str
     met: str
-    writing: bool  # a checkpoint was half written
-    began_at: int  # step that this life went on from
-    died_at: int  # batches taken
-    lost: int  # steps that the next life had to do again
+    writing: bool  # it left half a checkpoint
+    began_at: int | None  # step that this life went on from, if it came so far
+    died_at: int | None  # step that it was at
+    lost: int  # steps that were to be done again
 
 
 def main() -> None:
@@ -77,7 +77,10 @@ def main() -> None:
     print(f"{'aimed at':12}{'met':12}{'half a checkpoint':>18}{'from step':>11}{'killed at':>11}{'steps lost':>11}")
     for death in deaths:
         aimed_at, met, writing, *steps = dataclasses.astuple(death)
-        print(f"{aimed_at:12}{met:12}{'yes' if writing else '':>18}" + "".join(f"{step:11}" for step in steps))
+        print(
+            f"{aimed_at:12}{met:12}{'yes' if writing else '':>18}"
+            + "".join(f"{'' if step is None else step:>11}" for step in steps)
+        )
     print(
         f"{len(deaths)} kills, {sum(death.writing for death in deaths)} of them while a checkpoint was written; ",
         end="",
@@ -111,10 +114,12 @@ def survive(
     diaries = workdir.with_suffix(".diary")
     diaries.mkdir(parents=True)
     deaths: list[Death] = []
+    at_work: int | None = None  # the newest death of a life that had got as far as a step
     for number, kill in enumerate([*kills, None]):
         if kill and kill.phase == "compile" and cache:
             shutil.rmtree(cache, ignore_errors=True)
         diary = diaries / f"{number:02}"
+        began = time.time()
         command = [sys.executable, __file__, "--diary", str(diary), *arguments, f"--workdir={workdir}"]
         with (
             (diaries / f"{number:02}.log").open("w") as log,
@@ -127,13 +132,15 @@ def survive(
                 life.kill()
             code = life.wait()
         steps = [int(detail.split()[0]) for _, phase, detail in entries(diary) if phase in ("from", "batch")]
-        if deaths and steps:
-            deaths[-1] = dataclasses.replace(deaths[-1], lost=deaths[-1].died_at - steps[0])
+        if steps and at_work is not None:
+            deaths[at_work] = dataclasses.replace(
+                deaths[at_work], lost=max(0, (deaths[at_work].died_at or 0) - steps[0])
+            )
         if code == -signal.SIGKILL and kill:
+            at_work = len(deaths) if steps else at_work
             met = [phase for _, phase, _ in entries(diary) if phase in (*PHASES, "finish")][-1]
-            writing = any((workdir / "checkpoints").glob("*tmp*"))
-            began, died = (steps[0], steps[-1]) if steps else 2 * (deaths[-1].died_at if deaths else 0,)
-            deaths.append(Death(kill.phase, met, writing, began, died, 0))
+            half = [path for path in (workdir / "checkpoints").glob("*tmp*") if path.stat().st_ctime > began]
+            deaths.append(Death(kill.phase, met, bool(half), *(steps[0], steps[-1]) if steps else (None, None), 0))
         elif code:
             raise RuntimeError(f"exit code {code}:\n{(diaries / f'{number:02}.log').read_text()[-3000:]}")
     return deaths
@@ -148,7 +155,7 @@ def entries(diary: pathlib.Path) -> list[tuple[float, str, str]]:
 def durations(workdir: pathlib.Path) -> dict[str, float]:
     """Median seconds of each phase of a run's first life."""
     noted = [x for x in entries(workdir.with_suffix(".diary") / "00") if x[1] not in ("batch", "from")]
-    pairs = list(itertools.pairwise(noted))
+    pairs = list(itertools.pairwise([*noted, (noted[-1][0] + 1.0, "end", "")]))
     return {phase: statistics.median(b[0] - a[0] for a, b in pairs if a[1] == phase) for phase in (*PHASES, "finish")}
 
 
@@ -206,58 +213,34 @@ def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
     def note(phase: str, detail: object = "") -> None:
         os.write(file, f"{time.monotonic():.4f} {phase} {detail}\n".encode())
 
+    def noting(phase: str, function: Any, after: str) -> Any:
+        @functools.wraps(function)
+        def noted(*given: Any, **named: Any) -> Any:
+            note(phase)
+            returned = function(*given, **named)
+            note(after)
+            return returned
+
+        return noted
+
     note("start-up")
     from basisnet_jax import checkpoint, experiment, train
 
-    step = 0
-    make_step, start, evaluate = experiment.Experiment.train_step, train._start, train.evaluate
-    save, results = checkpoint.Checkpoints.save, train._results
+    batches = experiment.Experiment.train_batches
 
-    def noted_start(*given: Any) -> Any:
-        nonlocal step
-        state, account = start(*given)
-        step = int(state.step)
-        note("from", step)
-        return state, account
-
-    def noted_train_step(self: experiment.Experiment) -> Any:
-        whole, phases = make_step(self), iter(["compile"])
-
-        def noted(state: Any, batch: Any, teacher: Any) -> Any:
-            nonlocal step
+    def noted_batches(self: experiment.Experiment, start_step: int) -> Iterator[Any]:
+        note("from", start_step)
+        for step, batch in enumerate(batches(self, start_step), start=start_step):
             note("batch", f"{step} {digest(batch)}")
-            note(next(phases, "step"))
-            step += 1
-            return whole(state, batch, teacher)
+            note("compile" if step == start_step else "step")
+            yield batch
 
-        return noted
-
-    def noting(phase: str, function: Any) -> Any:
-        @functools.wraps(function)
-        def noted(*given: Any) -> Any:
-            note(phase)
-            try:
-                return function(*given)
-            finally:
-                note("step")
-
-        return noted
-
-    experiment.Experiment.train_step = noted_train_step  # type: ignore[method-assign]
-    train._start = noted_start
-    train.evaluate = noting("evaluation", evaluate)
-    checkpoint.Checkpoints.save = noting("save", save)  # type: ignore[method-assign]
-
-    def noted_results(*given: Any) -> Any:
-        note("finish")
-        return results(*given)
-
-    train._results = noted_results
+    experiment.Experiment.train_batches = noted_batches  # type: ignore[method-assign]
+    checkpoint.Checkpoints.save = noting("save", checkpoint.Checkpoints.save, "step")  # type: ignore[method-assign]
+    train.evaluate = noting("evaluation", train.evaluate, "step")
+    train._results = noting("finish", train._results, "finish")
     sys.argv = ["main.py", *arguments]
-    try:
-        runpy.run_module("basisnet_jax.main", run_name="__main__", alter_sys=True)
-    finally:
-        note("end")
+    runpy.run_module("basisnet_jax.main", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
