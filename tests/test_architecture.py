@@ -10,7 +10,7 @@ LAYERS = [
     {"models.pallas_tpu", "errors", "cache", "models.backbones", "models.ablations", "data.decode", "data.augment"},
     {"mixing", "distributed", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
-    {"models.routing", "allocator"},
+    {"models.routing", "models.weight_files", "models.weight_names", "allocator"},
     {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
     {"data.datasets", "data.teacher_logits", "plan", "termination"},
     {"models.basisnet", "models.pretrained", "figures"},
