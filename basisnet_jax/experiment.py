@@ -82,11 +82,9 @@ class Experiment:
         """The state before the first step, each array created straight in its sharding."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         config, seed = self.config.model, self.config.seed
-        names = {"specialist": config.specialist.start_from, "preview": config.preview.start_from}
+        stages = ("specialist", "preview") if self.model.preview else ("specialist",)
         sources = {
-            stage: [networks.load_trained(name.strip()).variables for name in names[stage].split(",")]
-            for stage in (("specialist", "preview") if self.model.preview else ("specialist",))
-            if names[stage]
+            stage: networks.starting_weights(stage, config[stage]) for stage in stages if config[stage].start_from
         }
 
         def init(sources: dict[str, list[Any]]) -> state.TrainState:

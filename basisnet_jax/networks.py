@@ -16,8 +16,8 @@ from basisnet_jax import config as config_lib
 from basisnet_jax.checkpoint import Checkpoints
 from basisnet_jax.data.preprocess import CentralCrop
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import cost, pretrained, routing
-from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, scaled
+from basisnet_jax.models import cost, pretrained, routing, weight_files
+from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, published_by, scaled
 from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.models.blocks import Backbone
 
@@ -64,7 +64,8 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
 
 
 def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
-    return scaled(ARCHITECTURES[settings.backbone], settings.width)
+    table = scaled(ARCHITECTURES[settings.backbone], settings.width)
+    return published_by(table, settings.conventions) if settings.conventions else table
 
 
 def eval_crop(data: ml_collections.ConfigDict) -> CentralCrop | None:
@@ -166,6 +167,29 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
 def _trained(model: BasisNet, variables: pretrained.Variables, resolution: int, crop: CentralCrop | None) -> Trained:
     channels = variables["params"]["specialist"]["stem"]["kernel"].shape[2]
     return Trained(model, variables, resolution, crop, channels)
+
+
+def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[pretrained.Variables]:
+    """The variables of each network that a stage's `start_from` names, as `start_from` takes them.
+
+    Args:
+      stage: 'specialist' or 'preview'.
+      settings: its part of the config; a weights file holds a network of the backbone that is named there.
+
+    Raises:
+      UserError: one of them cannot be read, or a weights file is of another architecture or other conventions.
+    """
+
+    def load(source: str) -> pretrained.Variables:
+        if not weight_files.is_weights_file(source):
+            return load_trained(source).variables
+        name = f"{settings.backbone} of width {settings.width:g}"
+        variables = pretrained.load_file(
+            epath.Path(source).expanduser(), _architecture(settings), name, stage, settings.conventions != ""
+        )
+        return {collection: {"specialist": tree} for collection, tree in variables.items()}
+
+    return [load(source.strip()) for source in settings.start_from.split(",")]
 
 
 def start_from(

@@ -11,7 +11,7 @@ LAYERS = [
     {"runtime", "models.pallas_tpu", "models.backbones", "models.ablations", "data.decode", "data.augment"},
     {"mixing", "distributed", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
-    {"models.routing", "allocator", "integrity"},
+    {"models.routing", "models.weight_files", "models.weight_names", "allocator", "integrity"},
     {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
     {"workdir", "data.datasets", "data.teacher_logits", "plan", "termination"},
     {"models.basisnet", "models.pretrained", "figures"},
