@@ -58,7 +58,10 @@ setuptools.setup(
         "benchmark": ["torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": [
             "hypothesis>=6.100",
+            "ipykernel>=6.29",  # with nbclient and nbformat it runs colab/evaluate.ipynb in a test
             "mypy>=1.15",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pillow>=10",
             "pre-commit>=4",
             "pytest>=8",

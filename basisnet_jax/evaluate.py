@@ -118,7 +118,7 @@ def predict(experiment: Experiment, state: TrainState, coefficients: str = "pred
       UserError: the network's logits are not finite.
       RuntimeError: the number of examples counted is not that of the split.
     """
-    first, second = experiment.stages()
+    first, second = experiment.stages
     change, count = jax.jit(ABLATIONS[coefficients]), experiment.plan.eval_examples
     batches = experiment.eval_batches()
     if coefficients == "shuffle_images":

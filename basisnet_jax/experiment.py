@@ -154,6 +154,7 @@ class Experiment:
             out_shardings=mesh_lib.replicated(self.mesh),
         )
 
+    @functools.cached_property  # what is evaluated again with other coefficients does not compile again
     def stages(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """`step.make_stages`, jitted with the mesh's shardings; the state's optimizer part is left out."""
         first, second = step.make_stages(
