@@ -119,6 +119,10 @@ def default() -> ml_collections.ConfigDict:
     evaluation.max_accuracy_drop = 0.003  # choose the threshold that loses at most this share of the images
     evaluation.compare = ()  # workdirs of other runs evaluated on the same images, drawn beside this one
 
+    config.export = export = ml_collections.ConfigDict()
+    export.formats = ("tflite", "stablehlo")  # and 'onnx', which is made from the first
+    export.batch = 1  # images that a .tflite and an .onnx take at once; a .stablehlo takes any number
+
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_epochs = 1.0  # epochs between checkpoints besides those after evaluations
     checkpoint.keep = 2  # newest checkpoints kept; the best by top-1 is kept besides
@@ -159,11 +163,15 @@ FREE_TO_CHANGE = (
     "eval.madds_target",
     "eval.max_accuracy_drop",
     "eval.compare",
+    "export.formats",
+    "export.batch",
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "mesh.fsdp",
 )
 
+
+EXPORT_FORMATS = ("tflite", "stablehlo", "onnx")
 
 _CHOICES: dict[str, Collection[str]] = {
     "data.crop": ("none", "inception"),
@@ -198,7 +206,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             *("batch_size", "accumulate_steps", "log_every_steps", "optimizer.reference_batch"),
             *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases", "model.num_tasks"),
             *("model.specialist.resolution", "model.preview.resolution"),
-            *("eval.batch_size", "checkpoint.keep", "mesh.fsdp"),
+            *("eval.batch_size", "export.batch", "checkpoint.keep", "mesh.fsdp"),
         ),
     ),
     "must be more than 0": (
@@ -300,6 +308,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("distill.cache", config.distill.cache, "needs config.distill.teacher, whose logits it has")
     if any(name not in ABLATIONS for name in config.eval.coefficients):
         fail("eval.coefficients", tuple(config.eval.coefficients), f"must be some of {', '.join(ABLATIONS)}")
+    formats = {*config.export.formats}
+    if not formats or not formats <= {*EXPORT_FORMATS} or (formats >= {"onnx"} and "tflite" not in formats):
+        rule = f"must be some of {', '.join(EXPORT_FORMATS)}, and 'onnx' is made from 'tflite'"
+        fail("export.formats", tuple(config.export.formats), rule)
     if config.eval.checkpoint not in ("best", "newest") and not config.eval.checkpoint.isdecimal():
         fail("eval.checkpoint", config.eval.checkpoint, "must be 'best', 'newest' or a step such as '1621'")
     if config.schedule.warmup_epochs >= config.epochs:

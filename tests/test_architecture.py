@@ -7,7 +7,8 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"models.pallas_tpu", "errors", "cache", "models.backbones", "models.ablations", "data.decode", "data.augment"},
+    {"errors"},
+    {"runtime", "models.pallas_tpu", "cache", "models.backbones", "models.ablations", "data.decode", "data.augment"},
     {"mixing", "distributed", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
     {"models.routing", "allocator"},
@@ -17,9 +18,20 @@ LAYERS = [
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
     {"step", "networks"},
-    {"experiment", "models.folding", "export.litert", "export.one_image"},
-    {"evaluate", "report", "export.stages"},
-    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "predict"},
+    {
+        "experiment",
+        "models.folding",
+        "export.litert",
+        "export.one_image",
+        "export.stablehlo",
+        "export.onnx",
+        "export.card",
+    },
+    {"evaluate", "report", "export.stages", "export.one_image", "export.card"},
+    {"predict", "export.formats"},
+    {"export.checks"},
+    {"exporting"},
+    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "specializing"},
     {"main"},
 ]
 

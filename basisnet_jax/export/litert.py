@@ -1,12 +1,10 @@
-"""LiteRT (TensorFlow Lite): a pure function as a .tflite file with built-in operators alone, and running one."""
+"""LiteRT (TensorFlow Lite): a pure function as a .tflite file with built-in operators alone."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-SIGNATURE = "serving_default"
+from basisnet_jax.runtime import SIGNATURE
 
 
 def to_tflite(
@@ -44,10 +42,3 @@ def to_tflite(
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         optimize(converter)
         return converter.convert()
-
-
-def load(model: bytes, threads: int = 1) -> Callable[..., dict[str, np.ndarray]]:
-    """A .tflite file as a function of named arrays, on `threads` CPU threads; not for several callers at once."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    return Interpreter(model_content=model, num_threads=threads).get_signature_runner(SIGNATURE)

@@ -1,9 +1,11 @@
 """A trained network as pure functions of pixels, with its weights in them: what every format is made from."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -25,6 +27,10 @@ class Stages(NamedTuple):
 
     preview: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None
     specialist: Callable[..., jax.Array]
+
+    def named(self) -> dict[str, Callable[..., Any]]:
+        """Those that there are, by name."""
+        return {name: stage for name, stage in self._asdict().items() if stage is not None}
 
 
 def make_stages(
@@ -54,3 +60,40 @@ def make_stages(
         return apply(pixels_BxHxWxC, warm_start=warm_start).logits_BxK
 
     return Stages(preview, specialist) if model.preview else Stages(None, whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What is exported.
+
+    Attributes:
+      model: its layers compute in float32, and without Pallas kernels, which need a batch of a known size.
+      variables: {'params', 'batch_stats'}, float32 arrays of NumPy.
+      warm_start: how much of it is left, from 1 to 0.
+      side: of the images, in pixels.
+      channels: of the images.
+      batch: images that a file of a static batch takes at once.
+    """
+
+    model: BasisNet
+    variables: Variables
+    warm_start: float
+    side: int
+    channels: int
+    batch: int = 1
+
+    def stages(self, interceptor: Interceptor | None = None) -> Stages:
+        """See `make_stages`."""
+        return make_stages(self.model, self.variables, self.warm_start, interceptor)
+
+    def inputs(self, stage: str) -> dict[str, tuple[int, ...]]:
+        """{name: shape without the batch} of a stage, in the order of its arguments."""
+        image: dict[str, tuple[int, ...]] = {"image": (self.side, self.side, self.channels)}
+        preview = self.stages().preview
+        if stage == "preview" or preview is None:
+            return image
+        _, coefficients = jax.eval_shape(preview, jax.ShapeDtypeStruct((1, *image["image"]), jnp.float32))
+        return {**image, "coefficients": coefficients.shape[1:]}
+
+
+OUTPUTS = {"preview": ("logits", "coefficients"), "specialist": ("logits",)}
