@@ -1,34 +1,31 @@
 """Smaller .tflite files: what `litert.to_tflite` is to set on TensorFlow's converter for each kind of quantization."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-KINDS = {
-    "float16": "weights in float16, unpacked to float32 when the file is loaded",
-    "int8_weights": "weights of convolutions, dense layers and bases in int8, a scale for each output channel",
-    "int8": "activations in int8 too, their ranges taken from images",
-}
+# float16: weights, unpacked to float32 when the file is loaded. int8_weights: those of convolutions, dense layers and
+# bases, with a scale for each output channel. int8: activations too, in ranges taken from examples.
+KINDS = ("float16", "int8_weights", "int8")
 
 
-def quantizer(kind: str, examples: Iterable[dict[str, np.ndarray]] = ()) -> Callable[[Any], None]:
+def quantizer(kind: str, examples: Sequence[Mapping[str, np.ndarray]] = ()) -> Callable[[Any], None]:
     """A value for `optimize` of `litert.to_tflite`.
 
     Args:
-      kind: a name of KINDS.
-      examples: for 'int8', {input's name: array of one batch}, as real as can be: preview and specialist see images,
-        and the specialist the coefficients that the preview gives of them.
+      kind: one of KINDS, or '' for float32.
+      examples: for 'int8', {input: array of one batch} each, as real as can be.
     """
-    examples = list(examples)
 
     def optimize(converter: Any) -> None:
         import tensorflow as tf
 
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if kind:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if kind == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if kind == "int8":
-            converter.representative_dataset = lambda: iter(examples)
+            converter.representative_dataset = lambda: iter(map(dict, examples))
 
     return optimize
