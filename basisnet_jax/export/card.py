@@ -31,7 +31,7 @@ def summary(out: os.PathLike[str], manifest: dict[str, Any]) -> str:
     lines = [f"{'file':24}{'bytes':>12}{'worst error':>13}"]
     lines += [f"{name:24}{size:12,}{error:13.1e}" for name, size, error in _files(manifest)]
     lines += [f"top-1 on {manifest['accuracy']['images']}:"]
-    lines += [f"  {name:10} {what}" for name, what in _accuracy(manifest)]
+    lines += [f"  {name:20} {what}" for name, what in _accuracy(manifest)]
     return "\n".join([*lines, f"{out}: the files, labels.txt, model_card.md, manifest.json"])
 
 

@@ -1,5 +1,6 @@
 """Every file is run in its own runtime, on real images, against the trained network, before it is written."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from basisnet_jax.export.formats import FORMATS, convert
 from basisnet_jax.export.stages import Network
 from basisnet_jax.step import normalize
 
+CALIBRATION_IMAGES = 100
 TOLERANCE = 1e-4  # of an image: the largest difference of its logits over the largest of them
 
 
@@ -62,23 +64,24 @@ def convert_and_check(
     Args:
       network: what to convert.
       formats: names of FORMATS.
-      batches: uint8[b, side, side, channels] each.
+      batches: uint8[b, side, side, channels] each; the first images of them calibrate 'int8.tflite'.
 
     Returns:
       {file: content}, and the logits of all images by 'jax' and by each format.
 
     Raises:
-      UserError: a file's logits are further than TOLERANCE from the model's, or an image gets another class.
+      UserError: an exact format's logits are further than TOLERANCE from the model's, or an image gets another class.
     """
-    formats = tuple(formats)
-    files = convert(network, formats)
+    formats, batches = tuple(formats), iter(batches)
+    first = list(itertools.islice(batches, 1))
+    files = convert(network, formats, first[0][:CALIBRATION_IMAGES])
     answers = {"jax": by_jax(network), **{name: by_files(files, name) for name in formats}}
     pieces: dict[str, list[Logits]] = {name: [] for name in answers}
-    for images_BxHxWxC in batches:
+    for images_BxHxWxC in itertools.chain(first, batches):
         for name, answer in answers.items():
             pieces[name].append(answer(images_BxHxWxC))
     logits = {name: joined(parts) for name, parts in pieces.items()}
-    for name in formats:
+    for name in filter(lambda name: FORMATS[name].exact, formats):
         for stage, error, differing in differences(logits["jax"], logits[name]):
             file = f"{stage}.{name}, run by {FORMATS[name].runtime},"
             if error > TOLERANCE:

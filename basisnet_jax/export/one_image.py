@@ -1,6 +1,8 @@
-"""Convolutions as a runtime of phones wants them: of one image with one kernel, which is a plain convolution.
+"""Convolutions as a runtime of phones wants them: of one image with one kernel.
 
-A batch of several images falls back on the model's own forms.
+A synthesized pointwise layer is a product of matrices, since LiteRT's XNNPACK takes those with computed operands, and
+convolutions only with constant kernels; any other layer is a plain convolution. What else was tried, and how much it
+lost, is in docs/deploy.md. A batch of several images falls back on the model's own forms.
 """
 
 from typing import Any
@@ -27,4 +29,8 @@ def _convolve(layer: Convolution, next_fun: Any, x: Any, coefficients_BxN: jax.A
         kernel = synthesis.combine(coefficients_BxN, params["bases"])[0]
     else:
         return next_fun(x, coefficients_BxN)
-    return layer.convolve(synthesis.value_of(x), kernel)
+    if coefficients_BxN is None or layer.side > 1 or layer.depthwise:
+        return layer.convolve(synthesis.value_of(x), kernel)
+    x_1xHxWxI = synthesis.value_of(x)[:, :: layer.stride, :: layer.stride]
+    y_HWxO = x_1xHxWxI.reshape(-1, x_1xHxWxI.shape[-1]) @ kernel
+    return y_HWxO.reshape(*x_1xHxWxI.shape[:3], -1)
