@@ -11,6 +11,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from basisnet_jax import files
 from basisnet_jax.config import check_same_run
 from basisnet_jax.errors import UserError
 
@@ -40,7 +41,7 @@ def _locked(folder: epath.Path) -> Iterator[None]:
 
     Network file systems pass it on to other hosts. Buckets know no locks, so there nothing is held.
     """
-    if "://" in os.fspath(folder):
+    if not files.is_local(folder):
         yield
         return
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -63,6 +64,8 @@ def _locked(folder: epath.Path) -> Iterator[None]:
 
 
 def _check_config(config: ml_collections.ConfigDict, folder: epath.Path) -> None:
+    if (folder / "checkpoints").exists() and not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder}/checkpoints is no folder; give another --workdir, or remove it.")
     try:
         saved = (folder / "config.json").read_text() if (folder / "config.json").exists() else None
         if saved is not None:
