@@ -44,23 +44,21 @@ def _locked(folder: epath.Path) -> Iterator[None]:
     if not files.is_local(folder):
         yield
         return
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
-    except BlockingIOError:
-        owner = os.read(lock, 1000).decode(errors="replace")
-        os.close(lock)
-        raise UserError(
-            f"another run is under way in {folder} ({owner}); wait for its end, stop it, or give another --workdir."
-        ) from None
-    except OSError as error:
-        logging.warning("%s cannot be locked (%s); see to it that no other run uses it", folder, error.strerror)
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            held.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        except BlockingIOError:
+            owner = os.read(lock, 1000).decode(errors="replace")
+            raise UserError(
+                f"another run is under way in {folder} ({owner}); wait for its end, stop it, or give another --workdir."
+            ) from None
+        except OSError as error:
+            logging.warning("%s cannot be locked (%s); see to it that no other run uses it", folder, error.strerror)
         yield
-    finally:
-        os.close(lock)
 
 
 def _check_config(config: ml_collections.ConfigDict, folder: epath.Path) -> None:
