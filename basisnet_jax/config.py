@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import ml_collections
 from etils import epath
 
+from basisnet_jax import files
 from basisnet_jax.errors import UserError
 from basisnet_jax.models.ablations import ABLATIONS
 from basisnet_jax.models.backbones import ARCHITECTURES, PUBLISHERS
@@ -392,7 +393,7 @@ def open_run(
     Raises:
       UserError: there is no run, or it is another config's.
     """
-    folder = epath.Path(workdir).expanduser().resolve()
+    folder = files.absolute(workdir)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
     saved = json.loads((folder / "config.json").read_text())

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from etils import epath
 
 from basisnet_jax import config as config_lib
+from basisnet_jax import files, networks, optim, state, step
 from basisnet_jax import mesh as mesh_lib
-from basisnet_jax import networks, optim, state, step
 from basisnet_jax import plan as plan_lib
 from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
 from basisnet_jax.errors import UserError
@@ -273,7 +272,7 @@ def make_experiment(
     data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
     teacher = load_teacher(config, data) if training else None
     if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
-        cache = epath.Path(config.distill.cache).expanduser().resolve()
+        cache = files.absolute(config.distill.cache)
         data = dataclasses.replace(
             data, train=teacher_logits.with_logits(data.train, cache, teacher_identity(teacher, data))
         )

@@ -173,7 +173,7 @@ def _run() -> int:
         _fail(error)
     except KeyboardInterrupt:
         print("error: stopped at once; the same command goes on from the newest checkpoint.", file=sys.stderr)
-        return INTERRUPTED
+        sys.exit(INTERRUPTED)
     return 0
 
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from etils import epath
 from flax.traverse_util import flatten_dict
 
 from basisnet_jax import config as config_lib
+from basisnet_jax import files
 from basisnet_jax.checkpoint import Checkpoints
 from basisnet_jax.data.preprocess import CentralCrop
 from basisnet_jax.errors import UserError
@@ -142,7 +142,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         specialist = Backbone(published.architecture, pretrained.NUM_CLASSES, dtype=jnp.dtype(dtype))
         variables = {name: {"specialist": tree} for name, tree in published.variables.items()}
         return _trained(BasisNet(specialist), variables, published.resolution, CentralCrop(pretrained.EVAL_PADDING))
-    folder = epath.Path(source).expanduser().resolve()
+    folder = files.absolute(source)
     try:
         config = config_lib.with_defaults(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError, AttributeError):  # not there, no JSON, or no config
