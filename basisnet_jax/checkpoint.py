@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import errno
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from basisnet_jax import distributed, finite, integrity
+from basisnet_jax import distributed, files, finite, integrity
 from basisnet_jax.errors import UserError
 from basisnet_jax.state import TrainState
 
@@ -169,7 +168,7 @@ class Checkpoints:
 
     def _free_bytes(self) -> float:
         """Of the disk; infinite where nobody knows."""
-        return math.inf if "://" in os.fspath(self._directory) else shutil.disk_usage(self._directory).free
+        return shutil.disk_usage(self._directory).free if files.is_local(self._directory) else math.inf
 
     def _tell_of_a_full_disk(self) -> None:
         (step, needed), free = self._saving, self._free_bytes()

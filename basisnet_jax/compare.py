@@ -33,6 +33,7 @@ class Row:
     madds: int
     parameters: int
     train_seconds: float  # the mean
+    workdir: str  # of the first run
 
 
 def read(folders: Sequence[str | os.PathLike]) -> list[Row]:
@@ -81,6 +82,7 @@ def _row(runs: dict[str, dict[str, Any]]) -> Row:
         madds=first["madds"]["total"],
         parameters=first["parameters"],
         train_seconds=statistics.mean(results["train_seconds"] for results in runs.values()),
+        workdir=folder,
     )
 
 

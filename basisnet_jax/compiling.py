@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import ml_collections
 from absl import logging
-from etils import epath
 
-from basisnet_jax import batch_checks, hlo, report
+from basisnet_jax import batch_checks, files, hlo, report
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import Experiment, make_experiment
@@ -50,7 +49,7 @@ def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target)
         puts it into a convolution's groups, or the workdir cannot be written.
     """
     devices, chip = devices_of(target.topology, target.slices)
-    folder = epath.Path(workdir).expanduser().resolve()
+    folder = files.absolute(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

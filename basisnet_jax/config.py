@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import ml_collections
 from etils import epath
 
+from basisnet_jax import files
 from basisnet_jax.errors import UserError
 from basisnet_jax.models.ablations import ABLATIONS
-from basisnet_jax.models.backbones import ARCHITECTURES
+from basisnet_jax.models.backbones import ARCHITECTURES, PUBLISHERS
 
 
 def default() -> ml_collections.ConfigDict:
@@ -38,6 +39,7 @@ def default() -> ml_collections.ConfigDict:
     data.dir = ""  # where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg
     data.train_split = "train"  # TFDS split to train on; slices such as 'train[:90%]' too
     data.eval_split = "test"  # TFDS split to evaluate on
+    data.rotations = False  # each image four times, turned by 0, 90, 180, 270 degrees, and each class four
     data.task = ""  # routing 'task': the integer feature that says which task an example is of, as 'coarse_label'
     data.crop = "none"  # 'inception': train on a random part of each image; 'none': on all of it
     data.min_area = 0.08  # inception: the smallest part of an image's area
@@ -61,12 +63,19 @@ def default() -> ml_collections.ConfigDict:
     model.routing = "preview"
     model.num_bases = 4  # N, basis kernels a synthesized layer
     model.granularity = "layer"  # one coefficient vector a 'layer', 'block' or 'model'
+    model.channel_groups = 1  # preview: vectors in place of each, one for each equal part of a layer's output channels
     # What is synthesized: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise',
     # 'project'; ResNet's 'conv1', 'conv2', 'conv3', 'shortcut'); 'head_conv', 'head_dense', 'classifier' besides.
     model.synthesize = ("blocks",)
     model.synthesize_from_block = 0  # index of the first block whose convolutions are synthesized
     model.temperature = 4.0  # of the softmax over the bases; high keeps the coefficients near uniform
-    model.start_temperature = 30.0  # dynamic: the temperature falls from here to there in the warm start
+    # What the warm start of a preview's coefficients is: 'uniform', the weight of the uniform vector falls from 1 to 0;
+    # or 'temperature', which falls from start_temperature to temperature, as it always does for 'dynamic'.
+    model.warm_start = "uniform"
+    model.start_temperature = 30.0
+    # What of the preview its coefficients are computed from: 'classifier', the vector that its classifier sees; or the
+    # average of its last feature map ('pool'), or of that after a block ('block03').
+    model.coefficients_from = "classifier"
     model.num_tasks = 1  # task: how many tasks have coefficients of their own
     model.start_noise = 0.02  # bases that start from one kernel: deviation of their noise over that of the kernel
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
@@ -79,6 +88,7 @@ def default() -> ml_collections.ConfigDict:
     loss.doubt = 0.0  # share of the specialist's loss that is weighed by the preview's doubt, 1 - its probability
     loss.self_distill_weight = 0.0  # w in (1 - w) CE(label) + w T^2 KL(specialist || preview), of the preview; 0 is off
     loss.self_distill_temperature = 1.0  # T, of both softmaxes
+    loss.class_share_weight = 0.0  # of the coefficients' variance that repeats the preview's guess; 0 is off
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
     loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with another, and its target with that one's
     loss.mix_alpha = 0.2  # the shares of a mix are from Beta(alpha, alpha)
@@ -121,6 +131,11 @@ def default() -> ml_collections.ConfigDict:
     evaluation.max_accuracy_drop = 0.003  # choose the threshold that loses at most this share of the images
     evaluation.compare = ()  # workdirs of other runs evaluated on the same images, drawn beside this one
 
+    config.export = export = ml_collections.ConfigDict()
+    # And 'onnx', which is made from the first; 'float16.tflite', 'int8_weights.tflite' and 'int8.tflite' are smaller.
+    export.formats = ("tflite", "stablehlo")
+    export.batch = 1  # images that a .tflite and an .onnx take at once; a .stablehlo takes any number
+
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_epochs = 1.0  # epochs between checkpoints besides those after evaluations
     checkpoint.keep = 2  # newest checkpoints kept; the best by top-1 is kept besides
@@ -136,7 +151,11 @@ def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.Con
     backbone.width = width  # multiplies the channels
     backbone.resolution = resolution  # side in pixels of the image that it sees
     backbone.dropout = 0.0  # rate before the classifier
-    backbone.start_from = ""  # as distill.teacher, or several with commas: the weights to start from; '' draws them
+    # The weights to start from: as distill.teacher, or a .safetensors, .pth or .weights.h5 file; several with commas.
+    backbone.start_from = ""  # '' draws them
+    # 'keras', 'torchvision', 'timm', 'efficientnet_pytorch': whose padding, epsilon and normalization it has, as their
+    # weights want; '': the table's own
+    backbone.conventions = ""
     return backbone
 
 
@@ -163,21 +182,28 @@ FREE_TO_CHANGE = (
     "eval.madds_target",
     "eval.max_accuracy_drop",
     "eval.compare",
+    "export.formats",
+    "export.batch",
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "mesh.fsdp",
 )
 
 
+EXPORT_FORMATS = ("tflite", "stablehlo", "onnx", "float16.tflite", "int8_weights.tflite", "int8.tflite")
+
 _CHOICES: dict[str, Collection[str]] = {
     "data.crop": ("none", "inception"),
     "data.eval_crop": ("none", "central"),
     "data.policy": ("none", "autoaugment", "randaugment"),
     "model.routing": ("preview", "static", "uniform", "condconv", "dynamic", "task"),
+    "model.warm_start": ("uniform", "temperature"),
     "model.granularity": ("layer", "block", "model"),
     "model.dtype": ("float32", "bfloat16"),
     "model.specialist.backbone": ARCHITECTURES,
     "model.preview.backbone": ARCHITECTURES,
+    "model.specialist.conventions": ("", *PUBLISHERS),
+    "model.preview.conventions": ("", *PUBLISHERS),
     "distill.labels": ("soft", "hard"),
     "loss.mix": ("none", "mixup", "cutmix"),
     "optimizer.name": ("adamw", "lamb", "rmsprop", "sgd"),
@@ -194,7 +220,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             *("data.max_shift", "data.max_rotation", "data.workers"),
             *("data.eval_padding", "model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
             *("optimizer.weight_decay", "optimizer.clip_norm", "model.start_noise"),
-            *("eval.resolution", "eval.madds_target"),
+            *("eval.resolution", "eval.madds_target", "loss.class_share_weight"),
         ),
     ),
     "must be at least 1": (
@@ -202,8 +228,9 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         (
             *("batch_size", "accumulate_steps", "log_every_steps", "optimizer.reference_batch"),
             *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases", "model.num_tasks"),
+            "model.channel_groups",
             *("model.specialist.resolution", "model.preview.resolution"),
-            *("eval.batch_size", "checkpoint.keep", "mesh.fsdp"),
+            *("eval.batch_size", "export.batch", "checkpoint.keep", "mesh.fsdp"),
         ),
     ),
     "must be more than 0": (
@@ -297,6 +324,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("seed", config.seed, "must be less than 2**31")
     if config.model.routing != "static":
         _check_synthesized(config.model)
+    if config.model.routing == "preview":
+        _check_coefficients_from(config.model)
     if config.model.routing == "task" and not config.data.task:
         fail("data.task", config.data.task, "the routing 'task' needs an integer feature of the data set")
     if config.model.routing == "task" and config.loss.mix != "none":
@@ -305,6 +334,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("distill.cache", config.distill.cache, "needs config.distill.teacher, whose logits it has")
     if any(name not in ABLATIONS for name in config.eval.coefficients):
         fail("eval.coefficients", tuple(config.eval.coefficients), f"must be some of {', '.join(ABLATIONS)}")
+    formats = {*config.export.formats}
+    if not formats or not formats <= {*EXPORT_FORMATS} or (formats >= {"onnx"} and "tflite" not in formats):
+        rule = f"must be some of {', '.join(EXPORT_FORMATS)}, and 'onnx' is made from 'tflite'"
+        fail("export.formats", tuple(config.export.formats), rule)
     if config.eval.checkpoint not in ("best", "newest") and not config.eval.checkpoint.isdecimal():
         fail("eval.checkpoint", config.eval.checkpoint, "must be 'best', 'newest' or a step such as '1621'")
     if config.schedule.warmup_epochs >= config.epochs:
@@ -321,6 +354,13 @@ def _check_synthesized(model: ml_collections.ConfigDict) -> None:
     if model.synthesize_from_block >= len(table.blocks):
         rule = f"{name} has the blocks 0 to {len(table.blocks) - 1}"
         fail("model.synthesize_from_block", model.synthesize_from_block, rule)
+
+
+def _check_coefficients_from(model: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the preview has no such features."""
+    places = ARCHITECTURES[model.preview.backbone].feature_lengths()
+    if model.coefficients_from not in places:
+        fail("model.coefficients_from", model.coefficients_from, f"must be one of the preview's {', '.join(places)}")
 
 
 def check_same_run(
@@ -353,7 +393,7 @@ def open_run(
     Raises:
       UserError: there is no run, or it is another config's.
     """
-    folder = epath.Path(workdir).expanduser().resolve()
+    folder = files.absolute(workdir)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
     saved = json.loads((folder / "config.json").read_text())

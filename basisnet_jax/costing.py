@@ -3,9 +3,8 @@
 from typing import Any
 
 import ml_collections
-from etils import epath
 
-from basisnet_jax import report
+from basisnet_jax import files, report
 from basisnet_jax.config import eval_resolution, validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
@@ -22,8 +21,9 @@ def cost(config: ml_collections.ConfigDict, workdir: str) -> str:
     validate(config)
     data = config.data
     classes, channels = datasets.classes_and_channels(data.name, data.dir, data.train_split, data.eval_split)
+    classes = datasets.rotated_classes(classes) if data.rotations else classes
     counted = model_cost(make_model(config.model, len(classes)), eval_resolution(config), channels)
-    folder = epath.Path(workdir).expanduser().resolve()
+    folder = files.absolute(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         report.write_json(folder / "cost.json", as_json(counted, config.eval.exit_rate))

@@ -43,25 +43,32 @@ def _check_count(count: int, experiment: Experiment) -> None:
 
 @dataclasses.dataclass
 class CoefficientSums:
-    """Coefficients summed over images, so that no more than a table by class is held; float64."""
+    """Coefficients summed over images, so that no more than tables by class are held; float64."""
 
     classes: np.ndarray  # [K, L, N], by the image's class
+    guesses: np.ndarray  # [K, L, N], by the class that the preview guesses
+    squares: np.ndarray  # [L], squared coefficients
     entropy: np.ndarray  # [L], of the coefficients over log N
     wins: np.ndarray  # [L, N], images for which a basis has the largest coefficient
-    images: np.ndarray  # [K]
+    images: np.ndarray  # [K], by class
+    guessed: np.ndarray  # [K], by the preview's guess
 
     @classmethod
     def zero(cls, num_classes: int, vectors: int, bases: int) -> "CoefficientSums":
         """Of no image."""
-        shapes = ((num_classes, vectors, bases), (vectors,), (vectors, bases), (num_classes,))
+        by_class, by_vector = (num_classes, vectors, bases), (vectors,)
+        shapes = (by_class, by_class, by_vector, by_vector, (vectors, bases), (num_classes,), (num_classes,))
         return cls(*map(np.zeros, shapes))
 
-    def add(self, coefficients_BxLxN: np.ndarray, labels_B: np.ndarray) -> None:
+    def add(self, coefficients_BxLxN: np.ndarray, labels_B: np.ndarray, guesses_B: np.ndarray) -> None:
         """A batch more."""
         coefficients_BxLxN = coefficients_BxLxN.astype(np.float64)
         bases = coefficients_BxLxN.shape[-1]
         np.add.at(self.classes, labels_B, coefficients_BxLxN)
         np.add.at(self.images, labels_B, 1)
+        np.add.at(self.guesses, guesses_B, coefficients_BxLxN)
+        np.add.at(self.guessed, guesses_B, 1)
+        self.squares += np.square(coefficients_BxLxN).sum(axis=(0, -1))
         self.entropy += special.entr(coefficients_BxLxN).sum(axis=(0, -1)) / np.log(max(bases, 2))
         self.wins += (coefficients_BxLxN.argmax(axis=-1)[..., None] == np.arange(bases)).sum(axis=0)
 
@@ -70,6 +77,22 @@ class CoefficientSums:
         count = self.images.sum()
         by_class = self.classes / np.maximum(self.images, 1)[:, None, None]
         return {"by_class": by_class, "entropy": self.entropy / count, "wins": self.wins / count}
+
+    def class_share(self) -> dict[str, Any]:
+        """The share of their variance that lies between the preview's guesses, as `losses.class_share` has it.
+
+        Returns:
+          'all' over all vectors together, 'vectors' of each; 0 where the coefficients are the same for all images.
+        """
+        count = self.guessed.sum()
+        of_mean_L = np.square(self.guesses.sum(axis=0)).sum(axis=-1) / count
+        of_means_L = (np.square(self.guesses).sum(axis=-1) / np.maximum(self.guessed, 1)[:, None]).sum(axis=0)
+        between_L, total_L = of_means_L - of_mean_L, self.squares - of_mean_L
+        # Float32's rounding alone is less than a billionth.
+        least = 1e-9 * count
+        vectors_L = np.where(total_L > least, between_L / np.maximum(total_L, least), 0.0)
+        everything = between_L.sum() / total_L.sum() if total_L.sum() > least else 0.0
+        return {"all": float(everything), "vectors": vectors_L.tolist()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +118,7 @@ def predict(experiment: Experiment, state: TrainState, coefficients: str = "pred
       UserError: the network's logits are not finite.
       RuntimeError: the number of examples counted is not that of the split.
     """
-    first, second = experiment.stages()
+    first, second = experiment.stages
     change, count = jax.jit(ABLATIONS[coefficients]), experiment.plan.eval_examples
     batches = experiment.eval_batches()
     if coefficients == "shuffle_images":
@@ -114,7 +137,7 @@ def predict(experiment: Experiment, state: TrainState, coefficients: str = "pred
         if "coefficients" in piece:
             coefficients_BxLxN = piece.pop("coefficients")
             sums = sums or CoefficientSums.zero(experiment.data.num_classes, *coefficients_BxLxN.shape[1:])
-            sums.add(coefficients_BxLxN, piece["labels"])
+            sums.add(coefficients_BxLxN, piece["labels"], piece["preview"].argmax(axis=-1))
         pieces.append(piece)
     whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     _check_count(len(whole["labels"]), experiment)

@@ -113,7 +113,8 @@ def _results(
         results["preview"] = summarize(predictions.preview_logits_NxK, labels_N)
     if predictions.coefficients is not None:
         means = predictions.coefficients.means()
-        results["coefficients"] = {name: means[name].tolist() for name in ("entropy", "wins")}
+        share = predictions.coefficients.class_share()
+        results["coefficients"] = {name: means[name].tolist() for name in ("entropy", "wins")} | {"class_share": share}
     return results
 
 
@@ -197,9 +198,9 @@ def _shown(experiment: Experiment, predictions: Predictions, indices: np.ndarray
     data, shown = experiment.data, []
     assert predictions.preview_logits_NxK is not None
     for index, example in zip(indices, data.eval.__getitems__([int(i) for i in indices]), strict=True):
-        image = preprocess.load_image(
-            example["image"], experiment.eval_side, data.channels, eval_crop(experiment.config.data)
-        )
+        image = preprocess.load_eval(
+            example, experiment.eval_side, data.channels, data.num_classes, eval_crop(experiment.config.data)
+        )["image"]
         label = data.classes[predictions.labels_N[index]]
         guesses = [x[index].argmax() for x in (predictions.preview_logits_NxK, predictions.logits_NxK)]
         shown.append((image, f"{label}\npreview: {data.classes[guesses[0]]}\nspecialist: {data.classes[guesses[1]]}"))
@@ -228,6 +229,9 @@ def summary(results: dict[str, Any]) -> str:
         if row:
             figures_of = "".join(f"{row[key]:8.4f}" for key in ("top1", "top5", "loss", "ece"))
             lines.append(f"{name:24}{figures_of}")
+    if "coefficients" in results:
+        share = results["coefficients"]["class_share"]["all"]
+        lines.append(f"{share:.1%} of the coefficients' variance lies between the classes that the preview guesses")
     found = results["early_termination"]
     if not found:
         return "\n".join(lines)

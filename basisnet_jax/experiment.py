@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from etils import epath
 
 from basisnet_jax import config as config_lib
+from basisnet_jax import files, networks, optim, state, step
 from basisnet_jax import mesh as mesh_lib
-from basisnet_jax import networks, optim, state, step
 from basisnet_jax import plan as plan_lib
 from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
 from basisnet_jax.errors import UserError
@@ -82,11 +81,9 @@ class Experiment:
         """The state before the first step, each array created straight in its sharding."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         config, seed = self.config.model, self.config.seed
-        names = {"specialist": config.specialist.start_from, "preview": config.preview.start_from}
+        stages = ("specialist", "preview") if self.model.preview else ("specialist",)
         sources = {
-            stage: [networks.load_trained(name.strip()).variables for name in names[stage].split(",")]
-            for stage in (("specialist", "preview") if self.model.preview else ("specialist",))
-            if names[stage]
+            stage: networks.starting_weights(stage, config[stage]) for stage in stages if config[stage].start_from
         }
 
         def init(sources: dict[str, list[Any]]) -> state.TrainState:
@@ -127,6 +124,7 @@ class Experiment:
             distillation=distillation if distill.teacher else None,
             doubt=loss.doubt,
             self_distillation=own if own.weight else None,
+            class_share_weight=loss.class_share_weight,
             warm_start_steps=self.plan.warm_start_steps,
             accumulate_steps=self.config.accumulate_steps,
             ema_decay=self.config.ema_decay,
@@ -155,6 +153,7 @@ class Experiment:
             out_shardings=mesh_lib.replicated(self.mesh),
         )
 
+    @functools.cached_property  # what is evaluated again with other coefficients does not compile again
     def stages(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """`step.make_stages`, jitted with the mesh's shardings; the state's optimizer part is left out."""
         first, second = step.make_stages(
@@ -212,10 +211,12 @@ class Experiment:
         return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
 
     def vector_names(self) -> list[str]:
-        """Of each coefficient vector the first of the layers that read it."""
+        """Of each coefficient vector the first of the layers that read it, with the part of its channels if several."""
         vectors = routing.coefficient_vectors(self.model.synthesized, self.model.granularity)
         first = {number: layer for layer, number in reversed(vectors.items())}
-        return [first[number] for number in sorted(first)]
+        groups = self.model.channel_groups
+        parts = [f" {group + 1}/{groups}" for group in range(groups)] if groups > 1 else [""]
+        return [first[number] + part for number in sorted(first) for part in parts]
 
     def cost(self) -> cost.Cost:
         """Multiply-adds of an image that is evaluated, and parameters."""
@@ -267,10 +268,11 @@ def make_experiment(
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
     data = open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+    data = datasets.with_rotations(data) if config.data.rotations else data
     data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
     teacher = load_teacher(config, data) if training else None
     if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
-        cache = epath.Path(config.distill.cache).expanduser().resolve()
+        cache = files.absolute(config.distill.cache)
         data = dataclasses.replace(
             data, train=teacher_logits.with_logits(data.train, cache, teacher_identity(teacher, data))
         )

@@ -1,6 +1,19 @@
-"""How files come into being: whole, or not at all."""
+"""Where files are, and how they come into being: whole, or not at all."""
+
+import os
 
 from etils import epath
+
+
+def absolute(path: str) -> epath.Path:
+    """A path as a user gives it: local, file://, or of a bucket (gs://), which epath's `resolve` would make local."""
+    given = epath.Path(path.removeprefix("file://")).expanduser()
+    return given.resolve() if is_local(given) else given
+
+
+def is_local(path: epath.Path) -> bool:
+    """Whether the operating system knows the file, rather than a bucket's service."""
+    return "://" not in os.fspath(path)
 
 
 def write(path: epath.Path, content: str | bytes) -> None:

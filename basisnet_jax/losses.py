@@ -8,6 +8,9 @@ import optax
 
 from basisnet_jax.models.basisnet import Outputs
 
+# A deviation of 0.001, so that the share's gradient stays small while coefficients are near uniform.
+LEAST_VARIANCE = 1e-6
+
 
 def smoothed_targets(labels_B: jax.Array, num_classes: int, label_smoothing: float = 0.0) -> jax.Array:
     """Target probabilities, float32[B, K]; `label_smoothing` of each is spread over all classes."""
@@ -47,6 +50,7 @@ def joint_loss(
     teacher_targets_BxK: jax.Array | None = None,
     doubt: float = 0.0,
     self_distillation: Distillation | None = None,
+    class_share_weight: float = 0.0,
 ) -> jax.Array:
     """The training loss of each image, float32[B]; a static network has no preview's term.
 
@@ -58,6 +62,7 @@ def joint_loss(
       teacher_targets_BxK: `distillation.targets` of the teacher's logits.
       doubt: share of the specialist's term that is weighed by the preview's doubt, see `doubt_weights`.
       self_distillation: how the preview learns from the specialist; None does not.
+      class_share_weight: of `class_share`.
     """
 
     def loss_of(logits_BxK: jax.Array) -> jax.Array:
@@ -76,6 +81,9 @@ def joint_loss(
         preview_loss_B = self_distillation.loss(outputs.preview_logits_BxK, preview_loss_B, answers_BxK)
     if doubt:
         loss_B *= 1.0 - doubt + doubt * doubt_weights(outputs.preview_logits_BxK)
+    if class_share_weight:
+        assert outputs.coefficients_BxLxN is not None
+        loss_B += class_share_weight * class_share(outputs.coefficients_BxLxN, outputs.preview_logits_BxK)
     return loss_B + preview_weight * preview_loss_B
 
 
@@ -86,6 +94,22 @@ def doubt_weights(preview_logits_BxK: jax.Array) -> jax.Array:
     """
     doubt_B = 1.0 - jnp.max(jax.nn.softmax(jax.lax.stop_gradient(preview_logits_BxK)), axis=-1)
     return doubt_B / jnp.maximum(jnp.mean(doubt_B), 1e-6)
+
+
+def class_share(coefficients_BxLxN: jax.Array, preview_logits_BxK: jax.Array) -> jax.Array:
+    """How much of what the coefficients say the preview's guess says too, float32 in [0, 1].
+
+    With c[b] the coefficients of image b, m their mean, k(b) the class of image b's largest preview logit, and m[k] the
+    mean over the n[k] images of class k, it is sum_k n[k] |m[k] - m|^2 / sum_b |c[b] - m|^2: the share of the variance
+    that lies between the guessed classes. Coefficients that have nothing to do with K classes get (K - 1) / (B - 1).
+    Coefficients that are all but the same have no share: LEAST_VARIANCE is added to each one's variance.
+    """
+    centred_BxC = (coefficients_BxLxN - jnp.mean(coefficients_BxLxN, axis=0)).reshape(len(coefficients_BxLxN), -1)
+    guesses_BxK = jax.nn.one_hot(jnp.argmax(preview_logits_BxK, axis=-1), preview_logits_BxK.shape[-1])
+    sums_KxC = jnp.einsum("bk,bc->kc", guesses_BxK, centred_BxC, precision=jax.lax.Precision.HIGHEST)
+    images_K = jnp.maximum(jnp.sum(guesses_BxK, axis=0), 1.0)
+    between = jnp.sum(jnp.square(sums_KxC) / images_K[:, None])
+    return between / (jnp.sum(jnp.square(centred_BxC)) + LEAST_VARIANCE * centred_BxC.size)
 
 
 def correct(logits_BxK: jax.Array, labels_B: jax.Array, k: int = 1) -> jax.Array:

@@ -9,8 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+try:
+    from absl import app, flags, logging
+    from ml_collections import config_flags
+except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed without them
+    print(f"error: {error.name} is not installed; run pip install 'basisnet_jax[train]'.", file=sys.stderr)
+    sys.exit(2)
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
@@ -23,6 +27,7 @@ _MODES = {
     "train": "train, evaluate and save",
     "evaluate": "whole-set metrics of a trained run, its early termination and its coefficients",
     "predict": "classify image files in two stages",
+    "export": "write files for phones and servers",
     "cost": "count multiply-adds",
     "teacher": "cache a teacher's logits",
     "compile": "compile the step for a TPU that is not here, and say what it would cost",
@@ -37,6 +42,9 @@ _THRESHOLD = flags.DEFINE_float(
     "predict: largest softmax probability at which the preview answers alone. Default: the rule that "
     "--mode=evaluate chose.",
     lower_bound=0.0,
+)
+_SPECIALIZE = flags.DEFINE_string(
+    "specialize", None, "export: images of one place, as in 'photos/*.jpg', that a static network is frozen for."
 )
 _TOPOLOGY = flags.DEFINE_string("topology", None, "compile: the TPU, as in v5e:16x16 or v4:2x2x1.")
 _SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology.")
@@ -66,6 +74,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             )
         if _TOPOLOGY.value and _MODE.value != "compile":
             raise UserError(f"--topology={_TOPOLOGY.value} is not for --mode={_MODE.value}; say --mode=compile.")
+        if _SPECIALIZE.value and _MODE.value != "export":
+            raise UserError(f"--specialize={_SPECIALIZE.value} is not for --mode={_MODE.value}; say --mode=export.")
         if _MODE.value == "predict" and _IMAGES.value is None:
             raise UserError("--images is missing; name image files, as in --images='photos/*.jpg'.")
         if _CONFIG.value is None and _MODE.value == "predict" and _WORKDIR.value is not None:
@@ -127,8 +137,8 @@ def _run() -> int:
 
     if report.on_terminal():
         logging.set_verbosity(logging.WARNING)
-    # Orbax tells of every file that it writes, TensorBoard of every one that it looks for.
-    noisy = ("orbax", "tensorboard")
+    # Orbax tells of every file that it writes, TensorBoard of every one that it looks for, tf2onnx of every operator.
+    noisy = ("orbax", "tensorboard", "tf2onnx")
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or not any(name in r.pathname for name in noisy))
     if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
         cache.use_compilation_cache()
@@ -151,6 +161,8 @@ def _run() -> int:
                 distributed.say(f"{workdir}/evaluation: {files}")
             case "predict":
                 _predict(workdir)
+            case "export":
+                print(_export(workdir))
             case "cost":
                 print(costing.cost(_CONFIG.value, workdir))
             case "teacher":
@@ -161,7 +173,7 @@ def _run() -> int:
         _fail(error)
     except KeyboardInterrupt:
         print("error: stopped at once; the same command goes on from the newest checkpoint.", file=sys.stderr)
-        return INTERRUPTED
+        sys.exit(INTERRUPTED)
     return 0
 
 
@@ -177,6 +189,14 @@ def _predict(workdir: str) -> None:
         print(f"error: {_on_one_line(sentence)}", file=sys.stderr)
     if bad:
         sys.exit(1)
+
+
+def _export(workdir: str) -> str:
+    from basisnet_jax import exporting, specializing
+
+    if _SPECIALIZE.value is None:
+        return exporting.export_run(_CONFIG.value, workdir)
+    return specializing.specialize_run(_CONFIG.value, workdir, _SPECIALIZE.value)
 
 
 def _compile(workdir: str) -> str:

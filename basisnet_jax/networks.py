@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from etils import epath
 from flax.traverse_util import flatten_dict
 
 from basisnet_jax import config as config_lib
+from basisnet_jax import files
 from basisnet_jax.checkpoint import Checkpoints
 from basisnet_jax.data.preprocess import CentralCrop
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import cost, pretrained, routing
-from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, scaled
+from basisnet_jax.models import cost, pretrained, routing, weight_files
+from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, published_by, scaled
 from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.models.blocks import Backbone
 
@@ -44,12 +44,14 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
     if config.routing == "preview":
         return BasisNet(
             specialist,
-            backbone(config.preview),
+            backbone(config.preview).clone(features=config.coefficients_from),
             preview_resolution=config.preview.resolution,
             num_bases=config.num_bases,
             synthesized=synthesized,
             granularity=config.granularity,
+            channel_groups=config.channel_groups,
             temperature=config.temperature,
+            start_temperature=config.start_temperature if config.warm_start == "temperature" else None,
         )
     route = routing.ROUTINGS[config.routing](
         num_bases=config.num_bases,
@@ -62,7 +64,8 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
 
 
 def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
-    return scaled(ARCHITECTURES[settings.backbone], settings.width)
+    table = scaled(ARCHITECTURES[settings.backbone], settings.width)
+    return published_by(table, settings.conventions) if settings.conventions else table
 
 
 def eval_crop(data: ml_collections.ConfigDict) -> CentralCrop | None:
@@ -86,6 +89,8 @@ def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
         num_bases=model.num_bases,
         synthesized=model.synthesized,
         granularity=model.granularity,
+        channel_groups=model.channel_groups,
+        coefficients_from=model.preview.features,
         channels=channels,
     )
 
@@ -137,7 +142,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         specialist = Backbone(published.architecture, pretrained.NUM_CLASSES, dtype=jnp.dtype(dtype))
         variables = {name: {"specialist": tree} for name, tree in published.variables.items()}
         return _trained(BasisNet(specialist), variables, published.resolution, CentralCrop(pretrained.EVAL_PADDING))
-    folder = epath.Path(source).expanduser().resolve()
+    folder = files.absolute(source)
     try:
         config = config_lib.with_defaults(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError, AttributeError):  # not there, no JSON, or no config
@@ -162,6 +167,29 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
 def _trained(model: BasisNet, variables: pretrained.Variables, resolution: int, crop: CentralCrop | None) -> Trained:
     channels = variables["params"]["specialist"]["stem"]["kernel"].shape[2]
     return Trained(model, variables, resolution, crop, channels)
+
+
+def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[pretrained.Variables]:
+    """The variables of each network that a stage's `start_from` names, as `start_from` takes them.
+
+    Args:
+      stage: 'specialist' or 'preview'.
+      settings: its part of the config; a weights file holds a network of the backbone that is named there.
+
+    Raises:
+      UserError: one of them cannot be read, or a weights file is of another architecture or other conventions.
+    """
+
+    def load(source: str) -> pretrained.Variables:
+        if not weight_files.is_weights_file(source):
+            return load_trained(source).variables
+        name = f"{settings.backbone} of width {settings.width:g}"
+        variables = pretrained.load_file(
+            epath.Path(source).expanduser(), _architecture(settings), name, stage, settings.conventions != ""
+        )
+        return {collection: {"specialist": tree} for collection, tree in variables.items()}
+
+    return [load(source.strip()) for source in settings.start_from.split(",")]
 
 
 def start_from(

@@ -17,58 +17,83 @@ import ml_collections
 import numpy as np
 import optax
 from etils import epath
-from scipy import special
 
+from basisnet_jax import runtime, step
 from basisnet_jax import state as state_lib
-from basisnet_jax import step
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.config import eval_resolution, fail, open_run
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.decode import BadExampleError
 from basisnet_jax.errors import UserError
 from basisnet_jax.mesh import make_mesh
-from basisnet_jax.models.cost import Cost
+from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.networks import eval_crop, make_model, model_cost
 from basisnet_jax.plan import derive
-from basisnet_jax.termination import ExitRule
+from basisnet_jax.runtime import ExitRule
 
 # Eighths of the largest: a batch of 64 of which some exit pays for at most 7 images too many.
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
 READ_AT_ONCE = 256  # images of which the pixels are held
 
 
-class Answers(NamedTuple):
-    """What is said of each of B images."""
+@dataclasses.dataclass(frozen=True)
+class OpenedRun:
+    """A trained run on the first device; its data need not be there."""
 
-    labels: np.ndarray  # int64[B]
-    probabilities: np.ndarray  # float64[B], of the label, by the stage that answered
-    exited_early: np.ndarray  # bool[B]: the preview answered alone
-    madds: np.ndarray  # int64[B]
+    folder: epath.Path
+    config: ml_collections.ConfigDict
+    model: BasisNet
+    state: state_lib.TrainState
+    warm_start_steps: int
+    classes: tuple[str, ...]
+    side: int  # of the images, in pixels
+    channels: int
+
+
+def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, **of_the_model: Any) -> OpenedRun:
+    """Restores a run.
+
+    Args:
+      workdir: of the run.
+      config: as in `TwoStageClassifier.from_checkpoint`.
+      of_the_model: fields of config.model that change how it computes, and none of its parameters.
+
+    Raises:
+      UserError: no run, no checkpoint, another model, or a routing that asks for more than an image.
+    """
+    folder, config = open_run(workdir, config)
+    if config.model.routing == "task":
+        fail("model.routing", "task", "asks for each image's task, which a classifier of images does not know")
+    config = config.copy_and_resolve_references()
+    config.mesh.fsdp = 1
+    config.model.update(of_the_model)
+    facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
+    model = make_model(config.model, len(facts["classes"]))
+    plan = derive(config, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1)
+    mesh, side = make_mesh(jax.devices()[:1]), eval_resolution(config)
+    abstract = state_lib.abstract_state(mesh, model, optax.identity(), (side, side, facts["channels"]))
+    return OpenedRun(
+        folder=folder,
+        config=config,
+        model=model,
+        state=restore_model(folder, config.eval.checkpoint, abstract),
+        warm_start_steps=plan.warm_start_steps,
+        classes=tuple(facts["classes"]),
+        side=side,
+        channels=facts["channels"],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoStageClassifier:
+class TwoStageClassifier(runtime.TwoStageClassifier):
     """A trained model that runs no more of itself than each image needs.
 
+    Its stages are any functions that can be called with b in BUCKETS: jitted ones, or one that was exported.
+
     Attributes:
-      first_stage: uint8[b, side, side, channels] -> (preview logits [b, K], coefficients [b, L, N]); None for a static
-        network. Any function that can be called with b in BUCKETS: a jitted one, or one that was exported.
-      second_stage: (the same images, coefficients) -> logits [b, K]; for a static network, images -> logits.
-      rule: which images exit early.
-      cost: multiply-adds of each stage.
-      classes: their names.
-      side: of the images, in pixels.
-      channels: 1 or 3.
       crop: the part of an image file that is classified; None is all of it.
     """
 
-    first_stage: Callable[..., Any] | None
-    second_stage: Callable[..., Any]
-    rule: ExitRule
-    cost: Cost
-    classes: tuple[str, ...]
-    side: int
-    channels: int
     crop: preprocess.CentralCrop | None = None
 
     @classmethod
@@ -87,49 +112,22 @@ class TwoStageClassifier:
         Raises:
           UserError: no run, no checkpoint, another model, no rule, or a routing that asks for more than an image.
         """
-        folder, config = open_run(workdir, config)
-        if config.model.routing == "task":
-            fail("model.routing", "task", "asks for each image's task, which a classifier of images does not know")
-        config = config.copy_and_resolve_references()
-        config.mesh.fsdp = 1
-        facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
-        model = make_model(config.model, len(facts["classes"]))
-        plan = derive(config, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1)
-        mesh, side = make_mesh(jax.devices()[:1]), eval_resolution(config)
-        image_shape = (side, side, facts["channels"])
-        abstract = state_lib.abstract_state(mesh, model, optax.identity(), image_shape)
-        state = restore_model(folder, config.eval.checkpoint, abstract)
-        first, second = step.make_stages(model, ema=config.eval.ema, warm_start_steps=plan.warm_start_steps)
+        opened = open_trained(workdir, config)
+        model, config = opened.model, opened.config
+        first, second = step.make_stages(model, ema=config.eval.ema, warm_start_steps=opened.warm_start_steps)
         return cls(
-            first_stage=functools.partial(jax.jit(first), state) if model.preview else None,
-            second_stage=functools.partial(jax.jit(second), state),
-            rule=_rule(folder, threshold) if model.preview else ExitRule(),
-            cost=model_cost(model, side, facts["channels"]),
-            classes=tuple(facts["classes"]),
-            side=side,
-            channels=facts["channels"],
+            first_stage=functools.partial(jax.jit(first), opened.state) if model.preview else None,
+            second_stage=functools.partial(jax.jit(second), opened.state),
+            rule=_rule(opened.folder, threshold) if model.preview else ExitRule(),
+            cost=model_cost(model, opened.side, opened.channels),
+            classes=opened.classes,
+            side=opened.side,
+            channels=opened.channels,
             crop=eval_crop(config.data),
         )
 
-    def classify(self, images_BxHxWxC: np.ndarray) -> Answers:
-        """Classifies uint8[B, side, side, channels] for any B, as `data.preprocess.load_image` gives them."""
-        count = len(images_BxHxWxC)
-        if not self.first_stage:
-            (logits_BxK,) = _in_buckets(self.second_stage, images_BxHxWxC)
-            exits_B = np.zeros(count, bool)
-        else:
-            logits_BxK, coefficients_BxLxN = _in_buckets(self.first_stage, images_BxHxWxC)
-            exits_B = self.rule.exits(logits_BxK)
-            if not exits_B.all():
-                (logits_BxK[~exits_B],) = _in_buckets(
-                    self.second_stage, images_BxHxWxC[~exits_B], coefficients_BxLxN[~exits_B]
-                )
-        return Answers(
-            labels=logits_BxK.argmax(axis=-1),
-            probabilities=special.softmax(logits_BxK.astype(np.float64), axis=-1).max(axis=-1),
-            exited_early=exits_B,
-            madds=np.where(exits_B, self.cost.preview, self.cost.total),
-        )
+    def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
+        return _in_buckets(function, *arrays_Bx)
 
 
 def _in_buckets(function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
@@ -190,7 +188,8 @@ def predict_files(classifier: TwoStageClassifier, pattern: str) -> tuple[list[Ro
     rows: list[Row] = []
     bad: list[str] = []
     for start in range(0, len(files), READ_AT_ONCE):
-        images = dict(_read(classifier, files[start : start + READ_AT_ONCE], bad))
+        some = files[start : start + READ_AT_ONCE]
+        images = dict(read_images(some, classifier.side, classifier.channels, classifier.crop, bad))
         if not images:
             continue
         answers = classifier.classify(np.stack(list(images.values())))
@@ -200,12 +199,15 @@ def predict_files(classifier: TwoStageClassifier, pattern: str) -> tuple[list[Ro
     return rows, bad
 
 
-def _read(classifier: TwoStageClassifier, files: Iterable[str], bad: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+def read_images(
+    files: Iterable[str], side: int, channels: int, crop: preprocess.CentralCrop | None, bad: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(file, its pixels as evaluation sees them); of each file that is no image, `bad` gets a sentence."""
     for file in files:
         try:
             with open(file, "rb") as opened:
                 encoded = opened.read()
-            yield file, preprocess.load_image(encoded, classifier.side, classifier.channels, classifier.crop)
+            yield file, preprocess.load_image(encoded, side, channels, crop)
         except BadExampleError as error:
             bad.append(f"{file} {error}")
         except OSError as error:

@@ -44,6 +44,7 @@ class TrainSettings:
     distillation: Distillation | None = None
     doubt: float = 0.0
     self_distillation: Distillation | None = None
+    class_share_weight: float = 0.0
     warm_start_steps: int = 0
     accumulate_steps: int = 1
     ema_decay: float = 0.0
@@ -117,6 +118,7 @@ def make_train_step(
                 targets.get("teacher"),
                 settings.doubt,
                 settings.self_distillation,
+                settings.class_share_weight,
             )
             return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B, checks)
 

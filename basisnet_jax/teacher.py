@@ -4,9 +4,8 @@ import jax
 import ml_collections
 import numpy as np
 import tqdm
-from etils import epath
 
-from basisnet_jax import distributed, report, step
+from basisnet_jax import distributed, files, report, step
 from basisnet_jax import mesh as mesh_lib
 from basisnet_jax.config import fail, validate
 from basisnet_jax.data import datasets, pipeline, teacher_logits
@@ -29,6 +28,7 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
         fail("distill.cache", "", "must name the folder for the teacher's logits")
     with distributed.together():
         data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
+        data = datasets.with_rotations(data) if config.data.rotations else data
         teacher = load_teacher(config, data)
         if teacher is None:
             fail("distill.teacher", "", "must name the teacher")
@@ -39,7 +39,7 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
     logits_of = step.make_teacher(teacher.model, teacher.resolution)
     apply = jax.jit(mesh_lib.traced_under(mesh, lambda variables, images: logits_of(variables, step.normalize(images))))
 
-    folder = epath.Path(config.distill.cache).expanduser().resolve()
+    folder = files.absolute(config.distill.cache)
     identity = teacher_identity(teacher, data)
     hits = seen = 0
     try:

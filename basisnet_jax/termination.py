@@ -1,54 +1,17 @@
 """Early termination: when the preview is sure enough, and what that saves and costs. NumPy, in float64.
 
-The paper's criterion is not known to us; here are three. What a threshold gives is simulated from the logits of both
-stages, and is what `predict.TwoStageClassifier` does with it.
+The paper's criterion is not known to us; `runtime.py` has three. What a threshold gives is simulated from the logits of
+both stages, and is what `predict.TwoStageClassifier` does with it.
 """
 
 import dataclasses
 
 import numpy as np
-from scipy import special
 
 from basisnet_jax.calibration import fit_temperature
 from basisnet_jax.errors import UserError
 from basisnet_jax.models.cost import Cost
-
-NEVER = 2.0  # a threshold that no confidence reaches
-
-
-def _margin(probability_BxK: np.ndarray) -> np.ndarray:
-    second_first_Bx2 = np.partition(probability_BxK, -2, axis=-1)[:, -2:]
-    return second_first_Bx2[:, 1] - second_first_Bx2[:, 0]
-
-
-def _low_entropy(probability_BxK: np.ndarray) -> np.ndarray:
-    return 1.0 - special.entr(probability_BxK).sum(axis=-1) / np.log(probability_BxK.shape[-1])
-
-
-# {name: probabilities_BxK -> confidence_B in [0, 1], larger where the preview is surer}
-CRITERIA = {
-    "probability": lambda probability_BxK: probability_BxK.max(axis=-1),
-    "margin": _margin,  # the largest probability less the second
-    "entropy": _low_entropy,  # 1 - entropy / log K
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class ExitRule:
-    """The preview answers alone where its confidence is at least the threshold."""
-
-    criterion: str = "probability"  # one of CRITERIA
-    temperature: float = 1.0  # that the preview's logits are divided by
-    threshold: float = NEVER
-
-    def confidence(self, preview_logits_BxK: np.ndarray) -> np.ndarray:
-        """float64[B] in [0, 1]."""
-        scaled_BxK = preview_logits_BxK.astype(np.float64) / self.temperature
-        return CRITERIA[self.criterion](special.softmax(scaled_BxK, axis=-1))
-
-    def exits(self, preview_logits_BxK: np.ndarray) -> np.ndarray:
-        """bool[B]."""
-        return self.confidence(preview_logits_BxK) >= self.threshold
+from basisnet_jax.runtime import CRITERIA, NEVER, ExitRule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from basisnet_jax import distributed, divergence, finite, integrity, recompilation, report
+from basisnet_jax import distributed, divergence, files, finite, integrity, recompilation, report
 from basisnet_jax import workdir as workdir_lib
 from basisnet_jax.account import Account
 from basisnet_jax.checkpoint import Checkpoints
@@ -37,7 +37,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
       UserError: config, data, devices or workdir do not fit, or the numbers of the run are no longer finite.
     """
     validate(config)
-    folder = epath.Path(workdir).expanduser().resolve()
+    folder = files.absolute(workdir)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(distributed.stop_signals())
         with distributed.together():

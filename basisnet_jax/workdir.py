@@ -11,6 +11,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from basisnet_jax import files
 from basisnet_jax.config import check_same_run
 from basisnet_jax.errors import UserError
 
@@ -40,29 +41,29 @@ def _locked(folder: epath.Path) -> Iterator[None]:
 
     Network file systems pass it on to other hosts. Buckets know no locks, so there nothing is held.
     """
-    if "://" in os.fspath(folder):
+    if not files.is_local(folder):
         yield
         return
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
-    except BlockingIOError:
-        owner = os.read(lock, 1000).decode(errors="replace")
-        os.close(lock)
-        raise UserError(
-            f"another run is under way in {folder} ({owner}); wait for its end, stop it, or give another --workdir."
-        ) from None
-    except OSError as error:
-        logging.warning("%s cannot be locked (%s); see to it that no other run uses it", folder, error.strerror)
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            held.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        except BlockingIOError:
+            owner = os.read(lock, 1000).decode(errors="replace")
+            raise UserError(
+                f"another run is under way in {folder} ({owner}); wait for its end, stop it, or give another --workdir."
+            ) from None
+        except OSError as error:
+            logging.warning("%s cannot be locked (%s); see to it that no other run uses it", folder, error.strerror)
         yield
-    finally:
-        os.close(lock)
 
 
 def _check_config(config: ml_collections.ConfigDict, folder: epath.Path) -> None:
+    if (folder / "checkpoints").exists() and not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder}/checkpoints is no folder; give another --workdir, or remove it.")
     try:
         saved = (folder / "config.json").read_text() if (folder / "config.json").exists() else None
         if saved is not None:

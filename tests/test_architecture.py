@@ -8,19 +8,22 @@ import basisnet_jax
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
     {"files", "finite", "recompilation", "account", "errors", "cache"},
-    {"models.pallas_tpu", "models.backbones", "models.ablations", "data.decode", "data.augment"},
+    {"runtime", "models.pallas_tpu", "models.backbones", "models.ablations", "data.decode", "data.augment"},
     {"mixing", "distributed", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
-    {"models.routing", "allocator", "integrity"},
+    {"models.routing", "models.weight_files", "models.weight_names", "allocator", "integrity"},
     {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
     {"workdir", "data.datasets", "data.teacher_logits", "plan", "termination"},
     {"models.basisnet", "models.pretrained", "figures"},
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
     {"step", "networks"},
-    {"experiment"},
-    {"evaluate", "report", "divergence"},
-    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "predict"},
+    {"experiment", "models.folding", "export.litert", "export.stablehlo", "export.onnx"},
+    {"evaluate", "report", "divergence", "export.stages", "export.one_image", "export.card"},
+    {"predict", "export.formats"},
+    {"export.checks"},
+    {"exporting"},
+    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "specializing"},
     {"main"},
 ]
 

@@ -204,3 +204,13 @@ def test_a_process_alone_speaks_for_all():
     assert distributed.total(1, 2) == (1, 2)
     with pytest.raises(UserError, match=r"^mine$"), distributed.together():
         raise UserError("mine")
+
+
+def test_one_request_to_stop_may_come_several_times_and_a_second_ctrl_c_is_another():
+    with distributed.stop_signals() as stop:
+        assert not stop(0)
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+            assert stop(0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -117,6 +117,12 @@ def test_coefficients_are_summed_as_numpy_would(trained, trained_config):
     np.testing.assert_allclose(means["entropy"], entropy, rtol=1e-4)
     wins = [[np.mean(coefficients[:, v].argmax(-1) == n) for n in range(4)] for v in range(coefficients.shape[1])]
     np.testing.assert_allclose(means["wins"], wins)
+    guesses = predictions.preview_logits_NxK.argmax(-1)
+    replaced = np.stack([coefficients[guesses == guess].mean(0) for guess in guesses])  # by their guess's mean
+    share = predictions.coefficients.class_share()
+    vectors = replaced.var(0).sum(-1) / coefficients.var(0).sum(-1)
+    np.testing.assert_allclose(share["vectors"], vectors, rtol=1e-3)
+    assert share["all"] == pytest.approx(replaced.var(0).sum() / coefficients.var(0).sum(), rel=1e-3)
     assert experiment.vector_names()[0] == "block00/expand"
     assert len(experiment.vector_names()) == coefficients.shape[1]
 

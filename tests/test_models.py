@@ -11,8 +11,9 @@ from flax import linen as nn
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Conventions
-from basisnet_jax.models.blocks import Convolution, Norm, SqueezeExcite
-from basisnet_jax.networks import make_model
+from basisnet_jax.models.blocks import Convolution, Dense, Norm, SqueezeExcite
+from basisnet_jax.models.synthesis import value_of
+from basisnet_jax.networks import make_model, model_cost
 
 
 def images(batch: int = 4) -> jax.Array:
@@ -92,6 +93,40 @@ def test_a_whole_warm_start_ignores_the_preview(config):
     np.testing.assert_allclose(got.coefficients_BxLxN, 1 / config.model.num_bases, rtol=1e-6)
 
 
+@pytest.mark.parametrize("left", [1.0, 0.25])
+def test_a_warm_start_by_temperature_falls_linearly(config, left):
+    """softmax(z / t) is softmax(z / 4) to the power 4 / t, over its sum."""
+    _, variables = initialized(config)
+    variables["params"]["coefficients"]["kernel"] *= 1000.0  # the first ones are all but uniform
+    model, _ = initialized(config, warm_start="temperature", start_temperature=20.0)
+    final = np.asarray(apply(model, variables, images()).coefficients_BxLxN)
+    expected = final ** (4.0 / (4.0 + left * 16.0))
+    expected /= expected.sum(-1, keepdims=True)
+    got = apply(model, variables, images(), warm_start=left).coefficients_BxLxN
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert np.abs(final - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("place", ["block00", "pool"])
+def test_coefficients_are_computed_from_what_is_named(config, place):
+    """With a head of coefficients that multiplies by one matrix, against the module that makes what is named."""
+    model, variables = initialized(config, coefficients_from=place)
+    kernel = variables["params"]["coefficients"]["kernel"]
+    module = {"block00": "block00", "pool": "head_norm"}[place]
+    _, seen = model.apply(variables, images(), train=False, method="first_stage", capture_intermediates=True)
+    (feature_map,) = seen["intermediates"]["preview"][module]["__call__"]
+    features = np.asarray(value_of(feature_map)).mean((1, 2))
+    scores = (features @ np.asarray(kernel)).reshape(4, -1, config.model.num_bases) / config.model.temperature
+    expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    got = apply(model, variables, images()).coefficients_BxLxN
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 1e-6
+    cost = model_cost(model, 8, channels=1)
+    leaves = jax.tree.leaves(variables["params"])
+    assert cost.parameters == sum(leaf.size for leaf in leaves)
+    assert next(x.madds for x in cost.layers if x.name == "preview/coefficients") == kernel.size
+
+
 @pytest.mark.parametrize(("granularity", "vectors"), [("layer", 5), ("block", 2), ("model", 1)])
 def test_granularity_shares_vectors(config, granularity, vectors):
     """The first block expands 8 channels to 16, the second 8 to 24: six layers, of which five are chosen here."""
@@ -107,6 +142,39 @@ def test_granularity_shares_vectors(config, granularity, vectors):
     same_block = shared["block00/expand"] == shared["block00/project"]
     same_model = shared["block00/expand"] == shared["block01/expand"]
     assert (same_block, same_model) == (granularity != "layer", granularity == "model")
+
+
+@pytest.mark.parametrize("settings", [{}, {"side": 3}, {"side": 3, "stride": 2, "depthwise": True}, "dense"], ids=str)
+def test_groups_of_channels_have_coefficients_of_their_own(settings):
+    """Against a plain layer an image, each channel's kernel mixed by a loop; 7 channels in 3 parts: 2, 2 and 3."""
+    rng = np.random.default_rng(0)
+    coefficients = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    layer, shape = (Dense(7), (7,)) if settings == "dense" else (Convolution(7, **settings), (5, 6, 7))
+    x = rng.normal(size=(2, *shape)).astype(np.float32)
+    params = layer.init(jax.random.key(0), x, coefficients)["params"]
+    bases = params.pop("bases")
+    got = layer.apply({"params": {**params, "bases": bases}}, x, coefficients)
+    for image in range(2):
+        kernel = np.empty(bases.shape[1:], np.float32)
+        for channel, group in enumerate([0, 0, 1, 1, 2, 2, 2]):
+            kernel[..., channel] = sum(coefficients[image, group, n] * bases[n, ..., channel] for n in range(4))
+        expected = layer.apply({"params": {**params, "kernel": kernel}}, x[image : image + 1])
+        np.testing.assert_allclose(got[image], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_groups_of_channels_read_vectors_of_their_own(config):
+    model, variables = initialized(config, granularity="block")
+    grouped, _ = initialized(config, channel_groups=3)
+    coefficients = np.random.default_rng(0).dirichlet(np.ones(4), size=(4, 2)).astype(np.float32)
+    expected = apply(model, variables, images(), method="second_stage", coefficients_BxLxN=coefficients)
+    repeated = np.repeat(coefficients, 3, axis=1)
+    got = apply(grouped, variables, images(), method="second_stage", coefficients_BxLxN=repeated)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    repeated[:, 3:] = repeated[:, 5:2:-1, ::-1]  # other vectors for the second block's three groups
+    assert not np.allclose(apply(grouped, variables, images(), method="second_stage", coefficients_BxLxN=repeated), got)
+    grouped, variables = initialized(config, channel_groups=3)
+    assert variables["params"]["coefficients"]["kernel"].shape == (16, 2 * 3 * 4)
+    assert model_cost(grouped, 8, 1).parameters == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 def test_only_what_is_chosen_is_synthesized(config):

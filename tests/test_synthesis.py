@@ -171,7 +171,7 @@ def test_static_depthwise_equals_a_loop_on_every_platform(side, stride, padding)
     dy = rng.normal(size=(2, -(-7 // stride), -(-6 // stride), 3))
     y, dx, dkernel, _ = depthwise_loop(x, bases, np.ones((2, 1)), stride, dy, padding)
     forms = {"chosen": lambda x, k: synthesis.static_depthwise(x, k[0], stride, padding)}
-    forms["XLA's"] = lambda x, k: synthesis._xla_depthwise(x, k, stride, padding)
+    forms["XLA's"] = lambda x, k: synthesis.xla_depthwise(x, k, stride, padding)
     for form in forms.values():
         inputs = jnp.asarray(x, jnp.float32), jnp.asarray(bases, jnp.float32)
         got = value_and_gradients(form, inputs, jnp.asarray(dy, jnp.float32))

@@ -11,8 +11,9 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
-from basisnet_jax import checkpoint, costing, evaluation, train
+from basisnet_jax import checkpoint, costing, evaluation, integrity, step, train
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
@@ -154,6 +155,38 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     assert sorted(curves[0]["train/loss"]) == [3, 6, 9, 12, 15, 16]
     # A finished run says again what it reached, and changes nothing.
     assert train.train(config, workdir)["eval"] == straight["eval"]
+
+
+def test_a_signal_in_compilation_or_in_mid_save_stops_the_run_as_any_other(config, tmp_path, monkeypatch):
+    """SIGTERM while the training step is traced, then from the thread that writes a checkpoint."""
+    make_train_step, write_checksums = step.make_train_step, integrity.write_checksums
+
+    def make_and_stop(*arguments):
+        train_step = make_train_step(*arguments)
+
+        def traced(*given):
+            signal.raise_signal(signal.SIGTERM)
+            return train_step(*given)
+
+        return traced
+
+    def write_and_stop(folder):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # whoever passes signals on may do so twice
+        write_checksums(folder)
+
+    for name, function, patched in (
+        ("make_train_step", step, make_and_stop),
+        ("write_checksums", integrity, write_and_stop),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(function, name, patched)
+            assert train.train(config, str(tmp_path)) is None
+        steps = integrity.checkpoint_folders(epath.Path(tmp_path / "checkpoints"))
+        assert all(integrity.damage(folder) is None for folder in steps)
+        assert (name == "make_train_step") == ([folder.name for folder in steps] == ["1"])
+    assert int(steps[-1].name) < 16
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_run_leaves_what_the_readme_says(config, tmp_path):

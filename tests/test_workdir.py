@@ -10,9 +10,10 @@ import sys
 
 import pytest
 from etils import epath
+from etils.epath import gpath, testing
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import workdir
+from basisnet_jax import files, integrity, workdir
 from basisnet_jax.errors import UserError
 
 HOLD = """
@@ -54,6 +55,12 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
         assert "cannot be locked (Operation not supported); see to it that no other run uses it" in caplog.text
 
 
+def test_checkpoints_that_are_no_folder_are_refused(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(UserError, match="no folder"), workdir.opened(config_lib.default(), epath.Path(tmp_path)):
+        pass
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b"7", b""])
 def test_a_config_that_is_none_is_refused_and_kept(tmp_path, content):
     path = pathlib.Path(tmp_path / "config.json")
@@ -64,3 +71,53 @@ def test_a_config_that_is_none_is_refused_and_kept(tmp_path, content):
     ):
         pass
     assert path.read_bytes() == content
+
+
+def test_a_bucket_is_passed_through_and_not_locked(tmp_path, monkeypatch):
+    """gs:// by way of epath alone, its functions answered by a local folder as Google's would be."""
+
+    def local(path):
+        assert str(path).startswith(("gs://bucket", str(tmp_path))), "a path of the bucket that lost its name"
+        return str(path).replace("gs://bucket", str(tmp_path))
+
+    def one(original, path, *rest, **keywords):
+        return original(local(path), *rest, **keywords)
+
+    def two(original, path, target, **keywords):
+        return original(local(path), local(target), **keywords)
+
+    def named(original, path):
+        return [name.replace(str(tmp_path), "gs://bucket") for name in original(local(path))]
+
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # TensorFlow would ask Google itself
+    single = dict.fromkeys(("exists", "isdir", "listdir", "makedirs", "mkdir", "open", "remove", "rmtree", "stat"), one)
+    with testing.mock_epath(**single, glob=named, rename=two, replace=two):
+        folder = files.absolute("gs://bucket/runs/a")
+        for _ in range(2):
+            with workdir.opened(config_lib.default(), folder), workdir.opened(config_lib.default(), folder):
+                files.write(folder / "config.json", config_lib.default().to_json())
+        for step in ("10", "20"):
+            (folder / "checkpoints" / step / "state").mkdir(parents=True)
+            files.write(folder / "checkpoints" / step / "state" / "array", step)
+            files.write(folder / "checkpoints" / step / "commit_success.txt", "as Orbax does there")
+            integrity.write_checksums(folder / "checkpoints" / step)
+            assert integrity.damage(folder / "checkpoints" / step) is None
+        files.write(folder / "checkpoints" / "20" / "state" / "array", "")
+        integrity.set_damaged_aside(folder / "checkpoints")
+    found = {str(path.relative_to(tmp_path / "runs" / "a")) for path in tmp_path.rglob("*") if path.is_file()}
+    assert "checkpoints/10/state/array" in found
+    assert "damaged/20.0/state/array" in found
+    assert ".lock" not in found
+
+
+def test_a_path_is_where_the_user_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    for given, expected in (
+        ("gs://bucket/runs/a", "gs://bucket/runs/a"),
+        ("runs/a", f"{tmp_path}/runs/a"),
+        (f"file://{tmp_path}/runs", f"{tmp_path}/runs"),
+        ("~/runs", "/home/someone/runs"),
+        ("/runs/../runs", "/runs"),
+    ):
+        assert os.fspath(files.absolute(given)) == expected

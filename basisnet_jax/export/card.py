@@ -1,0 +1,85 @@
+"""What an export says of itself: the lines that are printed, and model_card.md."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+
+def _files(manifest: dict[str, Any]) -> list[tuple[str, int, float]]:
+    return [(name, item["bytes"], item["worst_relative_error"]) for name, item in manifest["files"].items()]
+
+
+def _accuracy(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """(who, what it reaches), in percent-free numbers."""
+    rows = []
+    for name, found in manifest["accuracy"].items():
+        if not isinstance(found, dict):
+            continue
+        stages = [f"{key.removesuffix('_top1')} {value:.4f}" for key, value in found.items() if key.endswith("top1")]
+        if "two_stages" in found:
+            both = found["two_stages"]
+            stages.append(
+                f"both with early termination {both['top1']:.4f} ({both['exit_rate']:.1%} exit, {both['madds']:,.0f} "
+                "multiply-adds on average)"
+            )
+        rows.append((name, ", ".join(stages)))
+    return rows
+
+
+def summary(out: os.PathLike[str], manifest: dict[str, Any]) -> str:
+    """The lines to print."""
+    lines = [f"{'file':24}{'bytes':>12}{'worst error':>13}"]
+    lines += [f"{name:24}{size:12,}{error:13.1e}" for name, size, error in _files(manifest)]
+    lines += [f"top-1 on {manifest['accuracy']['images']}:"]
+    lines += [f"  {name:20} {what}" for name, what in _accuracy(manifest)]
+    return "\n".join([*lines, f"{out}: the files, labels.txt, model_card.md, manifest.json"])
+
+
+def model_card(manifest: dict[str, Any], classes: Sequence[str]) -> str:
+    """Markdown for whoever gets the files without the run."""
+    model, data, shape = manifest["config"]["model"], manifest["config"]["data"], manifest["input"]
+    shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+    madds = {name: count for name, count in manifest["madds"].items() if count}
+    rule = manifest["rule"]
+    exits = (
+        f"An image is answered by the preview alone where its {rule['criterion']} at temperature "
+        f"{rule['temperature']:.4g} is at least {rule['threshold']:.4g}."
+        if rule
+        else "No threshold was chosen."
+    )
+    lines = [
+        f"# {model['specialist']['backbone']} for {data['name']}",
+        "",
+        f"A classifier of {len(classes)} classes ({shown}), trained with basisnet_jax "
+        f"{manifest['versions']['basisnet_jax']} on `{data['name']}`, split `{data['train_split']}`, "
+        f"{manifest['step']} steps. Routing: {manifest.get('frozen', model['routing'])}.",
+        "",
+        "## Input",
+        "",
+        f"{shape['color']} pixels from 0 to 255, {shape['layout']}, {shape['side']} x {shape['side']} x "
+        f"{shape['channels']}; .tflite and .onnx take float32, .stablehlo uint8. Crop: {shape['crop']}. "
+        f"Resizing: {shape['resize']}. EXIF orientation: {shape['exif_orientation']}.",
+        "",
+        "## Cost",
+        "",
+        ", ".join(f"{name} {count:,}" for name, count in madds.items())
+        + f" multiply-adds an image; {manifest['parameters']:,} parameters.",
+        *(["", exits] if "preview" in madds else []),
+        "",
+        "## Accuracy",
+        "",
+        f"Top-1 on {manifest['accuracy']['images']}:",
+        "",
+        *(f"- {name}: {what}" for name, what in _accuracy(manifest)),
+        "",
+        "| file | bytes | worst error, of an image's largest logit, against the trained network |",
+        "|---|---|---|",
+        *(f"| {name} | {size:,} | {error:.1e} |" for name, size, error in _files(manifest)),
+        "",
+        "## Limits",
+        "",
+        "Measured on the images above and on no others: on images of another kind, light or camera, measure again. A "
+        "class that is none of these gets one of their names. Not measured: latency and energy on any device, and "
+        "accuracy by group of people or place.",
+    ]
+    return "\n".join(lines) + "\n"

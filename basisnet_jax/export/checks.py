@@ -1,0 +1,110 @@
+"""Every file is run in its own runtime, on real images, against the trained network, before it is written."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.export.formats import FORMATS, convert
+from basisnet_jax.export.stages import Network
+from basisnet_jax.step import normalize
+
+CALIBRATION_IMAGES = 100
+TOLERANCE = 1e-4  # of an image: the largest difference of its logits over the largest of them
+
+
+class Logits(NamedTuple):
+    """Of N images; `preview` is None for a network without one."""
+
+    preview: np.ndarray | None
+    specialist: np.ndarray
+
+
+Answer = Callable[[np.ndarray], Logits]  # of uint8[B, side, side, channels]
+
+
+def by_jax(network: Network) -> Answer:
+    """The trained model, as evaluation runs it: nothing folded."""
+
+    @jax.jit
+    def apply(variables: Any, images_BxHxWxC: jax.Array) -> Any:
+        pixels = normalize(images_BxHxWxC)
+        return network.model.apply(variables, pixels, train=False, warm_start=network.warm_start)
+
+    def answer(images_BxHxWxC: np.ndarray) -> Logits:
+        outputs = jax.device_get(apply(network.variables, images_BxHxWxC))
+        return Logits(outputs.preview_logits_BxK, outputs.logits_BxK)
+
+    return answer
+
+
+def by_files(files: Mapping[str, bytes], suffix: str) -> Answer:
+    """A format's files in its own runtime, the specialist fed with what the preview's file gives."""
+    load = FORMATS[suffix].load
+    second = load(files[f"specialist.{suffix}"])
+    first = load(files[f"preview.{suffix}"]) if f"preview.{suffix}" in files else None
+
+    def answer(images_BxHxWxC: np.ndarray) -> Logits:
+        if first is None:
+            return Logits(None, np.asarray(second(images_BxHxWxC)[0]))
+        preview_BxK, coefficients_BxLxN = first(images_BxHxWxC)
+        return Logits(np.asarray(preview_BxK), np.asarray(second(images_BxHxWxC, coefficients_BxLxN)[0]))
+
+    return answer
+
+
+def convert_and_check(
+    network: Network, formats: Iterable[str], batches: Iterable[np.ndarray]
+) -> tuple[dict[str, bytes], dict[str, Logits]]:
+    """Converts, and runs every file on every image.
+
+    Args:
+      network: what to convert.
+      formats: names of FORMATS.
+      batches: uint8[b, side, side, channels] each; the first images of them calibrate 'int8.tflite'.
+
+    Returns:
+      {file: content}, and the logits of all images by 'jax' and by each format.
+
+    Raises:
+      UserError: an exact format's logits are further than TOLERANCE from the model's, or an image gets another class.
+    """
+    formats, batches = tuple(formats), iter(batches)
+    first = list(itertools.islice(batches, 1))
+    files = convert(network, formats, first[0][:CALIBRATION_IMAGES])
+    answers = {"jax": by_jax(network), **{name: by_files(files, name) for name in formats}}
+    pieces: dict[str, list[Logits]] = {name: [] for name in answers}
+    for images_BxHxWxC in itertools.chain(first, batches):
+        for name, answer in answers.items():
+            pieces[name].append(answer(images_BxHxWxC))
+    logits = {name: joined(parts) for name, parts in pieces.items()}
+    for name in filter(lambda name: FORMATS[name].exact, formats):
+        for stage, error, differing in differences(logits["jax"], logits[name]):
+            file = f"{stage}.{name}, run by {FORMATS[name].runtime},"
+            if error > TOLERANCE:
+                raise UserError(
+                    f"{file} is off by {error:.1e} of an image's largest logit, more than {TOLERANCE:.0e}; nothing was "
+                    "written. Leave the format out of config.export.formats, and report it."
+                )
+            if differing:
+                count = len(logits["jax"].specialist)
+                raise UserError(f"{file} gives {differing} of {count} images another class; nothing was written.")
+    return files, logits
+
+
+def joined(parts: Sequence[Logits]) -> Logits:
+    """Those of all images, from pieces."""
+    previews = [part.preview for part in parts if part.preview is not None]
+    specialist = np.concatenate([part.specialist for part in parts])
+    return Logits(np.concatenate(previews) if previews else None, specialist)
+
+
+def differences(expected: Logits, got: Logits) -> Iterable[tuple[str, float, int]]:
+    """(stage, worst relative error, images of another class)."""
+    for stage, want_NxK, have_NxK in zip(Logits._fields, expected, got, strict=True):
+        if want_NxK is not None and have_NxK is not None:
+            error_N = np.abs(have_NxK - want_NxK).max(axis=-1) / np.abs(want_NxK).max(axis=-1)
+            yield stage, float(error_N.max()), int((have_NxK.argmax(-1) != want_NxK.argmax(-1)).sum())

@@ -1,0 +1,83 @@
+"""The formats by name: how a network is converted, and how what comes out is run.
+
+A format's name is what follows the stage in its files' names: 'preview.int8.tflite' is of 'int8.tflite'.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from basisnet_jax.export.litert import to_tflite
+from basisnet_jax.export.one_image import convolution
+from basisnet_jax.export.onnx import load_onnx, to_onnx
+from basisnet_jax.export.quantization import KINDS, quantizer
+from basisnet_jax.export.stablehlo import load_stablehlo, to_stablehlo
+from basisnet_jax.export.stages import OUTPUTS, Network
+from basisnet_jax.runtime import load_tflite
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+      runtime: what runs its files.
+      packages: whose versions matter.
+      load: a file's content -> a function of arrays_Bx for any B that gives a list of outputs.
+      exact: the files must answer as the network does; what a quantized one loses is reported.
+    """
+
+    runtime: str
+    packages: tuple[str, ...]
+    load: Callable[[bytes], Callable[..., Sequence[Any]]]
+    exact: bool = True
+
+
+_LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), load_tflite)
+FORMATS = {
+    "tflite": _LITERT,
+    **{f"{kind}.tflite": dataclasses.replace(_LITERT, exact=False) for kind in KINDS},
+    "stablehlo": Format("jax.export", ("jax", "jaxlib"), load_stablehlo),
+    "onnx": Format("ONNX Runtime", ("tf2onnx", "onnx", "onnxruntime"), load_onnx),
+}
+
+
+def convert(network: Network, formats: Sequence[str], calibration_BxHxWxC: np.ndarray) -> dict[str, bytes]:
+    """{file's name, such as 'preview.tflite': content}, a file for each stage and format.
+
+    Args:
+      network: what to convert.
+      formats: names of FORMATS.
+      calibration_BxHxWxC: uint8 images whose activations int8 must hold.
+
+    Raises:
+      UserError: a format's packages are not installed.
+    """
+    files = {}
+    for name in formats:
+        if FORMATS[name].runtime == "LiteRT":
+            kind = name.removesuffix("tflite").removesuffix(".")
+            examples = _examples(network, calibration_BxHxWxC) if kind == "int8" else []
+            for stage, function in network.stages(convolution).named().items():
+                shapes = {key: (network.batch, *shape) for key, shape in network.inputs(stage).items()}
+                quantize = quantizer(kind, [{key: example[key] for key in shapes} for example in examples])
+                files[f"{stage}.{name}"] = to_tflite(function, shapes, OUTPUTS[stage], quantize)
+    if "stablehlo" in formats:
+        for stage, function in network.stages().named().items():
+            files[f"{stage}.stablehlo"] = to_stablehlo(function, network.inputs(stage))
+    if "onnx" in formats:
+        for stage in network.stages().named():
+            files[f"{stage}.onnx"] = to_onnx(files[f"{stage}.tflite"])
+    return files
+
+
+def _examples(network: Network, images_BxHxWxC: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """What the stages' files are given of these images, a dictionary for each whole batch."""
+    inputs, preview = {"image": images_BxHxWxC.astype(np.float32)}, network.stages().preview
+    if preview:
+        inputs["coefficients"] = np.asarray(jax.jit(preview)(images_BxHxWxC)[1])
+    starts = range(0, len(images_BxHxWxC) - network.batch + 1, network.batch)
+    return [{name: array[start : start + network.batch] for name, array in inputs.items()} for start in starts]

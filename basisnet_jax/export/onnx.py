@@ -1,0 +1,48 @@
+"""ONNX, converted from a .tflite file by tf2onnx: with its static batch, and its names (`pip install '.[onnx]'`)."""
+
+import os
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.runtime import SIGNATURE, in_pieces
+
+OPSET = 17
+
+
+def to_onnx(tflite: bytes) -> bytes:
+    """Raises UserError if tf2onnx or ONNX Runtime, which runs what comes out, is not installed."""
+    try:
+        import onnxruntime  # noqa: F401
+        import tf2onnx
+    except ImportError as error:
+        raise UserError(f"export.formats has 'onnx', and {error.name} is missing; pip install -e '.[onnx]'.") from None
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_content=tflite).get_signature_runner(SIGNATURE)
+    details = {**runner.get_input_details(), **runner.get_output_details()}
+    names = {detail["name"]: name for name, detail in details.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.tflite")
+        with open(path, "wb") as file:
+            file.write(tflite)
+        model, _ = tf2onnx.convert.from_tflite(path, opset=OPSET)
+    for node in model.graph.node:
+        node.input[:] = [names.get(x, x) for x in node.input]
+        node.output[:] = [names.get(x, x) for x in node.output]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.name = names.get(value.name, value.name)
+    return model.SerializeToString()
+
+
+def load_onnx(content: bytes) -> Callable[..., list[np.ndarray]]:
+    """As `runtime.load_tflite`, by ONNX Runtime on CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    shapes = {item.name: item.shape for item in session.get_inputs()}
+    outputs = {item.name for item in session.get_outputs()}
+    names = [name for name in ("logits", "coefficients") if name in outputs]
+    return in_pieces(lambda feed: session.run(names, feed), shapes)

@@ -1,0 +1,180 @@
+"""Latency in LiteRT of exported networks: the stages of a BasisNet, and static networks. One image, one thread.
+
+    taskset -c 0 python benchmarks/latency.py [--files DIR] [--kinds none float16 int8_weights] [--json latency.json]
+
+The networks are those of configs/imagenet_*.py at 224, exported as --mode=export exports them. Weights are drawn at
+random, which changes no time. 'synthesis' is a file that does nothing but combine all kernels. 'average' takes the
+preview's time for all images, and the specialist's for those that do not exit. Files are written to --files, and those
+that are there are used again. Converting takes minutes; --export-only stops after it.
+"""
+
+import argparse
+import functools
+import importlib
+import pathlib
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+from ai_edge_litert.interpreter import Interpreter
+from flax.traverse_util import flatten_dict
+
+from basisnet_jax.export import litert, one_image, quantization, stages
+from basisnet_jax.models import folding, routing, synthesis
+from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.networks import make_model
+
+CLASSES, SIDE = 1000, 224
+STATIC = {
+    "MobileNetV3-Large": "imagenet_mbv3_static",
+    "MobileNetV2": "imagenet_mbv2_static",
+    "EfficientNet-B0": "imagenet_efficientnet_b0_static",
+}
+BASISNET = "imagenet_mbv3"
+PAPERS_EXIT_RATE = 0.388  # at which 290M multiply-adds become the paper's 198M on average
+
+
+def drawn(config: str) -> tuple[BasisNet, Any]:
+    """A network, with weights of about the size that initialization gives them, and biases that are not zero."""
+    model_config = importlib.import_module(f"configs.{config}").get_config().model
+    model_config.update(dtype="float32", tpu_kernels=False)
+    model = make_model(model_config, CLASSES)
+    image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        center = 1.0 if path[-1].key in ("scale", "var") else 0.0
+        return (center + 0.05 * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return model, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def synthesis_alone(model: BasisNet, variables: Any) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+    """coefficients_1xLxN -> all kernels."""
+    params = flatten_dict(folding.fold_batch_norm(model, variables)["params"]["specialist"], sep="/")
+    vectors = routing.coefficient_vectors(model.synthesized, model.granularity)
+    return lambda coefficients_1xLxN: tuple(
+        synthesis.combine(coefficients_1xLxN[:, vector], params[f"{layer}/bases"]) for layer, vector in vectors.items()
+    )
+
+
+def export(folder: pathlib.Path, kinds: list[str]) -> None:
+    """Writes the files that are not there yet, '{network}.{kind}.tflite'."""
+    image = {"image": (1, SIDE, SIDE, 3)}
+
+    def write(name: str, make: Callable[[], tuple[Callable[..., Any], dict[str, Any], list[str]]]) -> None:
+        for kind in kinds:
+            path = folder / f"{name}.{kind}.tflite"
+            if not path.exists():
+                quantize = {} if kind == "none" else {"optimize": quantization.quantizer(kind)}
+                path.write_bytes(litert.to_tflite(*make(), **quantize))
+
+    for name, config in STATIC.items():
+        static = functools.cache(lambda config=config: stages.make_stages(*drawn(config), 0.0, one_image.convolution))
+        write(name, lambda static=static: (static().specialist, image, ["logits"]))
+    model, variables = drawn(BASISNET)
+    both = stages.make_stages(model, variables, interceptor=one_image.convolution)
+    shape = (1, len(set(routing.coefficient_vectors(model.synthesized, model.granularity).values())), model.num_bases)
+    coefficients = {"coefficients": shape}
+    write("preview", lambda: (both.preview, image, ["logits", "coefficients"]))
+    write("specialist", lambda: (both.specialist, {**image, **coefficients}, ["logits"]))
+    kernels = [f"kernel{number}" for number in range(len(model.synthesized))]
+    write("synthesis", lambda: (synthesis_alone(model, variables), coefficients, kernels))
+
+
+class Loaded:
+    """A file in LiteRT, on one thread; its inputs are set before it is timed."""
+
+    def __init__(self, path: pathlib.Path, inputs: dict[str, np.ndarray]):
+        self.interpreter = Interpreter(str(path), num_threads=1)
+        self.interpreter.allocate_tensors()
+        signature = self.interpreter.get_signature_list()[litert.SIGNATURE]
+        runner = self.interpreter.get_signature_runner(litert.SIGNATURE)
+        self.outputs = {name: runner.get_output_details()[name]["index"] for name in signature["outputs"]}
+        self.inputs = {name: runner.get_input_details()[name]["index"] for name in signature["inputs"]}
+        for name, index in self.inputs.items():
+            self.interpreter.set_tensor(index, inputs[name])
+
+    def __call__(self) -> None:
+        """Runs once."""
+        self.interpreter.invoke()
+
+
+def contestants(folder: pathlib.Path, kind: str) -> dict[str, Callable[[], object]]:
+    """What is timed, of one kind of files."""
+    rng = np.random.default_rng(0)
+    image = {"image": rng.integers(0, 256, (1, SIDE, SIDE, 3)).astype(np.float32)}
+    calls: dict[str, Callable[[], object]] = {
+        name: Loaded(folder / f"{name}.{kind}.tflite", image) for name in (*STATIC, "preview")
+    }
+    preview = calls["preview"]
+    assert isinstance(preview, Loaded)
+    preview()
+    coefficients = preview.interpreter.get_tensor(preview.outputs["coefficients"])
+    specialist = Loaded(folder / f"specialist.{kind}.tflite", {**image, "coefficients": coefficients})
+
+    def both_stages() -> None:
+        preview()
+        found = preview.interpreter.get_tensor(preview.outputs["coefficients"])
+        specialist.interpreter.set_tensor(specialist.inputs["coefficients"], found)
+        specialist()
+
+    alone = Loaded(folder / f"synthesis.{kind}.tflite", {"coefficients": coefficients})
+    return {**calls, "specialist": specialist, "both stages": both_stages, "synthesis": alone}
+
+
+def main() -> None:
+    """Prints a table a kind; writes all turns as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=pathlib.Path, default=pathlib.Path("runs/latency"))
+    parser.add_argument("--kinds", nargs="+", default=["none"], choices=["none", "float16", "int8_weights"])
+    parser.add_argument("--exit-rate", type=float, default=PAPERS_EXIT_RATE, help="share of images that exit")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--turn", type=float, default=0.1, help="seconds that a turn takes at least")
+    parser.add_argument("--export-only", action="store_true")
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+
+    options.files.mkdir(parents=True, exist_ok=True)
+    export(options.files, options.kinds)
+    if options.export_only:
+        return
+    calls = {
+        f"{name}, {kind}": call for kind in options.kinds for name, call in contestants(options.files, kind).items()
+    }
+    times = timing.interleaved(calls, rounds=options.rounds, turn=options.turn)
+    for kind in options.kinds:
+        stage_times = zip(times[f"preview, {kind}"], times[f"specialist, {kind}"], strict=True)
+        times[f"average, {kind}"] = [first + (1 - options.exit_rate) * second for first, second in stage_times]
+
+    reference = f"MobileNetV3-Large, {options.kinds[0]}"
+    print(
+        f"{timing.machine()}, one thread; medians of {options.rounds} rounds; {options.exit_rate:.1%} exit on average"
+    )
+    print(f"{'':34}{'ms':>8}{'over V3-Large':>15}{'MB':>8}")
+    rows = {}
+    for kind in options.kinds:
+        for name in (*STATIC, "preview", "specialist", "both stages", "average", "synthesis"):
+            path = options.files / f"{name}.{kind}.tflite"
+            row = {
+                "ms": statistics.median(times[f"{name}, {kind}"]),
+                "over_static": timing.ratio(times, f"{name}, {kind}", reference),
+                "bytes": path.stat().st_size if path.exists() else None,
+                "all_ms": times[f"{name}, {kind}"],
+            }
+            rows[f"{name}, {kind}"] = row
+            size = f"{row['bytes'] / 1e6:8.1f}" if row["bytes"] else ""
+            print(f"{name + ', ' + kind:34}{row['ms']:8.2f}{row['over_static']:15.2f}{size}")
+        share = timing.ratio(times, f"synthesis, {kind}", f"specialist, {kind}")
+        rows[f"synthesis, {kind}"]["share_of_specialist"] = share
+        print(f"{'synthesis over specialist, ' + kind:34}{'':8}{share:15.2f}")
+    timing.write_json(options.json, {"machine": timing.machine(), "exit_rate": options.exit_rate, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

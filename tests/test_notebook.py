@@ -1,0 +1,72 @@
+"""colab/evaluate.ipynb: it runs from top to bottom, and holds nothing that a run leaves."""
+
+import json
+import os
+import pathlib
+import re
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+from configs import digits
+from tests.conftest import save_untrained
+
+NOTEBOOK = pathlib.Path("colab/evaluate.ipynb")
+
+
+def test_no_outputs_are_kept():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    for cell in cells:
+        assert set(cell["metadata"]) <= {"tags"}, "clear the cell's metadata"
+        assert len(cell["source"]) <= 16, "a cell is read at a glance"
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "clear all outputs before you commit a notebook"
+            assert cell["execution_count"] is None, "clear all outputs before you commit a notebook"
+
+
+def test_the_badge_opens_the_repository_that_is_installed():
+    found = re.search(
+        r"colab\.research\.google\.com/github/([\w-]+/\w+)/blob/main/(\S+?)\)", pathlib.Path("README.md").read_text()
+    )
+    assert found is not None, "README.md has lost its badge"
+    repository, path = found.groups()
+    assert path == str(NOTEBOOK)
+    assert f"git clone --quiet https://github.com/{repository}\\n" in NOTEBOOK.read_text()
+
+
+@pytest.fixture
+def digits_run(config, tmp_path):
+    """A run of configs/digits.py from before its first step: what it says does not matter here."""
+    wanted = digits.get_config()
+    wanted.data.dir = config.data.dir
+    wanted.data.eval_split = "test[:40]"
+    wanted.eval.batch_size = 40
+    save_untrained(wanted, tmp_path)
+    return tmp_path
+
+
+def test_it_runs_from_top_to_bottom(digits_run, monkeypatch):
+    (digits_run / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+        cv2.imwrite(str(digits_run / "photos" / name), image)
+    (digits_run / "photos" / "c.png").write_bytes(b"no image")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())  # where it stands, and not installed, is as good
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    parameters.source = f"workdir, data_dir, photos, threshold = {str(digits_run)!r}, '', '{digits_run}/photos/*', 0.0"
+    NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+    outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+    said = {name: "".join(x.text for x in found if x.output_type == "stream") for name, found in outputs.items()}
+    assert "40 images at 24 x 24" in said["evaluate"]
+    assert "shuffle_layers" in said["evaluate"]
+    drawn = {name: sum("image/png" in x.get("data", {}) for x in found) for name, found in outputs.items()}
+    assert (drawn["plots"], drawn["show"]) == (4, 1)
+    assert re.search(r"a\.png +\d +\d\.\d+ +preview", said["classify"])
+    assert "c.png is no image" in said["classify"]
+    assert not said["install"]
+    assert not said["train"]

@@ -1,0 +1,66 @@
+"""benchmarks/study.py: rows that can be compared, and figures that are what they say."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from basisnet_jax import config as config_lib
+from basisnet_jax import evaluation, termination
+from basisnet_jax.evaluate import is_correct
+from basisnet_jax.networks import make_model, model_cost
+from benchmarks import study
+
+
+def config_of(run):
+    """The config that a command's flags make, as the command line parses them."""
+    flags = dict(flag.removeprefix("--config.").split("=", 1) for flag in run.command("train")[5:-1])
+    config = importlib.import_module(f"configs.{study.ROWS[run.row][1].replace('/', '.')}").get_config()
+    for name, value in flags.items():
+        was = config_lib.flatten(config)[name]
+        config.update_from_flattened_dict({name: value == "True" if isinstance(was, bool) else type(was)(value)})
+    return config
+
+
+@pytest.mark.parametrize("row", study.ROWS)
+def test_rows_are_valid_and_cost_alike(row, tmp_path):
+    config = config_of(study.Run(row, 1, tmp_path, rate="4e-3"))
+    config_lib.validate(config)
+    assert (config.seed, config.optimizer.learning_rate, config.data.eval_split) == (1, 4e-3, "train[50000:]")
+    if row != "teacher":
+        total = model_cost(make_model(config.model, 10), 28, 1).total
+        assert total == pytest.approx(1_449_320, rel=0.02), "every row spends what the static network does"
+
+
+def save_evaluation(folder, logits, preview, labels, cost):
+    right = [is_correct(x, labels) for x in (preview, logits)]
+    candidates = termination.candidates(preview, labels, *right, cost)
+    out = folder / "evaluation"
+    out.mkdir(parents=True)
+    (out / "early_termination.csv").write_text(evaluation._table(candidates))
+    best = {"criterion": "margin", "temperature": candidates[4].temperature}
+    results = {"madds": cost.madds(), "specialist": {"top1": 0.9}, "preview": {"top1": 0.8}}
+    results |= {"early_termination": {"best": best}, "coefficients": {"class_share": {"all": 0.5}}}
+    (out / "results.json").write_text(json.dumps(results))
+    return candidates[4]
+
+
+def test_what_exits_lose_is_read_off_the_table(config, tmp_path):
+    """With 100 images a half, a percent is an image, and the table has every threshold."""
+    rng, cost = np.random.default_rng(0), model_cost(make_model(config.model, 5), 8, 1)
+    labels = rng.integers(0, 5, 200).astype(np.int32)
+    right = 2 * np.eye(5)[labels]
+    logits, preview = (right + rng.normal(size=(200, 5)) * scale for scale in (1, 2))
+    runs = [study.Run("preview_n4", seed, tmp_path) for seed in (0, 1)]
+    margin = save_evaluation(runs[0].workdir, logits, preview, labels, cost)
+    found = study.measured(runs[0].workdir)
+    for share in study.SHARES:
+        index = termination.at_most_madds(margin.chosen_on, share * cost.total)
+        lost = margin.reported_on.top1[0] - margin.reported_on.top1[index]
+        assert found[f"lost_{share:.0%}"] == pytest.approx(lost, abs=1e-7)
+    assert found["lost_60%"] != 0
+    assert [command[3] for command in runs[0].missing()] == ["--mode=train"]
+    assert len(list(runs[1].missing())) == 2
+    (line,) = study.table(runs).splitlines()[2:]
+    assert line.startswith(f"| preview_n4 | {cost.total:,} | 1 | 0.9000 | 0.8000 | ")
