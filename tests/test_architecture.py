@@ -17,7 +17,7 @@ LAYERS = [
     {"models.basisnet", "models.pretrained", "figures"},
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
-    {"step", "networks"},
+    {"step", "networks", "export.quantization"},
     {
         "experiment",
         "models.folding",
