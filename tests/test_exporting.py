@@ -1,0 +1,230 @@
+"""Exports: what is folded and frozen changes nothing, every file is run, and the runtime needs no JAX."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from basisnet_jax import exporting, runtime
+from basisnet_jax.config import validate
+from basisnet_jax.errors import UserError
+from basisnet_jax.export import checks, stablehlo
+from basisnet_jax.export.stages import Network
+from basisnet_jax.models import folding
+from basisnet_jax.networks import make_model
+from basisnet_jax.predict import TwoStageClassifier
+from basisnet_jax.specializing import mean_coefficients, specialize_run
+from basisnet_jax.step import normalize
+
+FORMATS = ("tflite", "stablehlo", *(("onnx",) if importlib.util.find_spec("tf2onnx") else ()))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+
+
+def make_network(config, **changes) -> Network:
+    """Untrained, with statistics and scales that fold into something."""
+    config.model.update(changes)
+    model = make_model(config.model, 10)
+    variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)
+    rng = np.random.default_rng(1)
+
+    def drawn(path, leaf):
+        kind = path[-1].key
+        return np.asarray(leaf + (rng.uniform(0.1, 1, leaf.shape) if kind in ("mean", "var", "scale", "bias") else 0))
+
+    return Network(model, jax.tree_util.tree_map_with_path(drawn, variables), 0.0, 8, 1)
+
+
+def apply(network, images, *arguments, **keywords):
+    run = jax.jit(lambda variables, pixels: network.model.apply(variables, pixels, *arguments, train=False, **keywords))
+    return run(network.variables, normalize(images))
+
+
+def test_folding_leaves_no_norm_and_changes_no_answer(config, images):
+    network = make_network(config, granularity="block", synthesize=("blocks", "head_conv", "classifier"))
+    folded = dataclasses.replace(network, variables=folding.fold_batch_norm(network.model, network.variables))
+    was, now = apply(network, images), apply(folded, images)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), was, now)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(folded.variables["batch_stats"]):
+        one = np.float32(leaf) + np.float32(1e-3)
+        assert (leaf == 0).all() if path[-1].key == "mean" else (one == 1).all(), "the norm still does something"
+
+
+def test_a_frozen_specialist_is_the_one_of_its_coefficients(config, images):
+    network = make_network(config, granularity="block", synthesize=("blocks", "head_conv", "classifier"))
+    shape = mean_coefficients(network, [images]).shape
+    coefficients = np.random.default_rng(2).dirichlet(np.ones(shape[1]), shape[0]).astype(np.float32)
+    model, variables = folding.freeze(network.model, network.variables, coefficients)
+    assert not any("bases" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables))
+    frozen = dataclasses.replace(network, model=model, variables=variables)
+    for_all = np.broadcast_to(coefficients, (len(images), *shape))
+    expected = apply(network, images, for_all, method="second_stage")
+    np.testing.assert_allclose(apply(frozen, images).logits_BxK, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_of_another_routing_is_one_file(config, images):
+    """A batch that is full, and one that is not, of a file for two images at once."""
+    network = dataclasses.replace(make_network(config, routing="condconv"), batch=2)
+    files, logits = checks.convert_and_check(network, ("tflite",), [images])
+    assert set(files) == {"specialist.tflite"}
+    assert logits["tflite"].preview is None
+    np.testing.assert_allclose(logits["tflite"].specialist, apply(network, images).logits_BxK, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_that_answers_otherwise_is_not_written(config, images, monkeypatch):
+    network = make_network(config, routing="static")
+    convert = checks.convert
+
+    def wrong(network, *arguments):
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, x: x * 1.01 if "stem" in str(path) else x, network.variables["params"]
+        )
+        return convert(dataclasses.replace(network, variables={**network.variables, "params": params}), *arguments)
+
+    monkeypatch.setattr(checks, "convert", wrong)
+    with pytest.raises(UserError, match=r"specialist.stablehlo, run by jax.export, is off by .*nothing was written"):
+        checks.convert_and_check(network, ("stablehlo",), [images])
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """(the folder, what was printed) of an export in all formats that can be made here."""
+    from tests.conftest import TRAINED_RATE, tiny_config
+
+    config = tiny_config(tmp_path_factory)
+    config.optimizer.learning_rate = TRAINED_RATE
+    config.export.formats = FORMATS
+    return trained / "export", exporting.export_run(config, str(trained))
+
+
+def test_an_export_says_what_it_is(exported, trained):
+    folder, printed = exported
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == {f"{stage}.{name}" for stage in ("preview", "specialist") for name in FORMATS}
+    for name, item in manifest["files"].items():
+        content = (folder / name).read_bytes()
+        assert item["sha256"] == hashlib.sha256(content).hexdigest()
+        assert item["bytes"] == len(content)
+        assert item["worst_relative_error"] <= checks.TOLERANCE
+        assert name in printed
+    results = json.loads((trained / "results.json").read_text())
+    for name in ("jax", *FORMATS):
+        assert manifest["accuracy"][name]["specialist_top1"] == pytest.approx(results["eval"]["top1"])
+        assert manifest["accuracy"][name]["preview_top1"] == pytest.approx(results["eval"]["preview_top1"])
+    assert manifest["madds"] == results["madds"]
+    assert (folder / "labels.txt").read_text().split() == list("0123456789")
+    assert "8 x 8 x 1" in (folder / "model_card.md").read_text()
+
+
+def test_stablehlo_takes_any_batch_on_every_platform(exported, trained, images):
+    folder, _ = exported
+    first, second = ((folder / f"{stage}.stablehlo").read_bytes() for stage in ("preview", "specialist"))
+    assert jax.export.deserialize(bytearray(second)).platforms == stablehlo.PLATFORMS
+    preview, specialist = stablehlo.load_stablehlo(first), stablehlo.load_stablehlo(second)
+    classifier = TwoStageClassifier.from_checkpoint(str(trained), threshold=0.5)
+    for count in (1, 3):
+        logits, coefficients = preview(images[:count])
+        expected = classifier.second_stage(images[:count], coefficients)
+        np.testing.assert_allclose(specialist(images[:count], coefficients)[0], expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(logits, classifier.first_stage(images[:count])[0], rtol=1e-3, atol=1e-4)
+
+
+def test_the_runtime_answers_as_prediction_does(exported, trained, images):
+    folder, _ = exported
+    confidence = runtime.ExitRule().confidence(
+        runtime.TwoStageClassifier.from_export(str(folder), threshold=0.0).first_stage(images)[0]
+    )
+    between = float(np.sort(confidence)[2:4].mean())
+    for threshold in (0.0, between, runtime.NEVER):
+        here = runtime.TwoStageClassifier.from_export(str(folder), threshold).classify(images)
+        there = TwoStageClassifier.from_checkpoint(str(trained), threshold).classify(images)
+        for name in ("labels", "exited_early", "madds"):
+            np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+        np.testing.assert_allclose(here.probabilities, there.probabilities, rtol=1e-3)
+    assert all(len(x) == 0 for x in runtime.TwoStageClassifier.from_export(str(folder), 0.5).classify(images[:0]))
+
+
+def test_the_runtime_needs_numpy_and_litert_alone(exported, images, tmp_path):
+    """In a process in which nothing else of what is installed here can be imported."""
+    folder, _ = exported
+    np.save(tmp_path / "pixels.npy", images)
+    heavy = ("jax", "flax", "scipy", "tensorflow", "absl", "etils", "cv2", "optax", "ml_collections", "sklearn")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({heavy})); from basisnet_jax import runtime; "
+        "sys.exit(runtime.main(sys.argv[1:]))"
+    )
+
+    def run(*arguments):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+    done = run(folder, tmp_path / "pixels.npy", "--threshold=0.0")
+    assert done.returncode == 0, done.stderr
+    expected = runtime.TwoStageClassifier.from_export(str(folder), 0.0).classify(images)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [(int(label), stage) for label, _, stage in lines] == [(x, "preview") for x in expected.labels]
+    done = run(folder, tmp_path / "none.npy", "--threshold=0.0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "none.npy cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_specialist_is_frozen_for_photographs(trained, trained_config, images, tmp_path):
+    for number, image in enumerate(images):
+        (tmp_path / str(number)).mkdir()
+        cv2.imwrite(str(tmp_path / str(number) / "a.png"), image)
+    trained_config.export.formats = ("stablehlo",)
+    printed = specialize_run(trained_config, str(trained), f"{tmp_path}/*/*.png")
+    assert "taking both stages' answers" not in printed
+    folder = trained / "specialized"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == {"specialist.stablehlo"}
+    assert manifest["madds"]["preview"] == manifest["madds"]["synthesis"] == 0
+    classifier = TwoStageClassifier.from_checkpoint(str(trained), threshold=0.5)
+    predicted = np.asarray(classifier.first_stage(images)[1])
+    np.testing.assert_allclose(manifest["coefficients"], predicted.mean(axis=0), rtol=1e-3)
+    mean = np.broadcast_to(np.float32(manifest["coefficients"]), predicted.shape)
+    got = stablehlo.load_stablehlo((folder / "specialist.stablehlo").read_bytes())(images)[0]
+    np.testing.assert_allclose(got, classifier.second_stage(images, mean), rtol=1e-3, atol=1e-4)
+    right = np.asarray(got).argmax(-1) == np.arange(len(images))
+    assert manifest["accuracy"]["frozen here"]["top1"] == pytest.approx(right.mean())
+
+    (tmp_path / "unknown").mkdir()
+    cv2.imwrite(str(tmp_path / "unknown" / "a.png"), images[0])
+    assert "taking both stages' answers for true" in specialize_run(trained_config, str(trained), f"{tmp_path}/*/*")
+    (tmp_path / "unknown" / "b.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"b.png is no image.*; 1 of 7 files of --specialize"):
+        specialize_run(trained_config, str(trained), f"{tmp_path}/*/*")
+    with pytest.raises(UserError, match="names no file"):
+        specialize_run(trained_config, str(trained), f"{tmp_path}/*.gif")
+
+
+def test_what_cannot_be_exported_is_told(config, trained, trained_config, tmp_path, monkeypatch):
+    for formats in ((), ("onnx",), ("tflite", "coreml")):
+        config.export.formats = formats
+        with pytest.raises(UserError, match=r"config.export.formats = .*: must be some of tflite, stablehlo, onnx"):
+            validate(config)
+    trained_config.export.formats = ("tflite", "onnx")
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    monkeypatch.setattr("basisnet_jax.export.formats.to_tflite", lambda *_: b"")
+    with pytest.raises(UserError, match=r"'onnx', and tf2onnx is missing; pip install -e '.\[onnx\]'"):
+        exporting.export_run(trained_config, str(trained))
+    with pytest.raises(UserError, match=r"has no manifest\.json, so it is no export"):
+        runtime.TwoStageClassifier.from_export(str(tmp_path))
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": {"preview.tflite": {}}, "rule": None}))
+    with pytest.raises(UserError, match=r"has no specialist.tflite; it has preview.tflite"):
+        runtime.TwoStageClassifier.from_export(str(tmp_path))
+    files = {"preview.tflite": {}, "specialist.tflite": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": files, "rule": None}))
+    with pytest.raises(UserError, match="knows no threshold; give one"):
+        runtime.TwoStageClassifier.from_export(str(tmp_path))
