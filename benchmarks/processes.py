@@ -114,7 +114,7 @@ def lose_one(runs: Runs) -> list[tuple[float, int, str]]:
     """Kills the last of four in training: (seconds until it ended, its exit code, what it said) of each other one."""
     workdir = runs.scratch / "lost"
     *others, last = runs.start(workdir, 4, 1, "--config.epochs=1000", "--config.log_every_steps=1")
-    while "[3] loss" not in workdir.with_suffix(".0").read_text():
+    while "] [3] " not in workdir.with_suffix(".0").read_text():
         time.sleep(0.05)
         if last.poll() is not None:
             raise RuntimeError(workdir.with_suffix(".3").read_text()[-3000:])

@@ -10,21 +10,24 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
 import zipfile
 
 import cv2
+import h5py
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.data import decode, preprocess
 from basisnet_jax.errors import UserError
-from basisnet_jax.models.torch_file import read_state_dict
+from basisnet_jax.models import weight_files
 
 CAMPAIGN = int(os.environ.get("FUZZ_EXAMPLES", 0))
 
@@ -279,7 +282,18 @@ def weights_files():
     return [archive.getvalue(), b"".join(pickles) + struct.pack("<q", 12) + numbers]
 
 
-WEIGHTS = weights_files()
+def keras_file():
+    file = io.BytesIO()
+    with h5py.File(file, "w") as opened:
+        opened["layers/dense/vars/0"] = np.arange(12, dtype="<f4").reshape(3, 4)
+    return file.getvalue()
+
+
+WEIGHTS = {
+    ".pth": weights_files(),
+    ".safetensors": [safetensors.numpy.save({"weight": np.arange(12, dtype="<f4").reshape(3, 4)})],
+    ".h5": [keras_file()],
+}
 GADGETS = (
     *(
         b"cposix\nsystem\n",
@@ -360,25 +374,31 @@ def hostile_zip(draw):
     return archive.getvalue()
 
 
+CONTENTS = {suffix: damaged(originals) | st.binary(max_size=60) for suffix, originals in WEIGHTS.items()}
+CONTENTS[".pth"] |= hostile_zip()
+
+
 @fuzz(300)
-@given(damaged(WEIGHTS) | hostile_zip() | st.binary(max_size=60))
-def test_any_weights_file(tmp_path_factory, content):
-    folder = tmp_path_factory.getbasetemp() / "weights"
-    folder.mkdir(exist_ok=True)
-    path = folder / "tiny.pth"
+@given(st.sampled_from(list(CONTENTS)).flatmap(lambda suffix: st.tuples(st.just(suffix), CONTENTS[suffix])))
+def test_any_weights_file(tmp_path_factory, file):
+    suffix, content = file
+    folder = tmp_path_factory.mktemp("weights")
+    path = folder / f"tiny{suffix}"
     path.write_bytes(content)
     refused, arrays = None, {}
     try:
-        arrays = read_state_dict(path)
+        arrays = weight_files.read(path)
     except UserError as error:
         refused = error
     assert refused is None or one_sentence(refused)
     assert all(isinstance(array, np.ndarray) and array.dtype != object for array in arrays.values())
     assert list(folder.iterdir()) == [path]
+    shutil.rmtree(folder)
 
 
 def test_the_weights_files_are_read_when_they_are_not_damaged(tmp_path):
-    for content in WEIGHTS:
-        (tmp_path / "tiny.pth").write_bytes(content)
-        (array,) = read_state_dict(tmp_path / "tiny.pth").values()
-        np.testing.assert_array_equal(array, np.arange(12).reshape(3, 4))
+    for suffix, contents in WEIGHTS.items():
+        for content in contents:
+            (tmp_path / f"tiny{suffix}").write_bytes(content)
+            (array,) = weight_files.read(tmp_path / f"tiny{suffix}").values()
+            np.testing.assert_array_equal(array, np.arange(12).reshape(3, 4))
