@@ -179,6 +179,13 @@ def test_the_runtime_needs_numpy_and_litert_alone(exported, images, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_training_without_its_packages_is_told():
+    code = "import sys; sys.modules['absl'] = None; import basisnet_jax.main"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert done.stderr == "error: absl is not installed; run pip install 'basisnet_jax[train]'.\n"
+
+
 def test_a_specialist_is_frozen_for_photographs(trained, trained_config, images, tmp_path):
     for number, image in enumerate(images):
         (tmp_path / str(number)).mkdir()
