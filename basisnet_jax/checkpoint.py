@@ -176,7 +176,8 @@ class Checkpoints:
             f"the checkpoint of step {step} is not saved, as the disk of {self._directory} is full: it needs some "
             f"{needed:,} bytes, and {free:,} are free ({max(0, needed - free):,} are missing)"
         )
-        logging.warning("%s; the run goes on, and the next save may have room", self.unsaved)
+        if jax.process_index() == 0:
+            logging.warning("%s; the run goes on, and the next save may have room", self.unsaved)
 
     @contextlib.contextmanager
     def _surviving_a_full_disk(self) -> Iterator[None]:

@@ -144,6 +144,51 @@ def test_what_one_process_is_refused_all_are(start):
     assert "error: no data here." in texts[1]
 
 
+def test_two_processes_agree_on_what_is_saved_damaged_and_full(tmp_path, start):
+    """Process 0 writes the checksums and reads them; what it sees, and what either one finds, holds for both."""
+    text = """
+    import jax
+    from etils import epath
+    from basisnet_jax.checkpoint import Checkpoints, restore_model
+    from basisnet_jax.state import TrainState
+
+    folder = epath.Path(sys.argv[3])
+    whole = jax.sharding.NamedSharding(jax.make_mesh((2,), ("x",)), jax.sharding.PartitionSpec("x"))
+
+    def state_of(value, of_process_1=1.0):
+        rows = np.repeat([[1.0], [of_process_1]], 4, axis=0).astype(np.float32) * value
+        tree = {"a": jax.make_array_from_callback(rows.shape, whole, lambda index: rows[index])}
+        return TrainState(tree["a"], tree, tree, tree, tree, (tree,))
+
+    with Checkpoints(folder / "checkpoints", 3) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state_of(step), {}, {"top1": 0.5})
+    if process == 0:
+        (folder / "checkpoints" / "2" / "state" / "manifest.ocdbt").write_bytes(b"damaged")
+    distributed.total(0)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_of(0))
+    restored = restore_model(folder, "best", abstract.replace(opt_state=()))
+    print("restored", restored.step.addressable_data(0)[0], flush=True)
+    with Checkpoints(folder / "checkpoints", 3) as checkpoints:
+        try:
+            checkpoints.save(3, state_of(3, np.nan), {}, None)
+        except UserError as error:
+            print(error, flush=True)
+        if process == 0:
+            checkpoints._free_bytes = lambda: 10
+        checkpoints.save(4, state_of(4), {}, None)
+        checkpoints.wait()
+        print("saved", checkpoints.steps(), checkpoints.unsaved is None, flush=True)
+"""
+    codes, texts = ended(start(lambda number, port: [*script(text)(number, port), str(tmp_path)]))
+    assert codes == [0, 0], texts
+    for text in texts:
+        assert "restored [1.]" in text
+        assert "batch_stats/a is no longer finite after step 3, so it is not saved" in text
+        assert "saved [1, 2] False" in text
+    assert ["step 4 is not saved" in text for text in texts] == [True, False], "one process tells"
+
+
 def test_a_process_that_dies_ends_the_others_with_a_sentence(start):
     dying = script("""
     if process == 1:
