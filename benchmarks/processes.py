@@ -124,7 +124,7 @@ def difference(ours: pathlib.Path, theirs: pathlib.Path, name: str) -> float:
 
 
 def lose_one() -> list[tuple[float, int, str]]:
-    """Kills the last of four that do nothing but collectives: (seconds until it ended, exit code, words) of the others."""
+    """Kills one of four that do nothing but collectives: (seconds until it ended, exit code, words) of the others."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
