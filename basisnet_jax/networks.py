@@ -185,7 +185,7 @@ def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[pr
             return load_trained(source).variables
         name = f"{settings.backbone} of width {settings.width:g}"
         variables = pretrained.load_file(
-            epath.Path(source).expanduser(), _architecture(settings), name, stage, settings.conventions != ""
+            files.absolute(source), _architecture(settings), name, stage, settings.conventions != ""
         )
         return {collection: {"specialist": tree} for collection, tree in variables.items()}
 

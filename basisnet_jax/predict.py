@@ -31,8 +31,9 @@ from basisnet_jax.networks import eval_crop, make_model, model_cost
 from basisnet_jax.plan import derive
 from basisnet_jax.runtime import ExitRule
 
-# Eighths of the largest: a batch of 64 of which some exit pays for at most 7 images too many.
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+# The large ones are for what a call costs whatever its size, which a small network feels.
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 128, 256)
+MAX_PADDING = 7  # images too many that a bucket is filled up with, rather than that another is begun
 READ_AT_ONCE = 256  # images of which the pixels are held
 
 
@@ -133,16 +134,28 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
 def _in_buckets(function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
     """The function's outputs for all B, which it is given in pieces of bucket sizes; padding is zeros."""
 
-    def padded(array_Bx: np.ndarray, start: int) -> np.ndarray:
-        piece = array_Bx[start : start + BUCKETS[-1]]
-        short = next(size for size in BUCKETS if size >= len(piece)) - len(piece)
+    def padded(array_Bx: np.ndarray, start: int, size: int) -> np.ndarray:
+        piece = array_Bx[start : start + size]
+        short = size - len(piece)
         return np.pad(piece, [(0, short), *[(0, 0)] * (piece.ndim - 1)]) if short else piece
 
     count = len(arrays_Bx[0])
     # All pieces are started before the first is waited for.
-    started = [function(*(padded(x, start) for x in arrays_Bx)) for start in range(0, max(count, 1), BUCKETS[-1])]
+    started = [function(*(padded(x, *piece) for x in arrays_Bx)) for piece in _pieces(count)]
     fetched = [jax.tree.leaves(outputs) for outputs in jax.device_get(started)]
     return [np.concatenate(pieces)[:count] for pieces in zip(*fetched, strict=True)]
+
+
+def _pieces(count: int) -> Iterator[tuple[int, int]]:
+    """(start, bucket size) of each piece that `count` images are worked off in; no images are one piece."""
+    start = 0
+    while start < max(count, 1):
+        left = max(count, 1) - start
+        size = next((bucket for bucket in BUCKETS if bucket >= left), None)
+        if size is None or size - left > MAX_PADDING:
+            size = max(bucket for bucket in BUCKETS if bucket <= left)
+        yield start, size
+        start += size
 
 
 def _rule(folder: epath.Path, threshold: float | None) -> ExitRule:

@@ -112,16 +112,17 @@ class TwoStageClassifier:
     channels: int
 
     @classmethod
-    def from_export(cls, folder: str, threshold: float | None = None, threads: int = 1) -> Self:
+    def from_export(cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str = "tflite") -> Self:
         """What `--mode=export` wrote, run by LiteRT, image by image.
 
         Args:
           folder: a run's `export/`, or a copy.
           threshold: of the largest softmax probability at which an image exits; None takes the manifest's rule.
           threads: of LiteRT.
+          suffix: of its files, such as 'int8.tflite'.
 
         Raises:
-          UserError: no export, or one without a rule and no threshold.
+          UserError: no export, none with such files, or one without a rule and no threshold.
         """
         root = pathlib.Path(folder).expanduser()
         if not (root / "manifest.json").exists():
@@ -130,7 +131,10 @@ class TwoStageClassifier:
             )
         manifest = json.loads((root / "manifest.json").read_text())
         files, rule = manifest["files"], manifest["rule"]
-        if "preview.tflite" not in files:
+        first, second = (f"{stage}.{suffix}" for stage in ("preview", "specialist"))
+        if second not in files:
+            raise UserError(f"{root} has no {second}; it has {', '.join(files)}.")
+        if first not in files:
             rule = dataclasses.asdict(ExitRule())
         elif threshold is not None:
             rule = dataclasses.asdict(ExitRule(threshold=threshold))
@@ -138,14 +142,9 @@ class TwoStageClassifier:
             raise UserError(
                 f"the export in {root} knows no threshold; give one, or run --mode=evaluate and export again."
             )
-        first, second = (
-            load_tflite((root / name).read_bytes(), threads) if name in files else None
-            for name in ("preview.tflite", "specialist.tflite")
-        )
-        assert second is not None  # every export has one
         return cls(
-            first_stage=first,
-            second_stage=second,
+            first_stage=load_tflite((root / first).read_bytes(), threads) if first in files else None,
+            second_stage=load_tflite((root / second).read_bytes(), threads),
             rule=ExitRule(**rule),
             cost=_Madds(manifest["madds"]["preview"], manifest["madds"]["total"]),
             classes=tuple((root / "labels.txt").read_text().splitlines()),

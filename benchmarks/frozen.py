@@ -63,7 +63,7 @@ def main() -> None:
         padded = np.concatenate([images, np.zeros((-len(images) % BATCH, *images.shape[1:]), np.uint8)])
         return np.concatenate([apply(variables, piece) for piece in batches(padded)])[: len(images)]
 
-    whole = joined([by_jax(network)(piece) for piece in batches(images)])
+    whole = joined(list(map(by_jax(network), batches(images))))
     everywhere = {
         "both stages": whole.specialist,
         "preview": whole.preview,

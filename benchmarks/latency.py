@@ -1,11 +1,13 @@
 """Latency in LiteRT of exported networks: the stages of a BasisNet, and static networks. One image, one thread.
 
-    taskset -c 0 python benchmarks/latency.py [--files DIR] [--kinds none float16 int8_weights] [--json latency.json]
+    taskset -c 0 python benchmarks/latency.py [--files DIR] [--json latency.json]
+    taskset -c 0 python benchmarks/latency.py --kinds none float16 int8_weights int8
 
 The networks are those of configs/imagenet_*.py at 224, exported as --mode=export exports them. Weights are drawn at
-random, which changes no time. 'synthesis' is a file that does nothing but combine all kernels. 'average' takes the
-preview's time for all images, and the specialist's for those that do not exit. Files are written to --files, and those
-that are there are used again. Converting takes minutes; --export-only stops after it.
+random, which changes no time, and so is the image that int8 is calibrated on. 'synthesis' is a file that does nothing
+but combine all kernels. 'average' takes the preview's time for all images, and the specialist's for those that do not
+exit. Files are written to --files, and those that are there are used again. Converting takes minutes; --export-only
+stops after it.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import timing
 from ai_edge_litert.interpreter import Interpreter
 from flax.traverse_util import flatten_dict
 
+from basisnet_jax import runtime
 from basisnet_jax.export import litert, one_image, quantization, stages
 from basisnet_jax.models import folding, routing, synthesis
 from basisnet_jax.models.basisnet import BasisNet
@@ -66,13 +69,16 @@ def synthesis_alone(model: BasisNet, variables: Any) -> Callable[[jax.Array], tu
 def export(folder: pathlib.Path, kinds: list[str]) -> None:
     """Writes the files that are not there yet, '{network}.{kind}.tflite'."""
     image = {"image": (1, SIDE, SIDE, 3)}
+    rng = np.random.default_rng(0)
+    example = {"image": rng.uniform(0, 255, image["image"]).astype(np.float32)}
 
     def write(name: str, make: Callable[[], tuple[Callable[..., Any], dict[str, Any], list[str]]]) -> None:
         for kind in kinds:
             path = folder / f"{name}.{kind}.tflite"
             if not path.exists():
-                quantize = {} if kind == "none" else {"optimize": quantization.quantizer(kind)}
-                path.write_bytes(litert.to_tflite(*make(), **quantize))
+                function, inputs, outputs = make()
+                quantize = quantization.quantizer(kind.removeprefix("none"), [{key: example[key] for key in inputs}])
+                path.write_bytes(litert.to_tflite(function, inputs, outputs, quantize))
 
     for name, config in STATIC.items():
         static = functools.cache(lambda config=config: stages.make_stages(*drawn(config), 0.0, one_image.convolution))
@@ -81,6 +87,7 @@ def export(folder: pathlib.Path, kinds: list[str]) -> None:
     both = stages.make_stages(model, variables, interceptor=one_image.convolution)
     shape = (1, len(set(routing.coefficient_vectors(model.synthesized, model.granularity).values())), model.num_bases)
     coefficients = {"coefficients": shape}
+    example["coefficients"] = np.full(shape, 1 / shape[-1], np.float32)
     write("preview", lambda: (both.preview, image, ["logits", "coefficients"]))
     write("specialist", lambda: (both.specialist, {**image, **coefficients}, ["logits"]))
     kernels = [f"kernel{number}" for number in range(len(model.synthesized))]
@@ -93,8 +100,8 @@ class Loaded:
     def __init__(self, path: pathlib.Path, inputs: dict[str, np.ndarray]):
         self.interpreter = Interpreter(str(path), num_threads=1)
         self.interpreter.allocate_tensors()
-        signature = self.interpreter.get_signature_list()[litert.SIGNATURE]
-        runner = self.interpreter.get_signature_runner(litert.SIGNATURE)
+        signature = self.interpreter.get_signature_list()[runtime.SIGNATURE]
+        runner = self.interpreter.get_signature_runner(runtime.SIGNATURE)
         self.outputs = {name: runner.get_output_details()[name]["index"] for name in signature["outputs"]}
         self.inputs = {name: runner.get_input_details()[name]["index"] for name in signature["inputs"]}
         for name, index in self.inputs.items():
@@ -132,7 +139,7 @@ def main() -> None:
     """Prints a table a kind; writes all turns as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=pathlib.Path, default=pathlib.Path("runs/latency"))
-    parser.add_argument("--kinds", nargs="+", default=["none"], choices=["none", "float16", "int8_weights"])
+    parser.add_argument("--kinds", nargs="+", default=["none"], choices=["none", *quantization.KINDS])
     parser.add_argument("--exit-rate", type=float, default=PAPERS_EXIT_RATE, help="share of images that exit")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--turn", type=float, default=0.1, help="seconds that a turn takes at least")

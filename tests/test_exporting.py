@@ -85,11 +85,11 @@ def test_a_file_that_answers_otherwise_is_not_written(config, images, monkeypatc
     network = make_network(config, routing="static")
     convert = checks.convert
 
-    def wrong(network, formats):
+    def wrong(network, *arguments):
         params = jax.tree_util.tree_map_with_path(
             lambda path, x: x * 1.01 if "stem" in str(path) else x, network.variables["params"]
         )
-        return convert(dataclasses.replace(network, variables={**network.variables, "params": params}), formats)
+        return convert(dataclasses.replace(network, variables={**network.variables, "params": params}), *arguments)
 
     monkeypatch.setattr(checks, "convert", wrong)
     with pytest.raises(UserError, match=r"specialist.stablehlo, run by jax.export, is off by .*nothing was written"):
@@ -179,6 +179,13 @@ def test_the_runtime_needs_numpy_and_litert_alone(exported, images, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_training_without_its_packages_is_told():
+    code = "import sys; sys.modules['absl'] = None; import basisnet_jax.main"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert done.stderr == "error: absl is not installed; run pip install 'basisnet_jax[train]'.\n"
+
+
 def test_a_specialist_is_frozen_for_photographs(trained, trained_config, images, tmp_path):
     for number, image in enumerate(images):
         (tmp_path / str(number)).mkdir()
@@ -222,5 +229,9 @@ def test_what_cannot_be_exported_is_told(config, trained, trained_config, tmp_pa
     with pytest.raises(UserError, match=r"has no manifest\.json, so it is no export"):
         runtime.TwoStageClassifier.from_export(str(tmp_path))
     (tmp_path / "manifest.json").write_text(json.dumps({"files": {"preview.tflite": {}}, "rule": None}))
+    with pytest.raises(UserError, match=r"has no specialist.tflite; it has preview.tflite"):
+        runtime.TwoStageClassifier.from_export(str(tmp_path))
+    files = {"preview.tflite": {}, "specialist.tflite": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": files, "rule": None}))
     with pytest.raises(UserError, match="knows no threshold; give one"):
         runtime.TwoStageClassifier.from_export(str(tmp_path))

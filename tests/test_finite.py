@@ -66,12 +66,12 @@ def test_bad_steps_are_counted_and_too_many_in_a_row_stop_the_run(config, tmp_pa
     assert np.isfinite([*curves["train/loss"].values()]).all(), "a skipped step is not in the means"
     experiment = make_experiment(config)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        state, account = checkpoints.restore(12, experiment.abstract_state)
-    assert account["skipped_steps"] == 3
+        state, account = checkpoints.restore(13, experiment.abstract_state)
+    assert (account["skipped_steps"], account["skipped_in_a_row"]) == (4, 1)
     assert finite.first_bad_leaf(state) is None
     # With the data as it should be, the run goes on, and knows what it skipped.
     bad_steps.clear()
-    assert train.train(config, str(tmp_path))["skipped_steps"] == 3
+    assert train.train(config, str(tmp_path))["skipped_steps"] == 4
 
 
 def test_debug_names_the_first_bad_layer_in_its_first_step(config, tmp_path, bad_steps, monkeypatch):

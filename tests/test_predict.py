@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -62,7 +63,6 @@ def test_any_batch_size_gives_each_image_its_own_answer(classifier, images):
     used = dataclasses.replace(classifier, rule=termination.ExitRule(threshold=float(np.median(confidence))))
     alone = [used.classify(image[None]) for image in images[:70]]
     assert 0 < sum(bool(x.exited_early) for x in alone) < 70
-    assert max(BUCKETS) == 64
     for count in (1, 3, 64, 70):
         together = used.classify(images[:count])
         for name in ("labels", "exited_early", "madds"):
@@ -92,6 +92,17 @@ def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monk
     assert set(seen) == {1, 2, 5}
     for stage in (first, second):
         assert stage.func._cache_size() == 3, "one program a bucket"
+
+
+def test_images_are_worked_off_in_buckets_with_little_padding():
+    for count in range(1, 2000):
+        pieces = list(predict._pieces(count))
+        assert [start for start, _ in pieces] == list(itertools.accumulate([0, *(size for _, size in pieces)]))[:-1]
+        assert {size for _, size in pieces} <= set(BUCKETS)
+        assert 0 <= sum(size for _, size in pieces) - count <= 7, "one of them is padded, and by less than eight"
+        assert len(pieces) <= count // 256 + 3, "a call costs something whatever its size"
+    assert [size for _, size in predict._pieces(230)] == [128, 64, 40]
+    assert [size for _, size in predict._pieces(58)] == [64]
 
 
 def test_the_specialist_sees_only_the_unsure(classifier, images):

@@ -18,17 +18,19 @@ from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, Block, ResNetBlock
 from basisnet_jax.networks import make_model, model_cost
 
-# Both kinds of blocks, and every form of a synthesized layer.
+# Every kind of block and of layer that a backbone may have, and every form of a synthesized one: what holds for this
+# network holds for any table.
 ALL_KINDS = Architecture(
     stem=8,
     stem_stride=1,
     stem_pool=True,
     stem_act="relu",
     blocks=(
-        Block(kernel=3, expand=8, out=8, act="relu"),
+        Block(kernel=3, expand=8, out=8, se=True, act="hard_swish"),
         ResNetBlock(sides=(1, 3), middle=8, out=16, stride=2),
     ),
     head_conv=24,
+    head_dense=16,
     head_act="relu",
 )
 ROUTINGS = ("static", "preview", *routing.ROUTINGS)
@@ -38,7 +40,7 @@ ROUTINGS = ("static", "preview", *routing.ROUTINGS)
 def all_kinds(config, monkeypatch):
     """A config of a network with every kind of layer, all of them synthesized."""
     monkeypatch.setitem(ARCHITECTURES, "all_kinds", ALL_KINDS)
-    config.model.update(num_bases=3, synthesize=("blocks", "head_conv", "classifier"), num_tasks=10)
+    config.model.update(num_bases=3, synthesize=("blocks", "head_conv", "head_dense", "classifier"), num_tasks=10)
     config.model.specialist.update(backbone="all_kinds", dropout=0.0)
     config.data.task = "label"  # the answer itself, but the only integer that the digits have
     config.optimizer.update(name="sgd", learning_rate=0.5)

@@ -14,7 +14,7 @@ from basisnet_jax.models.blocks import Convolution
 
 
 def convolution(next_fun: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
-    """An interceptor (flax.linen.intercept_methods): each convolution by XLA's own, its kernel synthesized before."""
+    """An interceptor (flax.linen.intercept_methods): kernels are synthesized first, then applied as said above."""
     module = context.module
     if not isinstance(module, Convolution) or context.method_name != "__call__":
         return next_fun(*args, **kwargs)

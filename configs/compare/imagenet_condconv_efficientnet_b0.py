@@ -6,7 +6,7 @@ Eight experts in the last three stages of blocks; the recipe is imagenet_mbv3.py
 
 Hardware: made for a pod slice of TPUs; has run on none yet. Hours: unknown until somebody measures.
 Claims: the CondConv paper (arXiv 1904.04971) reports 78.3% top-1
-at 413M with its own recipe; ours has not been run.
+at 413M, where more than kernels is counted (README, Counting), with its own recipe; ours has not been run.
 """
 
 import ml_collections
