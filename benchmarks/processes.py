@@ -22,6 +22,19 @@ import timing
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYOUTS = ((4, 1, 1), (4, 2, 2))  # processes, devices of each, fsdp
 
+COLLECTIVES = """
+import sys
+import numpy as np
+from jax.experimental import multihost_utils
+from basisnet_jax import distributed
+distributed.initialize(f"localhost:{sys.argv[1]}", 4, int(sys.argv[2]), 200)
+with distributed.not_waiting_for_the_lost():
+    multihost_utils.process_allgather(np.zeros(1))
+    print("ready", flush=True)
+    while True:
+        multihost_utils.process_allgather(np.zeros(1))
+"""
+
 
 class Runs:
     """Starts runs that share their data and their compiled programs."""
@@ -69,7 +82,7 @@ def main() -> None:
         runs = Runs(pathlib.Path(scratch))
         one = runs.finish("one", 1, 1)
         rows = [compared(runs, one, *layout) for layout in LAYOUTS]
-        lost = lose_one(runs)
+        lost = lose_one()
     names = (
         "train, of 1 device",
         "train, of as many",
@@ -81,7 +94,7 @@ def main() -> None:
     print(f"{'processes x devices':22}" + "".join(f"{name:>23}" for name in names))
     for (processes, devices, fsdp), row in zip(LAYOUTS, rows, strict=True):
         print(f"{f'{processes} x {devices}, fsdp {fsdp}':22}" + "".join(f"{value:23.1e}" for value in row))
-    print("\none of four killed with SIGKILL in training; the others:")
+    print("\none of four killed with SIGKILL; the others:")
     for seconds, code, sentence in lost:
         print(f"{seconds:6.2f} s, exit code {code}: {sentence}")
     timing.write_json(options.json, {"layouts": LAYOUTS, "names": names, "rows": rows, "lost": lost})
@@ -110,26 +123,30 @@ def difference(ours: pathlib.Path, theirs: pathlib.Path, name: str) -> float:
     return max(abs(curves[0][step] / curves[1][step] - 1) for step in curves[0])
 
 
-def lose_one(runs: Runs) -> list[tuple[float, int, str]]:
-    """Kills the last of four in training: (seconds until it ended, its exit code, what it said) of each other one."""
-    workdir = runs.scratch / "lost"
-    *others, last = runs.start(workdir, 4, 1, "--config.epochs=1000", "--config.log_every_steps=1")
-    while "] [3] " not in workdir.with_suffix(".0").read_text():
-        time.sleep(0.05)
-        if last.poll() is not None:
-            raise RuntimeError(workdir.with_suffix(".3").read_text()[-3000:])
+def lose_one() -> list[tuple[float, int, str]]:
+    """Kills one of four that do nothing but collectives: (seconds until it ended, exit code, words) of the others."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([sys.executable, "-c", COLLECTIVES, str(port), str(n)], **pipes) for n in range(4)]
+    for process in started:
+        while "ready" not in process.stdout.readline():
+            if process.poll() is not None:
+                raise RuntimeError(process.stderr.read()[-3000:])
+    *others, last = started
     last.kill()
     killed, ended = time.monotonic(), {}
     while len(ended) < 3:
         time.sleep(0.01)
         ended.update({n: time.monotonic() for n, x in enumerate(others) if n not in ended and x.poll() is not None})
     last.wait()
-    return [(ended[n] - killed, others[n].returncode, said(workdir.with_suffix(f".{n}"))) for n in range(3)]
+    return [(ended[n] - killed, x.returncode, said(x.stderr.read())) for n, x in enumerate(others)]
 
 
-def said(log: pathlib.Path) -> str:
+def said(log: str) -> str:
     """The sentence that a process ended with: ours, or JAX's."""
-    lines = [x for x in log.read_text().splitlines() if x.startswith("error: ") or "another task died" in x]
+    lines = [x for x in log.splitlines() if x.startswith("error: ") or "another task died" in x]
     return lines[-1][:160] if lines else "nothing"
 
 

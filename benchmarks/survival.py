@@ -74,6 +74,7 @@ def main() -> None:
         kills = draw(random.Random(options.seed), options.kills, durations(whole))
         deaths = lives(killed, kills)
         found = differences(killed, whole)
+        found += [f"batch {step}" for step, _ in sorted(set(batches_of(killed)) ^ set(batches_of(whole)))]
     print(f"{'aimed at':12}{'met':12}{'half a checkpoint':>18}{'from step':>11}{'killed at':>11}{'steps lost':>11}")
     for death in deaths:
         aimed_at, met, writing, *steps = dataclasses.astuple(death)
@@ -160,7 +161,7 @@ def durations(workdir: pathlib.Path) -> dict[str, float]:
 
 
 def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
-    """What differs between two finished runs: names of arrays, of figures, of curves, and steps of other batches."""
+    """What differs between two finished runs: arrays of the state, figures of the result, points of the curves."""
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
@@ -183,8 +184,7 @@ def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
         wrong = [step for step in sorted(ours.keys() | theirs.keys()) if ours.get(step) != theirs.get(step)]
         if wrong and name != "train/input_wait_share":
             found.append(f"curve {name} at {wrong}")
-    batches = [set(batches_of(run)) for run in (killed, whole)]
-    return found + [f"batch {step}" for step, _ in sorted(batches[0] ^ batches[1])]
+    return found
 
 
 def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:

@@ -6,25 +6,19 @@ A few examples of each kind here, always the same. A campaign, with other ones e
 """
 
 import io
-import json
 import os
-import pathlib
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 
 import cv2
 import h5py
 import numpy as np
-import pytest
 import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from basisnet_jax import config as config_lib
 from basisnet_jax.data import decode, preprocess
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import weight_files
@@ -44,142 +38,6 @@ def fuzz(examples):
 
 def one_sentence(error):
     return "\n" not in str(error) and str(error).endswith(".")
-
-
-# Command lines and config values
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """run(arguments, whole=False) -> (exit code, what was printed), in a process of its own."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
-    server = pathlib.Path(__file__).with_name("command_lines.py")
-    with subprocess.Popen(
-        [sys.executable, server], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-
-        def run(arguments, whole=False):
-            process.stdin.write(json.dumps({"arguments": arguments, "whole": whole}) + "\n")
-            process.stdin.flush()
-            answer = json.loads(process.stdout.readline())
-            return answer["code"], answer["text"]
-
-        yield run
-        process.stdin.close()
-
-
-def check(code, text, arguments):
-    """The rule of this file, for a command that ended."""
-    told = f"{arguments} ended with {code}:\n{text}"
-    assert code in (0, 2), told
-    assert "Traceback" not in text, told
-    sentences = [line for line in text.splitlines() if line.startswith("error: ")]
-    assert len(sentences) == (1 if code else 0), told
-    if code:
-        assert text.rstrip().splitlines()[-1] == sentences[0], told
-
-
-FIELDS = config_lib.flatten(config_lib.default())
-ODD = (
-    *(
-        "",
-        " ",
-        "0",
-        "-1",
-        "1",
-        "2",
-        "3",
-        "17",
-        "1.5",
-        "-0.0",
-        "0.999",
-        "nan",
-        "inf",
-        "-inf",
-        "1e308",
-        "1e-320",
-        "1e400",
-    ),
-    *("2147483648", "99999999999999999999999", "0x10", "True", "None", "()", "(1,)", "('blocks',)", "('blocks','x')"),
-    *(
-        "[]",
-        "{}",
-        "'",
-        '"',
-        "a b",
-        "a\nb",
-        "\x1b[31m",
-        "\x7f",
-        "é",
-        "\U0001d518",
-        "%s",
-        "{x}",
-        "../..",
-        "/dev/null",
-        "/proc/1/x",
-    ),
-    *("x" * 5000, "__import__('os').getcwd()", "train[:0]", "train[5:2]", "train[:-9999]", "train[::", "train+test"),
-    *("all", "mnist", "folder", "efficientnet_lite0", "task", "static", "dynamic", "exponential", "bfloat16", "label"),
-)
-WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
-VALUES = st.one_of(st.sampled_from(ODD), WORDS, st.integers().map(str), st.floats().map(str))
-OVERRIDES = st.builds("--config.{}={}".format, st.sampled_from(list(FIELDS)), VALUES)
-CONFIG = "--config=configs/digits.py"
-
-
-@pytest.mark.parametrize("field", FIELDS)
-def test_any_value_of_any_field(run, field):
-    @fuzz(4)
-    @given(VALUES)
-    def fuzzed(value):
-        arguments = [CONFIG, f"--config.{field}={value}"]
-        check(*run(arguments), arguments)
-
-    fuzzed()
-
-
-FLAGS = {
-    "config": st.sampled_from(
-        ["configs/digits.py", "configs", "/dev/null", "README.md", "nowhere.py", "", "x:y", "a.py:b"]
-    ),
-    "workdir": st.sampled_from(
-        ["", ".", "/dev/null", "/dev/null/x", "/proc/x", "y" * 300, "~nobody/x", "é", "gs://", "run"]
-    ),
-    "mode": st.sampled_from(["train", "evaluate", "predict", "cost", "teacher", "compile", "", "Train", "fly"]),
-    "images": st.sampled_from(["", "*", "**", "[", "/proc/self/mem", "README.md", "nowhere/*.jpg"]),
-    "format": st.sampled_from(["table", "csv", "json", "xml", ""]),
-    "topology": st.sampled_from(["v5e:2x4", "v5e", "v9:1", "v5e:0x4", "v5e:999999x4", ":", "v4:2x2", "é", ""]),
-    "what": st.sampled_from(["train", "eval", ""]),
-    "coordinator": st.sampled_from(["", "localhost", "localhost:1", "x:y:z"]),
-    **dict.fromkeys(
-        ("threshold", "slices", "per_chip_batch", "fit", "price", "stopped_code", "connect_seconds", "verbosity"),
-        VALUES,
-    ),
-}
-ARGUMENT = st.one_of(
-    st.sampled_from(list(FLAGS)).flatmap(lambda name: FLAGS[name].map(lambda value: f"--{name}={value}")),
-    OVERRIDES,
-    st.builds("--config.{}={}".format, WORDS, VALUES),
-    st.builds("--{}={}".format, WORDS, VALUES),
-    st.builds("--{}".format, WORDS),
-    WORDS,
-)
-
-
-def test_any_command_line(run, tmp_path, config, monkeypatch):
-    data = f"--config.data.dir={config.data.dir}"
-
-    @fuzz(60)
-    @given(st.booleans(), st.lists(ARGUMENT, max_size=4))
-    def fuzzed(runnable, arguments):
-        arguments = [*([CONFIG, f"--workdir={tmp_path / 'run'}", data] if runnable else []), *arguments]
-        check(*run(arguments, whole=True), arguments)
-        assert not list((tmp_path / "run").glob("*.partial"))
-
-    fuzzed()
-
-
-# Bytes
 
 
 @st.composite
