@@ -29,10 +29,10 @@ STATIC, PREVIEW = "compare/fashion_mnist_static", "compare/fashion_mnist_preview
 STRONG = {"data.policy": "randaugment", "data.policy_magnitude": 5.0, "data.erasing": 0.25}
 MIXUP = {"loss.mix": "mixup", "loss.mix_alpha": 0.2}
 TEACHER = {"distill.teacher": "{out}/teacher-{seed}", "distill.weight": 0.5, "distill.temperature": 2.0}
-LONG = {"epochs": 45.0, "warm_start_epochs": 15.0, "eval_every_epochs": 5.0}
-# As many steps as fifteen epochs of the upright images.
-TURNED = {"data.rotations": True, "epochs": 3.75, "warm_start_epochs": 1.25, "eval_every_epochs": 1.0}
-TURNED |= {"checkpoint.every_epochs": 0.5, "schedule.warmup_epochs": 0.5}
+LONG = {"epochs": 12.0, "warm_start_epochs": 3.0, "eval_every_epochs": 3.0, "schedule.warmup_epochs": 1.5}
+# As many steps as four epochs of the upright images.
+TURNED = {"data.rotations": True, "epochs": 1.0, "warm_start_epochs": 0.25, "eval_every_epochs": 0.5}
+TURNED |= {"checkpoint.every_epochs": 0.5, "schedule.warmup_epochs": 0.125}
 
 
 def both(name: str, what: str, overrides: Mapping[str, Any]) -> dict[str, tuple[str, str, Mapping[str, Any]]]:

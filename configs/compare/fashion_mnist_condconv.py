@@ -5,7 +5,7 @@ As in its paper, the head's 1x1 convolution and the classifier are synthesized t
 
     python -m basisnet_jax.main --config=configs/compare/fashion_mnist_condconv.py --config.seed=0
 
-Hardware: two CPU cores. Time and top-1: docs/results.md, once they are measured.
+Hardware: two CPU cores. Time and top-1: docs/results.md.
 """
 
 import ml_collections

@@ -5,7 +5,7 @@ As in its paper, the temperature falls from 30 to 1, here in the recipe's warm s
 
     python -m basisnet_jax.main --config=configs/compare/fashion_mnist_dynamic.py --config.seed=0
 
-Hardware: two CPU cores. Time and top-1: docs/results.md, once they are measured.
+Hardware: two CPU cores. Time and top-1: docs/results.md.
 """
 
 import ml_collections

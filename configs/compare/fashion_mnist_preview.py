@@ -5,7 +5,7 @@ The preview is 0.75 wide and sees 10x10 pixels.
 
     python -m basisnet_jax.main --config=configs/compare/fashion_mnist_preview.py --config.seed=0
 
-Hardware: two CPU cores. Time and top-1: docs/results.md, once they are measured.
+Hardware: two CPU cores. Time and top-1: docs/results.md.
 """
 
 import ml_collections

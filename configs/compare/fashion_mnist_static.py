@@ -5,7 +5,7 @@ Its width, 1.1, is what the others spend on coefficients and kernels.
 
     python -m basisnet_jax.main --config=configs/compare/fashion_mnist_static.py --config.seed=0
 
-Hardware: two CPU cores. Time and top-1: docs/results.md, once they are measured.
+Hardware: two CPU cores. Time and top-1: docs/results.md.
 """
 
 import ml_collections
