@@ -224,7 +224,7 @@ def test_sources_that_do_not_fit_are_answered_with_a_sentence(config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     (tmp_path / "checkpoints").mkdir()
     config.distill.teacher = str(tmp_path)
-    with pytest.raises(UserError, match="has no checkpoint yet"):
+    with pytest.raises(UserError, match="has no checkpoint that can be used"):
         make_experiment(config)
     config.distill.update(teacher="", cache="x")
     with pytest.raises(UserError, match=re.escape("config.distill.cache = 'x': needs config.distill.teacher")):

@@ -13,7 +13,7 @@ import optax
 import pytest
 from etils import epath
 
-from basisnet_jax import checkpoint, costing, evaluation, integrity, step, train
+from basisnet_jax import checkpoint, costing, evaluation, exporting, integrity, step, train
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
@@ -322,6 +322,8 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(costing, "validate", lambda config: None)
     train.train(config, str(tmp_path))
     evaluation.evaluate_run(config, str(tmp_path))
+    monkeypatch.setattr(exporting, "convert_and_check", lambda network, formats, images: (list(images), ({}, {}))[1])
+    exporting.export_run(config, str(tmp_path))
     config.model.routing = "dynamic"  # which reads what the preview does not
     costing.cost(config, str(tmp_path))
     monkeypatch.undo()
