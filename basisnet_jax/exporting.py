@@ -69,7 +69,7 @@ def open_network(config: ml_collections.ConfigDict, workdir: str) -> tuple[Opene
     params, stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
     left = float(warm_start(state.step, opened.warm_start_steps))
     variables = jax.device_get({"params": params, "batch_stats": stats})
-    batch = opened.config.export.batch
+    batch = config.export.batch
     return opened, Network(opened.model, variables, left, opened.side, opened.channels, batch)
 
 
