@@ -67,6 +67,7 @@ setuptools.setup(
         "benchmark": [*FRAMEWORK, "torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": [
             *FRAMEWORK,
+            "backports.strenum<1.3",  # LiteRT needs it; 1.3 is for Python 3.10 alone, which `make lock` does not see
             "hypothesis>=6.100",
             "ipykernel>=6.29",  # with nbclient and nbformat it runs colab/evaluate.ipynb in a test
             "mypy>=1.15",
