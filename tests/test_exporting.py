@@ -222,9 +222,9 @@ def test_what_cannot_be_exported_is_told(config, trained, trained_config, tmp_pa
         with pytest.raises(UserError, match=r"config.export.formats = .*: must be some of tflite, stablehlo, onnx"):
             validate(config)
     trained_config.export.formats = ("tflite", "onnx")
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr("basisnet_jax.export.formats.to_tflite", lambda *_: b"")
-    with pytest.raises(UserError, match=r"'onnx', and tf2onnx is missing; pip install -e '.\[onnx\]'"):
+    with pytest.raises(UserError, match=r"'onnx', and onnxruntime is missing; pip install -e '.\[onnx\]'"):
         exporting.export_run(trained_config, str(trained))
     with pytest.raises(UserError, match=r"has no manifest\.json, so it is no export"):
         runtime.TwoStageClassifier.from_export(str(tmp_path))
