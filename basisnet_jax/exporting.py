@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from basisnet_jax import files as file_lib
 from basisnet_jax import report
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import is_correct
@@ -164,9 +165,9 @@ def write(out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any],
             if old.suffix[1:] in FORMATS:
                 old.unlink()
         for name, content in files.items():
-            (out / name).write_bytes(content)
-        (out / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
-        (out / "model_card.md").write_text(card.model_card(manifest, tuple(classes)))
+            file_lib.write(out / name, content)
+        file_lib.write(out / "labels.txt", "".join(f"{name}\n" for name in classes))
+        file_lib.write(out / "model_card.md", card.model_card(manifest, tuple(classes)))
         report.write_json(out / "manifest.json", manifest)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
