@@ -90,7 +90,7 @@ def default() -> ml_collections.ConfigDict:
     loss.self_distill_temperature = 1.0  # T, of both softmaxes
     loss.class_share_weight = 0.0  # of the coefficients' variance that repeats the preview's guess; 0 is off
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
-    loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with another, and its target with that one's
+    loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with its neighbour, and its target with that one's
     loss.mix_alpha = 0.2  # the shares of a mix are from Beta(alpha, alpha)
 
     config.distill = distill = ml_collections.ConfigDict()
@@ -330,6 +330,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("data.task", config.data.task, "the routing 'task' needs an integer feature of the data set")
     if config.model.routing == "task" and config.loss.mix != "none":
         fail("loss.mix", config.loss.mix, "mixes images of several tasks; the routing 'task' needs 'none'")
+    if config.loss.mix != "none" and config.batch_size % (2 * config.accumulate_steps):
+        fail("batch_size", config.batch_size, "loss.mix pairs images; it must be a multiple of 2 * accumulate_steps")
     if config.distill.cache and not config.distill.teacher:
         fail("distill.cache", config.distill.cache, "needs config.distill.teacher, whose logits it has")
     if any(name not in ABLATIONS for name in config.eval.coefficients):

@@ -1,12 +1,12 @@
-"""Mixup and cutmix: each image of a batch mixed with its predecessor, the targets in the same shares.
+"""Mixup and cutmix: each image of a batch mixed with its partner, the targets in the same shares.
 
-The predecessor, the batch rolled by one, because the batch is shuffled anyway and sharded: each device then sends one
-image to its neighbour, where a flipped or permuted batch would send all of them across. A share for each image, not
-one for the batch as in the papers' code: it costs nothing, and no step is all mixed or all unmixed. But for rounding,
-the result does not depend on the number of devices.
+Images 0 and 1 are partners, 2 and 3, and so on, because the batch is shuffled anyway and sharded: a device with an even
+number of images sends none, where a flipped or permuted batch would send all of them across. A share for each image,
+not one for the batch as in the papers' code: it costs nothing, and no step is all mixed or all unmixed. But for
+rounding, the result does not depend on the number of devices.
 
-Shapes: B images, H and W pixels, C channels, K classes. Targets are probabilities, float[B, K], or a dictionary of
-such, the label's and the teacher's, say; their sums stay.
+Shapes: B images, an even number, H and W pixels, C channels, K classes. Targets are probabilities, float[B, K], or a
+dictionary of such, the label's and the teacher's, say; their sums stay.
 """
 
 from typing import TypeVar
@@ -18,7 +18,7 @@ Targets = TypeVar("Targets", jax.Array, dict[str, jax.Array])
 
 
 def mixup(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: float) -> tuple[jax.Array, Targets]:
-    """Own * share + predecessor * (1 - share), of images and targets (arXiv 1710.09412).
+    """Own * share + partner * (1 - share), of images and targets (arXiv 1710.09412).
 
     Args:
       images_BxHxWxC: float, any scale.
@@ -36,12 +36,12 @@ def mixup(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: fl
         raise ValueError(f"mixup takes float images, not {images_BxHxWxC.dtype}; normalize them first")
     share_B = _symmetric_beta(key, alpha, len(images_BxHxWxC))
     share_Bx1x1x1 = share_B[:, None, None, None].astype(images_BxHxWxC.dtype)
-    mixed_BxHxWxC = share_Bx1x1x1 * images_BxHxWxC + (1 - share_Bx1x1x1) * _predecessor(images_BxHxWxC)
+    mixed_BxHxWxC = share_Bx1x1x1 * images_BxHxWxC + (1 - share_Bx1x1x1) * _partner(images_BxHxWxC)
     return mixed_BxHxWxC, _mix_targets(targets, share_B)
 
 
 def cutmix(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: float) -> tuple[jax.Array, Targets]:
-    """A rectangle of the predecessor pasted into each image (arXiv 1905.04899).
+    """A rectangle of the partner pasted into each image (arXiv 1905.04899).
 
     The rectangle has the image's aspect, an area of 1 - Beta(alpha, alpha) and a centre anywhere; what lies outside
     is cut off, and the targets are mixed in the shares of the pixels that are there.
@@ -62,18 +62,18 @@ def cutmix(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: f
     inside_BxW = _interval(column_key, side_B, width)
     inside_BxHxWx1 = (inside_BxH[:, :, None] & inside_BxW[:, None, :])[..., None]
     pixels_B = jnp.sum(inside_BxH, axis=1) * jnp.sum(inside_BxW, axis=1)
-    pasted_BxHxWxC = jnp.where(inside_BxHxWx1, _predecessor(images_BxHxWxC), images_BxHxWxC)
+    pasted_BxHxWxC = jnp.where(inside_BxHxWx1, _partner(images_BxHxWxC), images_BxHxWxC)
     return pasted_BxHxWxC, _mix_targets(targets, 1.0 - pixels_B / (height * width))
 
 
-def _predecessor(x_Bx: jax.Array) -> jax.Array:
-    return jnp.roll(x_Bx, 1, axis=0)
+def _partner(x_Bx: jax.Array) -> jax.Array:
+    return x_Bx.reshape(-1, 2, *x_Bx.shape[1:])[:, ::-1].reshape(x_Bx.shape)
 
 
 def _mix_targets(targets: Targets, share_B: jax.Array) -> Targets:
     def mix(targets_BxK: jax.Array) -> jax.Array:
         share_Bx1 = share_B[:, None].astype(targets_BxK.dtype)
-        return share_Bx1 * targets_BxK + (1 - share_Bx1) * _predecessor(targets_BxK)
+        return share_Bx1 * targets_BxK + (1 - share_Bx1) * _partner(targets_BxK)
 
     return jax.tree.map(mix, targets)
 

@@ -128,6 +128,14 @@ def test_pieces_must_divide_what_a_device_has():
         derive(config)
 
 
+def test_mixing_needs_pairs():
+    config = config_lib.default()
+    config.update(batch_size=36, accumulate_steps=4)
+    config.loss.mix = "mixup"
+    with pytest.raises(UserError, match=r"config.batch_size = 36: loss.mix pairs images; it must be a multip"):
+        config_lib.validate(config)
+
+
 def test_a_run_must_outlast_its_warm_up():
     config = config_lib.default()
     config.update(batch_size=1024, epochs=1.0)

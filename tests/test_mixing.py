@@ -23,14 +23,15 @@ def shares(mix, key):
     """The images, and each one's own share as its target has it."""
     images, targets = (np.asarray(x) for x in mix(IMAGES, ONE_HOT, key, 0.4))
     own = np.diag(targets)
-    np.testing.assert_allclose(targets, own[:, None] * ONE_HOT + (1 - own)[:, None] * np.roll(ONE_HOT, 1, 0), atol=1e-7)
+    partners = ONE_HOT[np.arange(B) ^ 1]
+    np.testing.assert_allclose(targets, own[:, None] * ONE_HOT + (1 - own)[:, None] * partners, atol=1e-7)
     return images, own
 
 
 def test_mixup_is_a_loop_over_images():
     images, own = shares(mixup, jax.random.key(0))
     for b in range(B):
-        np.testing.assert_allclose(images[b], own[b] * IMAGES[b] + (1 - own[b]) * IMAGES[b - 1], atol=1e-6)
+        np.testing.assert_allclose(images[b], own[b] * IMAGES[b] + (1 - own[b]) * IMAGES[b ^ 1], atol=1e-6)
     assert len(set(own)) == B, "each image has a share of its own"
 
 
@@ -46,7 +47,7 @@ def test_cutmix_pastes_rectangles_and_counts_their_pixels():
     for seed in range(5):
         images, own = shares(cutmix, jax.random.key(seed))
         for b in range(B):
-            pasted = (images[b] == IMAGES[b - 1]).all(axis=-1)
+            pasted = (images[b] == IMAGES[b ^ 1]).all(axis=-1)
             np.testing.assert_array_equal(images[b][~pasted], IMAGES[b][~pasted])
             np.testing.assert_array_equal(pasted, np.outer(pasted.any(axis=1), pasted.any(axis=0)))
             assert abs(120 * own[b] - (120 - pasted.sum())) < 1e-4, "the label's weight is the exact share of pixels"
@@ -112,12 +113,10 @@ def test_mixup_refuses_integers():
 
 
 @BOTH
-def test_eight_devices_do_what_one_does_and_send_one_image_each(mix):
+def test_eight_devices_do_what_one_does_and_send_nothing(mix):
     key, sharding = jax.random.key(5), mesh.batch_sharding(mesh.make_mesh(jax.devices()))
     sharded = jax.device_put((IMAGES, SOFT), sharding)
     for got, expected in zip(mix(*sharded, key, 0.4), mix(IMAGES, SOFT, key, 0.4), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
     program = mix.lower(*sharded, key, alpha=0.4).compile().as_text()
-    assert not re.search(r"\b(all-gather|all-to-all|all-reduce)(-start)?\(", program)
-    sent = re.findall(r"= \(?\w+\[(\d+),.*collective-permute(?:-start)?\(", program)
-    assert set(sent) == {"1"}, f"a device of {B // 8} images must send one, not {sent}"
+    assert not re.search(r"\b(all-gather|all-to-all|all-reduce|collective-permute)(-start)?\(", program)
