@@ -7,7 +7,7 @@ import glob
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import ml_collections
@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from basisnet_jax import buckets, runtime, step
 from basisnet_jax import state as state_lib
 from basisnet_jax.checkpoint import restore_model
-from basisnet_jax.config import eval_resolution, fail, open_run
+from basisnet_jax.config import eval_resolution, fail, open_run, with_defaults
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.decode import BadExampleError
 from basisnet_jax.errors import UserError
@@ -121,6 +121,13 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
             channels=opened.channels,
             crop=eval_crop(config.data),
         )
+
+    @classmethod
+    def from_export(cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str = "tflite") -> Self:
+        """As `runtime.TwoStageClassifier.from_export`, and it knows how image files are cropped."""
+        found = super().from_export(folder, threshold, threads, suffix)
+        manifest = json.loads((epath.Path(folder).expanduser() / "manifest.json").read_text())
+        return dataclasses.replace(found, crop=eval_crop(with_defaults(manifest["config"]).data))
 
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         return buckets.run(function, *arrays_Bx)
