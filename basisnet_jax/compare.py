@@ -19,6 +19,7 @@ from etils import epath
 
 from basisnet_jax import figures, files
 from basisnet_jax.errors import UserError
+from basisnet_jax.output import ending_with_its_reader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_with_its_reader():
+        main()

@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed witho
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
+from basisnet_jax.output import ending_with_its_reader
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
@@ -218,4 +219,5 @@ def _compile(workdir: str) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    with ending_with_its_reader():
+        app.run(main, flags_parser=parse_flags)

@@ -1,7 +1,4 @@
-"""Two-stage inference: the preview sees every image, and the specialist those that the preview is unsure of.
-
-Images are padded to a few bucket sizes, so that after the first batches nothing compiles again.
-"""
+"""Two-stage inference: the preview sees every image, and the specialist those that the preview is unsure of."""
 
 import csv
 import dataclasses
@@ -10,30 +7,28 @@ import glob
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import ml_collections
 import numpy as np
 import optax
 from etils import epath
+from jax.flatten_util import ravel_pytree
 
-from basisnet_jax import runtime, step
+from basisnet_jax import buckets, runtime, step
 from basisnet_jax import state as state_lib
 from basisnet_jax.checkpoint import restore_model
-from basisnet_jax.config import eval_resolution, fail, open_run
+from basisnet_jax.config import eval_resolution, fail, open_run, with_defaults
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.decode import BadExampleError
 from basisnet_jax.errors import UserError
 from basisnet_jax.mesh import make_mesh
-from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet
 from basisnet_jax.networks import eval_crop, make_model, model_cost
 from basisnet_jax.plan import derive
 from basisnet_jax.runtime import ExitRule
 
-# The large ones are for what a call costs whatever its size, which a small network feels.
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 128, 256)
-MAX_PADDING = 7  # images too many that a bucket is filled up with, rather than that another is begun
 READ_AT_ONCE = 256  # images of which the pixels are held
 
 
@@ -89,7 +84,7 @@ def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, 
 class TwoStageClassifier(runtime.TwoStageClassifier):
     """A trained model that runs no more of itself than each image needs.
 
-    Its stages are any functions that can be called with b in BUCKETS: jitted ones, or one that was exported.
+    Its stages are any functions that can be called with b in `buckets.SIZES`: jitted ones, or one that was exported.
 
     Attributes:
       crop: the part of an image file that is classified; None is all of it.
@@ -115,10 +110,10 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
         """
         opened = open_trained(workdir, config)
         model, config = opened.model, opened.config
-        first, second = step.make_stages(model, ema=config.eval.ema, warm_start_steps=opened.warm_start_steps)
+        first, second = make_stages(model, opened.state, ema=config.eval.ema, warm_start_steps=opened.warm_start_steps)
         return cls(
-            first_stage=functools.partial(jax.jit(first), opened.state) if model.preview else None,
-            second_stage=functools.partial(jax.jit(second), opened.state),
+            first_stage=first if model.preview else None,
+            second_stage=second,
             rule=_rule(opened.folder, threshold) if model.preview else ExitRule(),
             cost=model_cost(model, opened.side, opened.channels),
             classes=opened.classes,
@@ -127,35 +122,49 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
             crop=eval_crop(config.data),
         )
 
+    @classmethod
+    def from_export(cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str = "tflite") -> Self:
+        """As `runtime.TwoStageClassifier.from_export`, and it knows how image files are cropped."""
+        found = super().from_export(folder, threshold, threads, suffix)
+        manifest = json.loads((epath.Path(folder).expanduser() / "manifest.json").read_text())
+        return dataclasses.replace(found, crop=eval_crop(with_defaults(manifest["config"]).data))
+
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
-        return _in_buckets(function, *arrays_Bx)
+        return buckets.run(function, *arrays_Bx)
 
 
-def _in_buckets(function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
-    """The function's outputs for all B, which it is given in pieces of bucket sizes; padding is zeros."""
+def make_stages(
+    model: BasisNet, state: state_lib.TrainState, *, ema: bool, warm_start_steps: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`step.make_stages`, jitted and given their state.
 
-    def padded(array_Bx: np.ndarray, start: int, size: int) -> np.ndarray:
-        piece = array_Bx[start : start + size]
-        short = size - len(piece)
-        return np.pad(piece, [(0, short), *[(0, 0)] * (piece.ndim - 1)]) if short else piece
+    A call takes a microsecond or two for every array that it hands on. So each stage is given no more of the state than
+    it reads, and of that all vectors, which are most of the arrays, as one.
+    """
+    first, second = step.make_stages(model, ema=False, warm_start_steps=warm_start_steps)
+    variables = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
 
-    count = len(arrays_Bx[0])
-    # All pieces are started before the first is waited for.
-    started = [function(*(padded(x, *piece) for x in arrays_Bx)) for piece in _pieces(count)]
-    fetched = [jax.tree.leaves(outputs) for outputs in jax.device_get(started)]
-    return [np.concatenate(pieces)[:count] for pieces in zip(*fetched, strict=True)]
+    def given(stage: Callable[..., Any], reads: Callable[[str], bool]) -> functools.partial[Any]:
+        read = [{name: tree[name] for name in tree if reads(name)} for tree in variables]
+        vectors, others = (
+            jax.tree.map(lambda leaf, wanted=wanted: leaf if (leaf.ndim == 1) == wanted else None, read)
+            for wanted in (True, False)
+        )
+        packed, unpack = ravel_pytree(vectors)
 
+        def of_packed(weights: Any, *arrays_Bx: jax.Array) -> Any:
+            step, packed, others = weights
+            params, batch_stats = jax.tree.map(
+                lambda vector, other: other if vector is None else vector,
+                unpack(packed),
+                others,
+                is_leaf=lambda leaf: leaf is None,
+            )
+            return stage(state_lib.TrainState(step, params, batch_stats, None, None, ()), *arrays_Bx)
 
-def _pieces(count: int) -> Iterator[tuple[int, int]]:
-    """(start, bucket size) of each piece that `count` images are worked off in; no images are one piece."""
-    start = 0
-    while start < max(count, 1):
-        left = max(count, 1) - start
-        size = next((bucket for bucket in BUCKETS if bucket >= left), None)
-        if size is None or size - left > MAX_PADDING:
-            size = max(bucket for bucket in BUCKETS if bucket <= left)
-        yield start, size
-        start += size
+        return functools.partial(jax.jit(of_packed), (state.step, packed, others))
+
+    return given(first, FIRST_STAGE.__contains__), given(second, lambda name: name not in FIRST_STAGE)
 
 
 def _rule(folder: epath.Path, threshold: float | None) -> ExitRule:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.output import ending_with_its_reader
 
 NEVER = 2.0  # a threshold that no confidence reaches
 SIGNATURE = "serving_default"  # of a .tflite file; its inputs and outputs have names there
@@ -251,4 +252,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ending_with_its_reader():
+        sys.exit(main())

@@ -7,7 +7,7 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"files", "finite", "recompilation", "account", "errors", "cache"},
+    {"files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets"},
     {"runtime", "models.pallas_tpu", "models.backbones", "models.ablations", "data.decode", "data.augment"},
     {"mixing", "distributed", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},

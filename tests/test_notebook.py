@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
+from basisnet_jax.exporting import export_run
 from configs import digits
 from tests.conftest import save_untrained
 
@@ -39,12 +40,14 @@ def test_the_badge_opens_the_repository_that_is_installed():
 
 @pytest.fixture
 def digits_run(config, tmp_path):
-    """A run of configs/digits.py from before its first step: what it says does not matter here."""
+    """A run of configs/digits.py from before its first step, and its export: what they say does not matter here."""
     wanted = digits.get_config()
     wanted.data.dir = config.data.dir
     wanted.data.eval_split = "test[:40]"
     wanted.eval.batch_size = 40
+    wanted.export.formats = ("tflite",)
     save_untrained(wanted, tmp_path)
+    export_run(wanted, str(tmp_path))
     return tmp_path
 
 
@@ -58,12 +61,14 @@ def test_it_runs_from_top_to_bottom(digits_run, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    parameters.source = f"workdir, data_dir, photos, threshold = {str(digits_run)!r}, '', '{digits_run}/photos/*', 0.0"
+    places = [str(digits_run), str(digits_run / "export"), "", f"{digits_run}/photos/*"]
+    parameters.source = f"workdir, export, data_dir, photos, threshold = *{places}, 0.0"
     NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     said = {name: "".join(x.text for x in found if x.output_type == "stream") for name, found in outputs.items()}
     assert "40 images at 24 x 24" in said["evaluate"]
     assert "shuffle_layers" in said["evaluate"]
+    assert re.fullmatch(r"top-1 0\.\d+, exit rate 1.0000, 125,392 multiply-adds an image\n", said["export"])
     drawn = {name: sum("image/png" in x.get("data", {}) for x in found) for name, found in outputs.items()}
     assert (drawn["plots"], drawn["show"]) == (4, 1)
     assert re.search(r"a\.png +\d +\d\.\d+ +preview", said["classify"])

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from basisnet_jax import predict, termination
+from basisnet_jax import buckets, predict, termination
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import is_correct
 from basisnet_jax.evaluate import predict as predict_split
 from basisnet_jax.evaluation import evaluate_run
 from basisnet_jax.experiment import make_experiment
-from basisnet_jax.predict import BUCKETS, TwoStageClassifier
+from basisnet_jax.predict import TwoStageClassifier
 from tests.conftest import TRAINED_RATE, save_untrained
 
 
@@ -72,7 +72,7 @@ def test_any_batch_size_gives_each_image_its_own_answer(classifier, images):
 
 
 def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monkeypatch):
-    monkeypatch.setattr(predict, "BUCKETS", (1, 2, 5))  # each costs seconds
+    monkeypatch.setattr(buckets, "SIZES", (1, 2, 5))  # each costs seconds
     fresh = TwoStageClassifier.from_checkpoint(str(trained), threshold=0.0)
     seen = []
     first, second = fresh.first_stage, fresh.second_stage
@@ -94,15 +94,24 @@ def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monk
         assert stage.func._cache_size() == 3, "one program a bucket"
 
 
+def test_a_stage_is_handed_the_weights_that_it_reads_and_their_vectors_as_one(trained):
+    opened = predict.open_trained(str(trained))
+    stages = predict.make_stages(opened.model, opened.state, ema=True, warm_start_steps=0)
+    handed = [jax.tree.leaves(stage.args) for stage in stages]
+    read = jax.tree.leaves((opened.state.ema_params, opened.state.ema_batch_stats))
+    assert sum(x.size for arrays in handed for x in arrays) == sum(x.size for x in read) + 2, "and the step each"
+    assert [sum(x.ndim == 1 for x in arrays) for arrays in handed] == [1, 1]
+
+
 def test_images_are_worked_off_in_buckets_with_little_padding():
     for count in range(1, 2000):
-        pieces = list(predict._pieces(count))
+        pieces = list(buckets.pieces(count))
         assert [start for start, _ in pieces] == list(itertools.accumulate([0, *(size for _, size in pieces)]))[:-1]
-        assert {size for _, size in pieces} <= set(BUCKETS)
-        assert 0 <= sum(size for _, size in pieces) - count <= 7, "one of them is padded, and by less than eight"
-        assert len(pieces) <= count // 256 + 3, "a call costs something whatever its size"
-    assert [size for _, size in predict._pieces(230)] == [128, 64, 40]
-    assert [size for _, size in predict._pieces(58)] == [64]
+        assert {size for _, size in pieces} <= set(buckets.SIZES)
+        assert 0 <= sum(size for _, size in pieces) - count <= 3, "one of them is padded, and by three at most"
+        assert len(pieces) <= count // 256 + 5, "a call costs something whatever its size"
+    assert [size for _, size in buckets.pieces(230)] == [128, 64, 40]
+    assert [size for _, size in buckets.pieces(58)] == [48, 12]
 
 
 def test_the_specialist_sees_only_the_unsure(classifier, images):

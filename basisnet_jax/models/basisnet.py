@@ -10,6 +10,8 @@ from basisnet_jax.models import routing as routing_lib
 from basisnet_jax.models import synthesis
 from basisnet_jax.models.blocks import Backbone
 
+FIRST_STAGE = ("preview", "coefficients")  # the names that its variables are under; the rest is the second's
+
 
 @struct.dataclass
 class Outputs:

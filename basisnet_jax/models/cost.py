@@ -6,6 +6,7 @@ MobileNetV2 has 300.8M and MobileNetV3-Large 216.6M at 224, and what CondConv is
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -47,22 +48,22 @@ class Cost:
     def _madds_of(self, stage: str) -> int:
         return sum(layer.madds for layer in self.layers if layer.name.startswith(f"{stage}/"))
 
-    @property
+    @functools.cached_property
     def preview(self) -> int:
         """Multiply-adds of the preview with its coefficient head."""
         return self._madds_of("preview")
 
-    @property
+    @functools.cached_property
     def synthesis(self) -> int:
         """Multiply-adds of combining all kernels, N * P, and before that of a routing that is no preview."""
         return self._madds_of("synthesis")
 
-    @property
+    @functools.cached_property
     def specialist(self) -> int:
         """Multiply-adds of the specialist, given its kernels."""
         return self._madds_of("specialist")
 
-    @property
+    @functools.cached_property
     def total(self) -> int:
         """Multiply-adds of an image that goes through both stages."""
         return self.preview + self.synthesis + self.specialist

@@ -1,0 +1,28 @@
+"""Standard output whose reader has gone, as `head` goes."""
+
+import contextlib
+import os
+import select
+import sys
+from collections.abc import Iterator
+
+UNREAD = 141  # exit code of a command that ends for that, as a shell has it
+
+
+@contextlib.contextmanager
+def ending_with_its_reader() -> Iterator[None]:
+    """Ends the process in silence where nobody reads any more what is printed in here."""
+    try:
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # that a pipe has lost its reader is told unasked
+        if not poll.poll(0):
+            raise  # it was another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(UNREAD)
