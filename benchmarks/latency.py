@@ -15,7 +15,7 @@ import functools
 import importlib
 import pathlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from flax.traverse_util import flatten_dict
 
 from basisnet_jax import runtime
 from basisnet_jax.export import litert, one_image, quantization, stages
-from basisnet_jax.models import folding, routing, synthesis
+from basisnet_jax.models import folding, routing
 from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.networks import make_model
 
@@ -41,10 +41,10 @@ BASISNET = "imagenet_mbv3"
 PAPERS_EXIT_RATE = 0.388  # at which 290M multiply-adds become the paper's 198M on average
 
 
-def drawn(config: str) -> tuple[BasisNet, Any]:
+def drawn(config: str, **changes: Any) -> tuple[BasisNet, Any]:
     """A network, with weights of about the size that initialization gives them, and biases that are not zero."""
     model_config = importlib.import_module(f"configs.{config}").get_config().model
-    model_config.update(dtype="float32", tpu_kernels=False)
+    model_config.update(dtype="float32", tpu_kernels=False, **changes)
     model = make_model(model_config, CLASSES)
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
@@ -57,41 +57,46 @@ def drawn(config: str) -> tuple[BasisNet, Any]:
     return model, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def synthesis_alone(model: BasisNet, variables: Any) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+def synthesis_alone(model: BasisNet, variables: Any, rows: int) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
     """coefficients_1xLxN -> all kernels."""
     params = flatten_dict(folding.fold_batch_norm(model, variables)["params"]["specialist"], sep="/")
     vectors = routing.coefficient_vectors(model.synthesized, model.granularity)
     return lambda coefficients_1xLxN: tuple(
-        synthesis.combine(coefficients_1xLxN[:, vector], params[f"{layer}/bases"]) for layer, vector in vectors.items()
+        one_image.synthesize(coefficients_1xLxN[:, vector], params[f"{layer}/bases"], rows)
+        for layer, vector in vectors.items()
     )
 
 
-def export(folder: pathlib.Path, kinds: list[str]) -> None:
+def export(folder: pathlib.Path, kinds: list[str], synthesize: list[str]) -> None:
     """Writes the files that are not there yet, '{network}.{kind}.tflite'."""
     image = {"image": (1, SIDE, SIDE, 3)}
     rng = np.random.default_rng(0)
     example = {"image": rng.uniform(0, 255, image["image"]).astype(np.float32)}
 
-    def write(name: str, make: Callable[[], tuple[Callable[..., Any], dict[str, Any], list[str]]]) -> None:
+    def write(
+        name: str, inputs: dict[str, Any], outputs: Sequence[str], make: Callable[[int], Callable[..., Any]]
+    ) -> None:
         for kind in kinds:
             path = folder / f"{name}.{kind}.tflite"
             if not path.exists():
-                function, inputs, outputs = make()
                 quantize = quantization.quantizer(kind.removeprefix("none"), [{key: example[key] for key in inputs}])
+                function = make(quantization.ROWS.get(kind, 1))
                 path.write_bytes(litert.to_tflite(function, inputs, outputs, quantize))
 
+    def stage(network: Callable[[], tuple[BasisNet, Any]], name: str) -> Callable[[int], Callable[..., Any]]:
+        return lambda rows: getattr(stages.make_stages(*network(), 0.0, one_image.interceptor(rows)), name)
+
     for name, config in STATIC.items():
-        static = functools.cache(lambda config=config: stages.make_stages(*drawn(config), 0.0, one_image.convolution))
-        write(name, lambda static=static: (static().specialist, image, ["logits"]))
-    model, variables = drawn(BASISNET)
-    both = stages.make_stages(model, variables, interceptor=one_image.convolution)
+        write(name, image, ["logits"], stage(functools.cache(functools.partial(drawn, config)), "specialist"))
+    basisnet = functools.cache(functools.partial(drawn, BASISNET, synthesize=tuple(synthesize)))
+    model, variables = basisnet()
     shape = (1, len(set(routing.coefficient_vectors(model.synthesized, model.granularity).values())), model.num_bases)
     coefficients = {"coefficients": shape}
     example["coefficients"] = np.full(shape, 1 / shape[-1], np.float32)
-    write("preview", lambda: (both.preview, image, ["logits", "coefficients"]))
-    write("specialist", lambda: (both.specialist, {**image, **coefficients}, ["logits"]))
+    write("preview", image, ["logits", "coefficients"], stage(basisnet, "preview"))
+    write("specialist", {**image, **coefficients}, ["logits"], stage(basisnet, "specialist"))
     kernels = [f"kernel{number}" for number in range(len(model.synthesized))]
-    write("synthesis", lambda: (synthesis_alone(model, variables), coefficients, kernels))
+    write("synthesis", coefficients, kernels, functools.partial(synthesis_alone, model, variables))
 
 
 class Loaded:
@@ -140,6 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=pathlib.Path, default=pathlib.Path("runs/latency"))
     parser.add_argument("--kinds", nargs="+", default=["none"], choices=["none", *quantization.KINDS])
+    parser.add_argument("--synthesize", nargs="+", default=["blocks"], help="as config.model.synthesize")
     parser.add_argument("--exit-rate", type=float, default=PAPERS_EXIT_RATE, help="share of images that exit")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--turn", type=float, default=0.1, help="seconds that a turn takes at least")
@@ -148,7 +154,7 @@ def main() -> None:
     options = parser.parse_args()
 
     options.files.mkdir(parents=True, exist_ok=True)
-    export(options.files, options.kinds)
+    export(options.files, options.kinds, options.synthesize)
     if options.export_only:
         return
     calls = {

@@ -17,7 +17,7 @@ LAYERS = [
     {"models.basisnet", "models.pretrained", "figures"},
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
-    {"step", "networks", "export.quantization"},
+    {"step", "networks", "export.quantization", "export.small_image"},
     {"experiment", "models.folding", "export.litert", "export.stablehlo", "export.onnx"},
     {"evaluate", "report", "divergence", "export.stages", "export.one_image", "export.card"},
     {"predict", "export.formats"},

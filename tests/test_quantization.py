@@ -1,25 +1,32 @@
-"""Smaller .tflite files, and the form in which LiteRT gets synthesized layers."""
+"""Smaller .tflite files, and the forms in which LiteRT gets synthesized layers and the preview's small image."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from flax import linen as nn
 
-from basisnet_jax.export import one_image, quantization
+from basisnet_jax.export import one_image, quantization, small_image
 from basisnet_jax.export.litert import to_tflite
+from basisnet_jax.models import basisnet
 from basisnet_jax.models.blocks import Convolution
 from basisnet_jax.runtime import load_tflite
 
 
-@pytest.mark.parametrize(("side", "stride", "depthwise"), [(1, 1, False), (1, 2, False), (3, 2, False), (5, 2, True)])
-def test_a_layer_of_one_image_equals_a_loop(side, stride, depthwise):
+@pytest.mark.parametrize(
+    ("side", "stride", "depthwise", "rows"),
+    [(1, 1, False, 1), (1, 2, False, 4), (3, 2, False, 1), (5, 2, True, 4)],
+)
+def test_a_layer_of_one_image_equals_a_loop(side, stride, depthwise, rows):
     rng = np.random.default_rng(0)
     layer = Convolution(6, side, stride, depthwise)
     x = rng.normal(size=(1, 7, 9, 6 if depthwise else 4)).astype(np.float32)
     coefficients = rng.dirichlet(np.ones(3), 1).astype(np.float32)
     variables = jax.jit(layer.init)(jax.random.key(0), x, coefficients)
-    with nn.intercept_methods(one_image.convolution):
+    with nn.intercept_methods(one_image.interceptor(rows)):
         got = np.asarray(layer.apply(variables, jnp.asarray(x), jnp.asarray(coefficients)))
 
     kernel = np.tensordot(coefficients[0], np.asarray(variables["params"]["bases"]), 1)
@@ -30,6 +37,24 @@ def test_a_layer_of_one_image_equals_a_loop(side, stride, depthwise):
         window = padded[row * stride :, column * stride :][:side, :side]
         per_input = window[..., None] * kernel if not depthwise else window[:, :, None] * kernel
         np.testing.assert_allclose(got[0, row, column], per_input.sum((0, 1, 2)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side", "products"),
+    [
+        (28, 35, 14, False),
+        (224, 112, 128, False),
+        (12, 30, 18, False),
+        (8, 28, 6, True),
+        (28, 28, 13, True),
+        (9, 9, 9, True),
+    ],
+)
+def test_the_small_image_is_the_one_that_the_preview_was_trained_on(height, width, side, products):
+    images = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
+    resize = jax.jit(small_image.resize, static_argnums=1)
+    np.testing.assert_allclose(resize(images, side), basisnet.resize(jnp.asarray(images), side), atol=1e-5)
+    assert ("convolution" not in resize.lower(images, side).as_text()) == products
 
 
 @pytest.mark.parametrize(
@@ -49,3 +74,42 @@ def test_a_quantized_file_is_smaller_and_answers_about_the_same(kind, size, erro
     (got,) = load_tflite(content)(images[:, 0])
     expected = np.maximum(images[:, 0] @ kernel, 0)
     assert 0 < np.abs(got - expected).max() < error * np.abs(expected).max()
+
+
+def test_depthwise_kernels_are_rounded_to_int8_and_kept_in_float32():
+    """LiteRT's fast path has no depthwise convolution of floats by int8."""
+    rng = np.random.default_rng(0)
+    layer = Convolution(192, 3, depthwise=True)
+    image = rng.normal(size=(1, 5, 5, 192)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 192)).astype(np.float32)
+
+    def convolve(image):
+        with nn.intercept_methods(one_image.interceptor()):
+            return layer.apply({"params": {"kernel": kernel}}, image)
+
+    content = to_tflite(convolve, {"image": image.shape}, ("logits",), quantization.quantizer("int8_weights"))
+    scale = np.abs(kernel).max((0, 1)) / 127
+    rounded = np.round(kernel / scale) * scale
+    padded = np.pad(image[0], ((1, 1), (1, 1), (0, 0)))
+    (got,) = load_tflite(content)(image)
+    for row, column in np.ndindex(5, 5):
+        expected = (padded[row : row + 3, column : column + 3] * rounded).sum((0, 1))
+        np.testing.assert_allclose(got[0, row, column], expected, atol=1e-5)
+    assert all(tensor["dtype"] != np.int8 for tensor in Interpreter(model_content=content).get_tensor_details())
+
+
+def test_four_weights_of_a_base_share_a_scale_in_files_of_int8_weights_alone():
+    """What a base has for a weight is an output channel of a dense layer; 12 bytes of scale and sums go with each."""
+    rng = np.random.default_rng(0)
+    coefficients = rng.dirichlet(np.ones(4), 1).astype(np.float32)
+    bases = rng.normal(size=(4, 32, 24)).astype(np.float32)
+    kernel = np.tensordot(coefficients[0], bases, 1)
+    np.testing.assert_allclose(one_image.synthesize(coefficients, bases, rows=4), kernel, atol=1e-6)
+    for kind, rows in (("int8_weights", 4), ("", 1)):
+        synthesize = functools.partial(one_image.synthesize, bases_Nx=bases, rows=quantization.ROWS.get(kind, 1))
+        quantize = quantization.quantizer(kind)
+        content = to_tflite(synthesize, {"coefficients": (1, 4)}, ("logits",), quantize)
+        tensors = Interpreter(model_content=content).get_tensor_details()
+        (weights,) = (tensor for tensor in tensors if np.prod(tensor["shape"]) == bases.size)
+        assert tuple(weights["shape"]) == (kernel.size // rows, 4 * rows)
+        assert len(weights["quantization_parameters"]["scales"]) == (kernel.size // rows if kind else 0)

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from basisnet_jax.export import one_image
 from basisnet_jax.export.litert import to_tflite
-from basisnet_jax.export.one_image import convolution
 from basisnet_jax.export.onnx import load_onnx, to_onnx
-from basisnet_jax.export.quantization import KINDS, quantizer
+from basisnet_jax.export.quantization import KINDS, ROWS, quantizer
 from basisnet_jax.export.stablehlo import load_stablehlo, to_stablehlo
 from basisnet_jax.export.stages import OUTPUTS, Network
 from basisnet_jax.runtime import load_tflite
@@ -61,7 +61,7 @@ def convert(network: Network, formats: Sequence[str], calibration_BxHxWxC: np.nd
         if FORMATS[name].runtime == "LiteRT":
             kind = name.removesuffix("tflite").removesuffix(".")
             examples = _examples(network, calibration_BxHxWxC) if kind == "int8" else []
-            for stage, function in network.stages(convolution).named().items():
+            for stage, function in network.stages(one_image.interceptor(ROWS.get(kind, 1))).named().items():
                 shapes = {key: (network.batch, *shape) for key, shape in network.inputs(stage).items()}
                 quantize = quantizer(kind, [{key: example[key] for key in shapes} for example in examples])
                 files[f"{stage}.{name}"] = to_tflite(function, shapes, OUTPUTS[stage], quantize)

@@ -11,7 +11,7 @@ def to_tflite(
     function: Callable[..., Any],
     inputs: Mapping[str, tuple[int, ...]],
     outputs: Sequence[str],
-    optimize: Callable[[Any], None] = lambda converter: None,
+    convert: Callable[[Any], bytes] = lambda converter: converter.convert(),
 ) -> bytes:
     """Converts a pure JAX function of float32 arrays.
 
@@ -19,7 +19,7 @@ def to_tflite(
       function: takes an array an input, in order, and returns one output or a tuple of them.
       inputs: {name: shape}, all static.
       outputs: names.
-      optimize: sets what it likes on the tf.lite.TFLiteConverter, such as a quantization.
+      convert: a tf.lite.TFLiteConverter -> the file, such as a quantized one.
 
     Returns:
       The file; its inputs and outputs have their names in the signature SIGNATURE.
@@ -40,5 +40,4 @@ def to_tflite(
         tf.saved_model.save(module, folder, signatures={SIGNATURE: module.named.get_concrete_function(**specs)})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        optimize(converter)
-        return converter.convert()
+        return convert(converter)

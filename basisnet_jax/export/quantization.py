@@ -1,4 +1,4 @@
-"""Smaller .tflite files: what `litert.to_tflite` is to set on TensorFlow's converter for each kind of quantization."""
+"""Smaller .tflite files: how `litert.to_tflite` is to convert for each kind of quantization."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,19 +6,21 @@ from typing import Any
 import numpy as np
 
 # float16: weights, unpacked to float32 when the file is loaded. int8_weights: those of convolutions, dense layers and
-# bases, with a scale for each output channel. int8: activations too, in ranges taken from examples.
+# bases, with a scale for each output channel; depthwise kernels are rounded alike, and stored as float32. int8:
+# activations too, in ranges taken from examples.
 KINDS = ("float16", "int8_weights", "int8")
+ROWS = {"int8_weights": 4}  # see `one_image.synthesize`; eight are slower, one is too (docs/deploy.md)
 
 
-def quantizer(kind: str, examples: Sequence[Mapping[str, np.ndarray]] = ()) -> Callable[[Any], None]:
-    """A value for `optimize` of `litert.to_tflite`.
+def quantizer(kind: str, examples: Sequence[Mapping[str, np.ndarray]] = ()) -> Callable[[Any], bytes]:
+    """A value for `convert` of `litert.to_tflite`.
 
     Args:
       kind: one of KINDS, or '' for float32.
       examples: for 'int8', {input: array of one batch} each, as real as can be.
     """
 
-    def optimize(converter: Any) -> None:
+    def convert(converter: Any) -> bytes:
         import tensorflow as tf
 
         if kind:
@@ -27,5 +29,28 @@ def quantizer(kind: str, examples: Sequence[Mapping[str, np.ndarray]] = ()) -> C
             converter.target_spec.supported_types = [tf.float16]
         if kind == "int8":
             converter.representative_dataset = lambda: iter(map(dict, examples))
+        content = converter.convert()
+        return _with_float_depthwise(content) if kind == "int8_weights" else content
 
-    return optimize
+    return convert
+
+
+def _with_float_depthwise(content: bytes) -> bytes:
+    """int8 kernels of depthwise convolutions of floats as float32: XNNPACK takes no others, and they are small."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    codes = [code.builtinCode for code in model.operatorCodes]
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if codes[operator.opcodeIndex] != schema.BuiltinOperator.DEPTHWISE_CONV_2D:
+                continue
+            kernel = graph.tensors[operator.inputs[1]]
+            if kernel.type == schema.TensorType.INT8:
+                kernel_1xKxKxC = np.frombuffer(model.buffers[kernel.buffer].data, np.int8).reshape(kernel.shape)
+                values = kernel_1xKxKxC * np.asarray(kernel.quantization.scale, np.float32)  # a scale a channel
+                kernel.type, kernel.quantization, kernel.buffer = schema.TensorType.FLOAT32, None, len(model.buffers)
+                model.buffers.append(schema.BufferT())
+                model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+    return flatbuffer_utils.convert_object_to_bytearray(model)

@@ -42,7 +42,7 @@ def make_stages(
       model: its layers compute in float32.
       variables: {'params', 'batch_stats'}.
       warm_start: how much of it is left, from 1 to 0.
-      interceptor: says layers in a form of a runtime's own, such as `one_image.convolution`.
+      interceptor: says layers in a form of a runtime's own, such as `one_image.interceptor()`.
     """
     folded = jax.tree.map(np.asarray, folding.fold_batch_norm(model, variables))
 

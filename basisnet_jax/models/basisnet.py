@@ -83,7 +83,7 @@ class BasisNet(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """The preview: images of any resolution -> (logits_BxK, coefficients_BxLxN), both float32."""
         assert self.preview is not None, "a static network has one stage"
-        small_BxhxwxC = resize(images_BxHxWxC, self.preview_resolution)
+        small_BxhxwxC = self.small_image(images_BxHxWxC)
         features_BxF, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
         shape = (len(set(self._vectors().values())) * self.channel_groups, self.num_bases)
         scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxF)
@@ -92,6 +92,10 @@ class BasisNet(nn.Module):
         if self.start_temperature is not None:
             temperature, warm_start = synthesis.annealed(temperature, self.start_temperature, warm_start), 0.0
         return preview_logits_BxK, synthesis.combination_coefficients(scores_BxLxN, temperature, warm_start)
+
+    def small_image(self, images_BxHxWxC: jax.Array) -> jax.Array:
+        """What the preview sees; a method, so that an export can say it otherwise."""
+        return resize(images_BxHxWxC, self.preview_resolution)
 
     def second_stage(self, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array, *, train: bool) -> jax.Array:
         """The specialist that the coefficients make of the bases -> logits_BxK, float32."""
