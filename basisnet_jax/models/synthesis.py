@@ -321,14 +321,20 @@ def _window(padded_BxHxWxC, row: int, column: int, output: Sequence[int], stride
     return lax.slice(padded_BxHxWxC, (0, row, column, 0), limits, (1, stride, stride, 1))
 
 
+def _sum(terms: Sequence[jax.Array]) -> jax.Array:
+    """In four sums, for an addition on a CPU need not wait for the one before it then."""
+    return reduce(jnp.add, (reduce(jnp.add, terms[part::4]) for part in range(min(4, len(terms)))))
+
+
 def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output: tuple[int, int], stride: int):
     """Sum over (row, column, weight) of the image shifted there times the weight, in float32."""
-    total = None
-    for row, column, weight_BxC in taps:
-        window = _window(padded_BxHxWxC, row, column, output, stride)
-        term = window.astype(jnp.float32) * weight_BxC[:, None, None, :].astype(jnp.float32)
-        total = term if total is None else total + term
-    return total
+    f32 = jnp.float32
+    return _sum(
+        [
+            _window(padded_BxHxWxC, row, column, output, stride).astype(f32) * weight_BxC[:, None, None].astype(f32)
+            for row, column, weight_BxC in taps
+        ]
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -422,9 +428,7 @@ def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
             )
             return x.astype(jnp.float32) * dy.astype(jnp.float32)
 
-        pixels = [pixel(column) for column in range(first, min(first + _PIXELS, columns))]
-        # Four sums, for an addition need not wait for the one before then.
-        return reduce(jnp.add, (reduce(jnp.add, pixels[k::4]) for k in range(min(4, len(pixels)))), sums_BxKxKxC)
+        return sums_BxKxKxC + _sum([pixel(column) for column in range(first, min(first + _PIXELS, columns))])
 
     sums_BxKxKxC = jnp.zeros((batch, side, side, channels), jnp.float32)
     for first in range(0, columns, _PIXELS):
