@@ -1,6 +1,7 @@
 """Every form of a synthesized layer against plain loops over images in NumPy."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,19 @@ def test_depthwise_equals_a_loop(side, stride, size, padding, dtype):
 
     by_rows, by_taps = gradient(synthesis._kernel_gradient_by_rows), gradient(synthesis._kernel_gradient_by_taps)
     np.testing.assert_allclose(by_rows, by_taps, rtol=1e-4, atol=1e-4, err_msg="the CPU's and the TPU's form differ")
+
+
+def test_the_cpu_s_kernel_gradient_stays_on_its_device(monkeypatch):
+    """And rows of more pixels than one fused loop takes are worked off in parts."""
+    monkeypatch.setattr(synthesis, "_PIXELS", 4)
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 7, 12, 3), (8, 5, 10, 3))]
+    by_rows = jax.jit(lambda x, dy: synthesis._kernel_gradient_by_rows(x, dy, 3, 1))
+    sharded = jax.device_put(arrays, batch_sharding(make_mesh(jax.devices(), fsdp=1)))
+    program = by_rows.lower(*sharded).compile().as_text()
+    assert not re.findall(r"all-\w+|collective-\w+", program), "images were sent to other devices"
+    expected = synthesis._kernel_gradient_by_taps(*arrays, 3, 1)
+    np.testing.assert_allclose(by_rows(*sharded), expected, rtol=1e-4, atol=1e-4)
 
 
 def dense_loop(x, bases, coefficients, stride, dy, padding):

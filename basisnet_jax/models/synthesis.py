@@ -165,6 +165,8 @@ def dense(
 
 # Depthwise convolution
 
+_PIXELS = 112  # in one fused loop; LLVM vectorises none with more than 250 addresses, and a pixel has two
+
 
 class Normalized(NamedTuple):
     """act((x - mean) * scale + bias), left to whoever uses it: a TPU's depthwise kernel computes it on the way."""
@@ -319,14 +321,20 @@ def _window(padded_BxHxWxC, row: int, column: int, output: Sequence[int], stride
     return lax.slice(padded_BxHxWxC, (0, row, column, 0), limits, (1, stride, stride, 1))
 
 
+def _sum(terms: Sequence[jax.Array]) -> jax.Array:
+    """In four sums, for an addition on a CPU need not wait for the one before it then."""
+    return reduce(jnp.add, (reduce(jnp.add, terms[part::4]) for part in range(min(4, len(terms)))))
+
+
 def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output: tuple[int, int], stride: int):
     """Sum over (row, column, weight) of the image shifted there times the weight, in float32."""
-    total = None
-    for row, column, weight_BxC in taps:
-        window = _window(padded_BxHxWxC, row, column, output, stride)
-        term = window.astype(jnp.float32) * weight_BxC[:, None, None, :].astype(jnp.float32)
-        total = term if total is None else total + term
-    return total
+    f32 = jnp.float32
+    return _sum(
+        [
+            _window(padded_BxHxWxC, row, column, output, stride).astype(f32) * weight_BxC[:, None, None].astype(f32)
+            for row, column, weight_BxC in taps
+        ]
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -405,32 +413,27 @@ def _kernel_gradient_by_taps(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
 
 
 def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
-    """As `_kernel_gradient_by_taps`, by a loop over output rows whose working set stays in a CPU's cache."""
-    batch, rows, outputs, channels = dy_BxPxQxC.shape
-    pitch, columns = 1, outputs
-    if stride == 1:  # a row is one long axis then, which is worked off faster than one of few channels
-        padded_BxHxWxC = padded_BxHxWxC.reshape(batch, padded_BxHxWxC.shape[1], -1, 1)
-        dy_BxPxQxC = dy_BxPxQxC.reshape(batch, rows, -1, 1)
-        pitch, columns = channels, outputs * channels
+    """As `_kernel_gradient_by_taps`, by a loop over output rows, the sum over whose pixels stays in registers."""
+    batch, rows, columns, channels = dy_BxPxQxC.shape
     # The barriers keep XLA from fusing the padding into the loop and the loop's result into its users.
     padded_BxHxWxC = lax.optimization_barrier(padded_BxHxWxC)
-    last = (columns - 1) * stride + 1
 
-    def add_row(row, sums):
-        dy = lax.dynamic_index_in_dim(dy_BxPxQxC, row, 1).astype(jnp.float32)
-        x = lax.dynamic_slice_in_dim(padded_BxHxWxC, row * stride, side, 1)
+    def add_row(row, sums_BxKxKxC, first):
+        def pixel(column):
+            # Each has slices of its own: XLA's loop is vectorised only if what depends on `row` has one user.
+            window = (0, row * stride, column * stride, 0), (batch, side, side, channels)
+            x = lax.dynamic_slice(padded_BxHxWxC, *window, allow_negative_indices=False)
+            dy = lax.dynamic_slice(
+                dy_BxPxQxC, (0, row, column, 0), (batch, 1, 1, channels), allow_negative_indices=False
+            )
+            return x.astype(jnp.float32) * dy.astype(jnp.float32)
 
-        def taps(j):  # of a column of the kernel
-            limits = (batch, side, j * pitch + last, x.shape[3])
-            window = lax.slice(x, (0, 0, j * pitch, 0), limits, (1, 1, stride, 1))
-            return window.astype(jnp.float32) * dy
+        return sums_BxKxKxC + _sum([pixel(column) for column in range(first, min(first + _PIXELS, columns))])
 
-        return [total + taps(j) for j, total in enumerate(sums)]
-
-    zeros = [jnp.zeros((batch, side, columns, dy_BxPxQxC.shape[3]), jnp.float32) for _ in range(side)]
-    sums = lax.fori_loop(0, rows, add_row, zeros)
-    dkernels = [jnp.sum(total.reshape(batch, side, outputs, channels), axis=2) for total in sums]
-    return lax.optimization_barrier(jnp.stack(dkernels, axis=2))
+    sums_BxKxKxC = jnp.zeros((batch, side, side, channels), jnp.float32)
+    for first in range(0, columns, _PIXELS):
+        sums_BxKxKxC = lax.fori_loop(0, rows, partial(add_row, first=first), sums_BxKxKxC)
+    return lax.optimization_barrier(sums_BxKxKxC)
 
 
 def xla_depthwise(x_BxHxWxC: jax.Array, kernel_1xKxKxC: jax.Array, stride: int, padding: str) -> jax.Array:
