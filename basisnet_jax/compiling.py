@@ -197,6 +197,8 @@ def group_of(label: str) -> str:
     """
     label = label.split(";")[0]
     path = re.sub(r"'\]\['|\['|'\]", "/", label).split("/")
+    if not label:  # what the compiler put in: from HBM to its own memory and back, or into another layout
+        return "copies"
     if re.match(r"state\.(opt_state|ema|step|batch_stats)", label):
         return "optimizer, averages"
     if "preview" in path or "coefficients" in path:
@@ -217,7 +219,7 @@ def group_of(label: str) -> str:
 
 _GROUPS = (
     *("preview, coefficients", "stem", "expand", "depthwise", "project", "squeeze-excite", "norm, activation", "head"),
-    *("optimizer, averages", "collectives", "rest"),
+    *("optimizer, averages", "copies", "collectives", "rest"),
 )
 
 

@@ -55,9 +55,9 @@ def test_costs_of_a_program_written_by_hand():
     assert list(program) == ["scale", "body", "condition", "ENTRY"]
     got = hlo.costs(program, compiling.group_of, clock=1e6, bandwidth=1e9, ring=1e6, devices=8)
     padded = 16 * 256 * 4  # a row of 200 fills two tiles of 128 lanes
-    assert set(got) == {"rest", "depthwise", "preview, coefficients", "collectives"}
+    assert set(got) == {"copies", "depthwise", "preview, coefficients", "collectives"}
     # The prefetch reads HBM, padded to a tile of 128, and writes VMEM.
-    assert (got["rest"].cycles, got["rest"].hbm_bytes) == (0, 128 * 2)
+    assert (got["copies"].cycles, got["copies"].hbm_bytes) == (0, 128 * 2)
     depthwise = got["depthwise"]
     assert (depthwise.cycles, depthwise.hbm_bytes, depthwise.unestimated) == (3 * 1000, 3 * 2 * padded, 0)
     assert depthwise.seconds == pytest.approx(3 * 1e-3)  # the cycles take longer than the bytes
@@ -107,7 +107,7 @@ def test_what_a_collective_sends(line, sent):
         ("state.opt_state[1][0].nu['specialist']['block00']['expand']['bases']", "optimizer, averages"),
         ("jit(train_step)/add;jit(train_step)/mul", "optimizer, averages"),
         ("jit(train_step)/jvp(BasisNet)/specialist/block03/add", "rest"),
-        ("", "rest"),
+        ("", "copies"),
     ],
 )
 def test_the_group_of_an_operation(label, group):
