@@ -12,13 +12,16 @@ MAX_BYTES = 2**30  # what was not used for longest goes first
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another, or none ('').
 
-    The folder is basisnet_jax/jax in $XDG_CACHE_HOME, or in ~/.cache. If it cannot be written, a warning says so and
-    the run compiles everything. Machines of different CPUs can share it: JAX's keys hold the CPU's instruction sets.
+    The folder is basisnet_jax/jax in $XDG_CACHE_HOME, or in ~/.cache, and in it one for each number of cores that a
+    process may use: XLA splits a CPU's loops over them when it compiles, and JAX's keys do not hold their number. They
+    do hold the CPU's instruction sets, so machines of different CPUs can share it. If it cannot be written, a warning
+    says so and the run compiles everything.
     """
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    folder = pathlib.Path(home, "basisnet_jax", "jax").expanduser()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    folder = pathlib.Path(home, "basisnet_jax", "jax", f"{cores}-cores").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{os.getpid()}"

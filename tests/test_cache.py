@@ -47,7 +47,7 @@ def test_cached_programs_give_the_same_bits(config, tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout.splitlines()[-1])
-        kept.append({path.name for path in (tmp_path / "basisnet_jax" / "jax").glob("*-cache")})
+        kept.append({path.name for path in (tmp_path / "basisnet_jax" / "jax").glob("*-cores/*-cache")})
     assert any(name.startswith("jit_train_step") for name in kept[0])
     assert kept[1] == kept[0], "the second process compiled again what the first had kept"
     assert printed[1] == printed[0]
@@ -64,8 +64,9 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, cap
 
 def test_the_cache_is_bounded_and_the_users_own_choice_stands(tmp_path, monkeypatch, unset):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
     cache.use_compilation_cache()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "basisnet_jax" / "jax")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "basisnet_jax" / "jax" / "2-cores")
     assert 0 < jax.config.jax_compilation_cache_max_size < 2**40
     jax.config.update("jax_compilation_cache_dir", "")  # as JAX_COMPILATION_CACHE_DIR= in the environment
     cache.use_compilation_cache()
