@@ -2,7 +2,7 @@
 
     python -m basisnet_jax.main --config=configs/digits.py
 
-Hardware: two CPU cores. Time: 1.5 minutes. Top-1: .981, the mean of seeds 0, 1, 2 (.980 .986 .978).
+Hardware: two CPU cores. Time: 2 minutes. Top-1: .981, the mean of seeds 0, 1, 2, each on one core (.986 .982 .976).
 """
 
 import ml_collections
