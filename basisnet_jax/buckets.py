@@ -12,7 +12,15 @@ MAX_PADDING = 3  # images too many that a bucket is filled up with, rather than 
 
 
 def run(function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
-    """The function's outputs for all B, which it is given in pieces of bucket sizes; padding is zeros."""
+    """The function's outputs for all B, which it is given in pieces of bucket sizes; padding is zeros.
+
+    Args:
+      function: arrays of b in SIZES rows -> arrays, or a tree of them, of as many rows.
+      arrays_Bx: [B, ...] each, any dtype.
+
+    Returns:
+      Its outputs in order, [B, ...] each.
+    """
 
     def padded(array_Bx: np.ndarray, start: int, size: int) -> np.ndarray:
         piece = array_Bx[start : start + size]

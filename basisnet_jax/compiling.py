@@ -196,9 +196,9 @@ def group_of(label: str) -> str:
     'jit(train_step)/transpose(jvp(BasisNet))/specialist/block03/depthwise_norm/...' -> 'norm, activation'.
     """
     label = label.split(";")[0]
-    path = re.sub(r"'\]\['|\['|'\]", "/", label).split("/")
     if not label:  # what the compiler put in: from HBM to its own memory and back, or into another layout
         return "copies"
+    path = re.sub(r"'\]\['|\['|'\]", "/", label).split("/")
     if re.match(r"state\.(opt_state|ema|step|batch_stats)", label):
         return "optimizer, averages"
     if "preview" in path or "coefficients" in path:

@@ -21,8 +21,11 @@ def ending_with_its_reader() -> Iterator[None]:
         sys.stdout.flush()
     except BrokenPipeError:
         poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)  # that a pipe has lost its reader is told unasked
-        if not poll.poll(0):
+        for stream in (sys.stdout, sys.stderr):
+            poll.register(stream.fileno(), 0)  # that a pipe has lost its reader is told unasked
+        unread = [descriptor for descriptor, _ in poll.poll(0)]
+        if sys.stdout.fileno() not in unread:
             raise  # it was another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        for descriptor in unread:  # Python flushes once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         sys.exit(UNREAD)

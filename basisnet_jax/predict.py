@@ -140,6 +140,9 @@ def make_stages(
 
     A call takes a microsecond or two for every array that it hands on. So each stage is given no more of the state than
     it reads, and of that all vectors, which are most of the arrays, as one.
+
+    Returns:
+      uint8[B, H, W, C] -> (logits_BxK, coefficients_BxLxN), and those images and coefficients -> logits_BxK; float32.
     """
     first, second = step.make_stages(model, ema=False, warm_start_steps=warm_start_steps)
     variables = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)

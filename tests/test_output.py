@@ -37,6 +37,12 @@ def test_much_output_or_little_and_an_exit_code_of_its_own(what, unbuffered):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_errors_may_go_into_the_same_pipe():
+    """As with `2>&1 | head`."""
+    what = "import os, sys; os.dup2(1, 2); sys.stderr.write('1'); print(1)"
+    assert run_unread("-c", BY_HAND.format(what), PYTHONUNBUFFERED="").returncode == 141
+
+
 def test_a_failure_is_not_silenced():
     done = run_unread("-c", BY_HAND.format("print(1), open('nowhere')"), PYTHONUNBUFFERED="")
     assert "No such file or directory: 'nowhere'" in done.stderr
