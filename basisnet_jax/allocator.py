@@ -1,25 +1,24 @@
 """The C library's allocator, told to keep what is freed: a training step frees and asks for the same arrays again."""
 
-import ctypes
 import os
+import platform
+import sys
 
-# Numbers of glibc's malloc.h.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
-_PAD_BYTES = 64 * 2**20
+# glibc's names, for the environment of a process: https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
+_TUNABLES = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**62, "top_pad": 64 * 2**20}
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the next allocation; elsewhere, and if the environment tunes it, does nothing.
+    """Starts this program again, where that is glibc's, so that it keeps freed memory; for a script's first line.
 
     By default glibc gives arrays of more than 32 MB (less, in a thread) back to the system when they are freed, and
     the next step gets them page by page. On CPU that can be more than half of a training step (docs/performance.md).
-    From here on one arena serves all threads, nothing is mapped apart or given back, and the heap grows by 64 MiB. The
-    process keeps its peak; results do not change. Threads that have allocated before keep their arenas, so call it
-    first.
+    With these settings nothing is given back, and what threads still map apart comes in huge pages. The process keeps
+    its peak; results do not change. glibc reads them as a process starts: this replaces the process by the same command
+    line, and returns there. So it does at once where the environment tunes the allocator, or it is not glibc.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _PAD_BYTES)):
-            mallopt(parameter, value)
+    if platform.libc_ver()[0] == "glibc":
+        os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={value}" for name, value in _TUNABLES.items())
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -9,6 +9,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+if __name__ == "__main__":  # first of all: it starts this program again
+    from basisnet_jax import allocator
+
+    allocator.keep_freed_memory()
+
 try:
     from absl import app, flags, logging
     from ml_collections import config_flags
@@ -124,9 +129,8 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import allocator, distributed
+    from basisnet_jax import distributed
 
-    allocator.keep_freed_memory()
     # Threads that decode small images hold Python's lock, and each step waits for it: by default 5 ms every time.
     sys.setswitchinterval(0.0005)
 
