@@ -384,23 +384,32 @@ def check_same_run(
 
 
 def open_run(
-    workdir: str, config: ml_collections.ConfigDict | None = None
+    workdir: str, config: ml_collections.ConfigDict | None = None, *, or_export: bool = False
 ) -> tuple[epath.Path, ml_collections.ConfigDict]:
     """(the folder of a run that was trained, the config to use it with).
 
     Args:
       workdir: the folder.
       config: the run's, though it may differ in what evaluation alone reads; None is the run's own.
+      or_export: the folder that --mode=export wrote will do, too.
 
     Raises:
       UserError: there is no run, or it is another config's.
     """
     folder = files.absolute(workdir)
-    if not (folder / "config.json").exists():
+    if or_export and is_export(workdir):
+        saved = json.loads((folder / "manifest.json").read_text())["config"]
+    elif (folder / "config.json").exists():
+        saved = json.loads((folder / "config.json").read_text())
+    else:
         raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
-    saved = json.loads((folder / "config.json").read_text())
     if config is None:
         config = with_defaults(saved)
     validate(config)
     check_same_run(config, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
     return folder, config
+
+
+def is_export(workdir: str) -> bool:
+    """Whether --mode=export wrote this folder."""
+    return (files.absolute(workdir) / "manifest.json").exists()

@@ -1,6 +1,8 @@
 """Whole-set metrics: from sums while a run trains, from every image's logits when it is looked at closely."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -105,20 +107,30 @@ class Predictions:
     coefficients: CoefficientSums | None  # None without a preview
 
 
-def predict(experiment: Experiment, state: TrainState, coefficients: str = "predicted") -> Predictions:
-    """Runs the evaluation split through the network, sharded over the mesh.
+Stages = tuple[Callable[..., Any], Callable[..., Any]]  # as `runtime.TwoStageClassifier` has them
+
+
+def stages_of_state(experiment: Experiment, state: TrainState) -> Stages:
+    """The network's, sharded over the mesh; the state in the shardings of `experiment.abstract_model_state`."""
+    first, second = (functools.partial(stage, state) for stage in experiment.stages)
+    return first, second
+
+
+def predict(experiment: Experiment, stages: Stages, coefficients: str = "predicted") -> Predictions:
+    """Runs the evaluation split through both stages.
 
     Args:
-      experiment: its data, mesh, model and evaluation settings.
-      state: in the shardings of `experiment.abstract_model_state`.
+      experiment: its data, mesh and evaluation settings.
+      stages: images -> (preview logits, coefficients); images, coefficients, tasks -> logits. The first is not called
+        where the model has no preview.
       coefficients: one of `ABLATIONS`, what the specialist gets. For 'shuffle_images' it gets for image i what the
         preview predicts for image `random_cycle(count)[i]` of the split, whatever the batches and the devices.
 
     Raises:
-      UserError: the network's logits are not finite.
+      UserError: logits are not finite.
       RuntimeError: the number of examples counted is not that of the split.
     """
-    first, second = experiment.stages
+    first, second = stages
     change, count = jax.jit(ABLATIONS[coefficients]), experiment.plan.eval_examples
     batches = experiment.eval_batches()
     if coefficients == "shuffle_images":
@@ -129,9 +141,9 @@ def predict(experiment: Experiment, state: TrainState, coefficients: str = "pred
     for batch in batches:
         found = {"labels": batch["label"], "mask": batch["mask"]}
         if experiment.model.preview:
-            found["preview"], predicted_BxLxN = first(state, batch.get("donor", batch["image"]))
+            found["preview"], predicted_BxLxN = first(batch.get("donor", batch["image"]))
             found["coefficients"] = change(predicted_BxLxN)
-        found["logits"] = second(state, batch["image"], found.get("coefficients"), batch.get("task"))
+        found["logits"] = second(batch["image"], found.get("coefficients"), batch.get("task"))
         on_host = multihost_utils.process_allgather(found, tiled=True)
         piece = {name: array_B[on_host["mask"] > 0] for name, array_B in on_host.items()}
         if "coefficients" in piece:
@@ -142,7 +154,7 @@ def predict(experiment: Experiment, state: TrainState, coefficients: str = "pred
     whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     _check_count(len(whole["labels"]), experiment)
     if not np.isfinite(whole["logits"]).all():
-        raise UserError(f"the network's logits at step {int(state.step)} are not finite; take another checkpoint.")
+        raise UserError("the network's logits are not finite; take another checkpoint.")
     return Predictions(whole["labels"], whole["logits"], whole.get("preview"), sums)
 
 

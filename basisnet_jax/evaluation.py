@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +13,15 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from basisnet_jax import calibration, figures, files, report, termination
+from basisnet_jax import calibration, figures, files, report, runtime, termination
 from basisnet_jax.checkpoint import restore_model
-from basisnet_jax.config import fail, open_run
+from basisnet_jax.config import fail, is_export, open_run
 from basisnet_jax.data import preprocess
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import Predictions, is_correct, predict, summarize
+from basisnet_jax.evaluate import Predictions, Stages, is_correct, predict, stages_of_state, summarize
 from basisnet_jax.experiment import Experiment, make_experiment
 from basisnet_jax.networks import eval_crop
+from basisnet_jax.runtime import NEVER
 from basisnet_jax.termination import Candidate
 
 EXIT_PERCENT = range(0, 101)  # rows of the CSV, a criterion
@@ -27,13 +29,13 @@ SHOWN = 8  # images of each kind that are drawn
 
 
 def evaluate_run(
-    config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None
+    config: ml_collections.ConfigDict | None, workdir: str, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, Any]:
-    """Evaluates a trained run, and writes `evaluation/` into its workdir.
+    """Evaluates a trained run, or the LiteRT files that were exported of one, and writes `evaluation/` into its folder.
 
     Args:
-      config: that the run was started with; what evaluation alone reads may differ.
-      workdir: of the run.
+      config: that the run was started with; what evaluation alone reads may differ. None is the run's own.
+      workdir: of the run, or an export.
       devices: to run on; None is all there are.
 
     Returns:
@@ -42,18 +44,22 @@ def evaluate_run(
     Raises:
       UserError: config, data, devices, workdir or checkpoint do not fit.
     """
-    folder, _ = open_run(workdir, config)
+    folder, config = open_run(workdir, config, or_export=True)
     experiment = make_experiment(config, devices, training=False)
     ablations = [name for name in config.eval.coefficients if name != "predicted"]
     if ablations and experiment.model.preview is None:
         fail("eval.coefficients", tuple(config.eval.coefficients), "a network without a preview has none to replace")
     compared = [_compared(name, experiment) for name in config.eval.compare]
 
-    state = restore_model(folder, config.eval.checkpoint, experiment.abstract_model_state)
-    predictions = predict(experiment, state)
-    ablated = {name: predict(experiment, state, name) for name in ablations}
+    if is_export(workdir):
+        step, stages = _stages_of_export(folder, experiment)
+    else:
+        state = restore_model(folder, config.eval.checkpoint, experiment.abstract_model_state)
+        step, stages = int(state.step), stages_of_state(experiment, state)
+    predictions = predict(experiment, stages)
+    ablated = {name: predict(experiment, stages, name) for name in ablations}
     candidates = _candidates(experiment, predictions)
-    results = _results(experiment, int(state.step), predictions, ablated, candidates)
+    results = _results(experiment, step, predictions, ablated, candidates)
     if jax.process_index() == 0:
         out = folder / "evaluation"
         try:
@@ -63,6 +69,30 @@ def evaluate_run(
         except OSError as error:
             raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
     return results
+
+
+def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[int, Stages]:
+    """(the step that was exported, its stages by LiteRT, of the first kind of file that the manifest names)."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    kinds = re.findall(r"specialist\.(\S*tflite)", " ".join(manifest["files"]))
+    if not kinds or jax.process_count() > 1:
+        raise UserError(f"{folder} is evaluated by one process and with .tflite files; it has {[*manifest['files']]}.")
+    classifier = runtime.TwoStageClassifier.from_export(os.fspath(folder), NEVER, os.cpu_count() or 1, kinds[0])
+    first = classifier.first_stage
+    if (experiment.model.preview is None) != (first is None):
+        raise UserError(f"{folder} is frozen for one place; evaluate the run, or the files of --mode=export.")
+    if experiment.eval_side != classifier.side:
+        fail("eval.resolution", experiment.eval_side, f"the export's images are {classifier.side} pixels wide")
+
+    def preview(images_BxHxWxC: jax.Array) -> list[np.ndarray]:
+        assert first is not None
+        return list(first(np.asarray(images_BxHxWxC)))
+
+    def specialist(images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array | None, _: None) -> np.ndarray:
+        given = [x for x in (images_BxHxWxC, coefficients_BxLxN) if x is not None]
+        return classifier.second_stage(*map(np.asarray, given))[0]
+
+    return manifest["step"], (preview, specialist)
 
 
 def _compared(workdir: str, experiment: Experiment) -> tuple[str, float, float]:

@@ -28,10 +28,12 @@ from basisnet_jax.output import ending_with_its_reader
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<the config's name>.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; evaluate, predict: or of an export. Default: runs/<the config's name>."
+)
 _MODES = {
     "train": "train, evaluate and save",
-    "evaluate": "whole-set metrics of a trained run, its early termination and its coefficients",
+    "evaluate": "whole-set metrics of a trained run or its export, its early termination and its coefficients",
     "predict": "classify image files in two stages",
     "export": "write files for phones and servers",
     "cost": "count multiply-adds",
@@ -84,8 +86,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise UserError(f"--specialize={_SPECIALIZE.value} is not for --mode={_MODE.value}; say --mode=export.")
         if _MODE.value == "predict" and _IMAGES.value is None:
             raise UserError("--images is missing; name image files, as in --images='photos/*.jpg'.")
-        if _CONFIG.value is None and _MODE.value == "predict" and _WORKDIR.value is not None:
-            return positional  # a run knows its config
+        if _CONFIG.value is None and _MODE.value in ("evaluate", "predict") and _WORKDIR.value is not None:
+            return positional  # a run knows its config, and an export its run's
         if _CONFIG.value is None:
             raise UserError("--config is missing; give a file of configs/, as in --config=configs/digits.py.")
         filename = _config_filename()
@@ -189,7 +191,7 @@ def _predict(workdir: str) -> None:
     from basisnet_jax import predict
 
     assert _IMAGES.value is not None  # parse_flags saw to it
-    classifier = predict.TwoStageClassifier.from_checkpoint(workdir, _THRESHOLD.value, _CONFIG.value)
+    classifier = predict.TwoStageClassifier.from_folder(workdir, _THRESHOLD.value, _CONFIG.value)
     rows, bad = predict.predict_files(classifier, _IMAGES.value)
     print(predict.table(rows, _FORMAT.value))
     for sentence in bad:

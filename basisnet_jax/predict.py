@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from basisnet_jax import buckets, runtime, step
 from basisnet_jax import state as state_lib
 from basisnet_jax.checkpoint import restore_model
-from basisnet_jax.config import eval_resolution, fail, open_run, with_defaults
+from basisnet_jax.config import eval_resolution, fail, is_export, open_run, with_defaults
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.decode import BadExampleError
 from basisnet_jax.errors import UserError
@@ -27,7 +27,7 @@ from basisnet_jax.mesh import make_mesh
 from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet
 from basisnet_jax.networks import eval_crop, make_model, model_cost
 from basisnet_jax.plan import derive
-from basisnet_jax.runtime import ExitRule
+from basisnet_jax.runtime import NEVER, ExitRule
 
 READ_AT_ONCE = 256  # images of which the pixels are held
 
@@ -91,6 +91,22 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     """
 
     crop: preprocess.CentralCrop | None = None
+
+    @classmethod
+    def from_folder(
+        cls, workdir: str, threshold: float | None = None, config: ml_collections.ConfigDict | None = None
+    ) -> "TwoStageClassifier":
+        """`from_export` where the folder is an export, `from_checkpoint` elsewhere.
+
+        An export that was evaluated itself answers by the rule that was chosen there.
+        """
+        if not is_export(workdir):
+            return cls.from_checkpoint(workdir, threshold, config)
+        folder, _ = open_run(workdir, config, or_export=True)
+        if threshold is not None or not (folder / "evaluation").exists():
+            return cls.from_export(workdir, threshold)
+        found = cls.from_export(workdir, NEVER)
+        return dataclasses.replace(found, rule=_rule(folder, None)) if found.first_stage else found
 
     @classmethod
     def from_checkpoint(

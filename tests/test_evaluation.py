@@ -11,7 +11,7 @@ from etils import epath
 
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import predict
+from basisnet_jax.evaluate import predict, stages_of_state
 from basisnet_jax.evaluation import evaluate_run, summary
 from basisnet_jax.experiment import make_experiment
 from basisnet_jax.models.ablations import ABLATIONS, random_cycle
@@ -50,7 +50,7 @@ def test_every_ablation_is_what_its_name_says_on_any_mesh(trained, trained_confi
     eight, sharded = opened(trained_config, trained, 8)
     for name, vectors in given.items():
         expected = [specialist(image[None], vector[None])[0] for image, vector in zip(images, vectors, strict=True)]
-        got = predict(eight, sharded, name)
+        got = predict(eight, stages_of_state(eight, sharded), name)
         np.testing.assert_allclose(got.logits_NxK, np.stack(expected), rtol=1e-3, atol=1e-4, err_msg=name)
         assert len(got.labels_N) == 37
 
@@ -78,7 +78,7 @@ def test_results_equal_numpy_and_do_not_depend_on_the_mesh(trained, trained_conf
     one, eight = found[1], found[8]
     assert one["count"] == eight["count"] == 37
     experiment, state = opened(trained_config, trained, 1)
-    predictions = predict(experiment, state)
+    predictions = predict(experiment, stages_of_state(experiment, state))
     for stage, logits in (("specialist", predictions.logits_NxK), ("preview", predictions.preview_logits_NxK)):
         for name, value in numpy_summary(logits, predictions.labels_N).items():
             assert one[stage][name] == pytest.approx(value, rel=1e-6), (stage, name)
@@ -108,7 +108,7 @@ def test_coefficients_are_summed_as_numpy_would(trained, trained_config):
     experiment, state = opened(trained_config, trained, 1)
     _, stage, _ = one_image_at_a_time(experiment, state)
     coefficients = np.stack([np.asarray(c[0], np.float64) for _, c in stage])
-    predictions = predict(experiment, state)
+    predictions = predict(experiment, stages_of_state(experiment, state))
     means = predictions.coefficients.means()
     for label in range(10):
         mine = coefficients[predictions.labels_N == label]

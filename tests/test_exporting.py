@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import pytest
 from basisnet_jax import exporting, runtime
 from basisnet_jax.config import validate
 from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation import evaluate_run
 from basisnet_jax.export import checks, stablehlo
 from basisnet_jax.export.stages import Network
 from basisnet_jax.models import folding
@@ -152,6 +154,46 @@ def test_the_runtime_answers_as_prediction_does(exported, trained, images):
             np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
         np.testing.assert_allclose(here.probabilities, there.probabilities, rtol=1e-3)
     assert all(len(x) == 0 for x in runtime.TwoStageClassifier.from_export(str(folder), 0.5).classify(images[:0]))
+
+
+def test_an_export_is_evaluated_as_its_run_is(exported, trained, trained_config, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / exported[0].name
+    trained_config.eval.coefficients = ("uniform", "shuffle_images")
+    of_run = evaluate_run(trained_config, str(tmp_path), jax.devices()[:1])
+    of_files = evaluate_run(trained_config, str(folder))  # batches on 8 devices are the files' too
+    for stage in ("specialist", "preview"):
+        assert of_files[stage] == pytest.approx(of_run[stage], rel=1e-4, abs=1e-5)
+    for name, found in of_run["ablations"].items():
+        assert of_files["ablations"][name] == pytest.approx(found, rel=1e-3, abs=1e-5)
+    assert of_files["coefficients"]["wins"] == of_run["coefficients"]["wins"]
+    for name in ("step", "count", "madds"):
+        assert of_files[name] == of_run[name]
+    assert sorted(x.name for x in (folder / "evaluation").iterdir()) == sorted(
+        x.name for x in (tmp_path / "evaluation").iterdir()
+    )
+    assert vars(TwoStageClassifier.from_folder(str(folder)).rule) == of_files["early_termination"]["rule"]
+    assert TwoStageClassifier.from_folder(str(folder), 0.5).rule == runtime.ExitRule(threshold=0.5)
+
+
+def test_an_export_that_cannot_be_evaluated_is_told(exported, trained_config, tmp_path):
+    folder, _ = exported
+    trained_config.eval.resolution = 16
+    with pytest.raises(UserError, match=r"config.eval.resolution = 16: the export's images are 8 pixels wide"):
+        evaluate_run(trained_config, str(folder))
+    trained_config.optimizer.learning_rate = 0.5
+    with pytest.raises(UserError, match="another config"):
+        evaluate_run(trained_config, str(folder))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for files, message in (
+        (["specialist.tflite"], "is frozen for one place"),
+        (["preview.onnx", "specialist.onnx"], r"with .tflite files; it has \['preview.onnx', 'specialist.onnx'\]"),
+    ):
+        for name in ("specialist.tflite", "labels.txt"):
+            (tmp_path / name).write_bytes((folder / name).read_bytes())
+        (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "files": dict.fromkeys(files)}))
+        with pytest.raises(UserError, match=message):
+            evaluate_run(None, str(tmp_path))
 
 
 def test_the_runtime_needs_numpy_and_litert_alone(exported, images, tmp_path):

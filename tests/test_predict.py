@@ -17,7 +17,7 @@ from etils import epath
 from basisnet_jax import buckets, predict, termination
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import is_correct
+from basisnet_jax.evaluate import is_correct, stages_of_state
 from basisnet_jax.evaluate import predict as predict_split
 from basisnet_jax.evaluation import evaluate_run
 from basisnet_jax.experiment import make_experiment
@@ -39,7 +39,7 @@ def test_answers_are_those_of_the_simulated_table(trained, trained_config, class
     """Every criterion, at thresholds over the whole range: the same images exit, with the same answers and cost."""
     experiment = make_experiment(trained_config, jax.devices()[:1])
     state = restore_model(epath.Path(trained), "best", experiment.abstract_model_state)
-    split = predict_split(experiment, state)
+    split = predict_split(experiment, stages_of_state(experiment, state))
     pixels = np.concatenate([batch["image"] for batch in experiment.eval_batches()])[:37]
     right = [is_correct(x, split.labels_N) for x in (split.preview_logits_NxK, split.logits_NxK)]
     for criterion in termination.CRITERIA:
