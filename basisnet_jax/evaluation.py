@@ -73,11 +73,9 @@ def evaluate_run(
 
 def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[int, Stages]:
     """(the step that was exported, its stages by LiteRT, of the first kind of file that the manifest names)."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    kinds = re.findall(r"specialist\.(\S*tflite)", " ".join(manifest["files"]))
-    if not kinds or jax.process_count() > 1:
-        raise UserError(f"{folder} is evaluated by one process and with .tflite files; it has {[*manifest['files']]}.")
-    classifier = runtime.TwoStageClassifier.from_export(os.fspath(folder), NEVER, os.cpu_count() or 1, kinds[0])
+    if jax.process_count() > 1:
+        raise UserError(f"{folder} is an export, which one process evaluates; start one alone.")
+    classifier = runtime.TwoStageClassifier.from_export(os.fspath(folder), NEVER, os.cpu_count() or 1)
     first = classifier.first_stage
     if (experiment.model.preview is None) != (first is None):
         raise UserError(f"{folder} is frozen for one place; evaluate the run, or the files of --mode=export.")
@@ -92,7 +90,7 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[int, 
         given = [x for x in (images_BxHxWxC, coefficients_BxLxN) if x is not None]
         return classifier.second_stage(*map(np.asarray, given))[0]
 
-    return manifest["step"], (preview, specialist)
+    return json.loads((folder / "manifest.json").read_text())["step"], (preview, specialist)
 
 
 def _compared(workdir: str, experiment: Experiment) -> tuple[str, float, float]:

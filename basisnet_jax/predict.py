@@ -139,7 +139,9 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
         )
 
     @classmethod
-    def from_export(cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str = "tflite") -> Self:
+    def from_export(
+        cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str | None = None
+    ) -> Self:
         """As `runtime.TwoStageClassifier.from_export`, and it knows how image files are cropped."""
         found = super().from_export(folder, threshold, threads, suffix)
         manifest = json.loads((epath.Path(folder).expanduser() / "manifest.json").read_text())

@@ -113,14 +113,16 @@ class TwoStageClassifier:
     channels: int
 
     @classmethod
-    def from_export(cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str = "tflite") -> Self:
+    def from_export(
+        cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str | None = None
+    ) -> Self:
         """What `--mode=export` wrote, run by LiteRT, image by image.
 
         Args:
           folder: a run's `export/`, or a copy.
           threshold: of the largest softmax probability at which an image exits; None takes the manifest's rule.
           threads: of LiteRT.
-          suffix: of its files, such as 'int8.tflite'.
+          suffix: of its files, such as 'int8.tflite'; None is the first that the manifest names.
 
         Raises:
           UserError: no export, none with such files, or one without a rule and no threshold.
@@ -132,6 +134,8 @@ class TwoStageClassifier:
             )
         manifest = json.loads((root / "manifest.json").read_text())
         files, rule = manifest["files"], manifest["rule"]
+        kinds = [name.partition(".")[2] for name in files if name.endswith("tflite")]
+        suffix = suffix or next(iter(kinds), "tflite")
         first, second = (f"{stage}.{suffix}" for stage in ("preview", "specialist"))
         if second not in files:
             raise UserError(f"{root} has no {second}; it has {', '.join(files)}.")

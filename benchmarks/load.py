@@ -3,7 +3,8 @@
     python benchmarks/load.py [--steps 10000] [--json load.json]
 
 The run is `python -m basisnet_jax.main` on a network of two blocks. Another process looks at it four times a second,
-through /proc. A tenth of the steps is warm-up. Fails if after it memory grows by more than 3%, or if at the end there is more of the rest than ever before.
+through /proc. A tenth of the steps is warm-up. Fails if after it memory grows by more than 3%, or if the last tenth has
+more of the rest than any before.
 """
 
 import argparse
