@@ -12,7 +12,8 @@ from typing import NoReturn
 if __name__ == "__main__":  # first of all: it starts this program again
     from basisnet_jax import allocator
 
-    allocator.keep_freed_memory()
+    training = "--mode=train" in sys.argv or not any(x.lstrip("-").startswith("mode") for x in sys.argv)
+    allocator.keep_freed_memory(arenas=None if training else 1)
 
 try:
     from absl import app, flags, logging
