@@ -33,6 +33,7 @@ LONG = {"epochs": 12.0, "warm_start_epochs": 3.0, "eval_every_epochs": 3.0, "sch
 # As many steps as four epochs of the upright images.
 TURNED = {"data.rotations": True, "epochs": 1.0, "warm_start_epochs": 0.25, "eval_every_epochs": 0.5}
 TURNED |= {"checkpoint.every_epochs": 0.5, "schedule.warmup_epochs": 0.125}
+TURNED_LONG = TURNED | {"epochs": 3.0, "warm_start_epochs": 0.75, "schedule.warmup_epochs": 0.375}
 
 
 def both(name: str, what: str, overrides: Mapping[str, Any]) -> dict[str, tuple[str, str, Mapping[str, Any]]]:
@@ -76,6 +77,9 @@ ROWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     **both("long", "three times as long", LONG),
     **both("strong_long", "strong augmentation, three times as long", STRONG | LONG),
     **both("turned", "40 classes: class times rotation", TURNED),
+    "preview_n8_turned": ("40 classes, N = 8", PREVIEW, bases(8, 0.84, 0.5, 10) | TURNED),
+    "preview_n16_turned": ("40 classes, N = 16", PREVIEW, bases(16, 0.7, 0.5, 16) | TURNED),
+    **both("turned_long", "40 classes, three times as long", TURNED_LONG),
 }
 
 
@@ -114,9 +118,10 @@ class Run:
 
 
 def measured(workdir: pathlib.Path) -> dict[str, float]:
-    """An evaluated run's figures: 'madds', 'top1', and of a two-stage network 'preview', 'class_share', 'lost_60%', ...
+    """An evaluated run's figures: 'madds', 'top1', and of two stages 'preview', 'curve', 'class_share', 'lost_60%', ...
 
-    What early termination loses is in top-1 on the half of the images that no threshold was chosen on.
+    'curve' is top-1 averaged over all exit rates, by the criterion that is best on the other half. What early
+    termination loses is in top-1 on the half of the images that no threshold was chosen on.
     """
     found = json.loads((workdir / "evaluation" / "results.json").read_text())
     figures = {"madds": found["madds"]["total"], "top1": found["specialist"]["top1"]}
@@ -124,6 +129,11 @@ def measured(workdir: pathlib.Path) -> dict[str, float]:
         return figures
     figures |= {"preview": found["preview"]["top1"], "class_share": found["coefficients"]["class_share"]["all"]}
     best = found["early_termination"]["best"]
+    (figures["curve"],) = (
+        row["mean_top1"]
+        for row in found["early_termination"]["criteria"]
+        if all(row[name] == best[name] for name in ("criterion", "temperature"))
+    )
     chosen = best["criterion"], f"{best['temperature']:.6g}"
     with (workdir / "evaluation" / "early_termination.csv").open() as table:
         # Rows are whole percents of exits on the half that is chosen on, 0 to 100.
@@ -136,8 +146,9 @@ def measured(workdir: pathlib.Path) -> dict[str, float]:
 
 def table(runs: Sequence[Run]) -> str:
     """Markdown: a line a row, the mean over its seeds and their sample standard deviation."""
-    columns = ["top1", "preview", *(f"lost_{share:.0%}" for share in SHARES), "class_share"]
-    titles = ["top-1", "preview", *(f"lost at {share:.0%} of the MAdds" for share in SHARES), "class share"]
+    columns = ["top1", "preview", "curve", *(f"lost_{share:.0%}" for share in SHARES), "class_share"]
+    lost = (f"lost at {share:.0%} of the MAdds" for share in SHARES)
+    titles = ["top-1", "preview", "mean over exit rates", *lost, "class share"]
     rows: dict[str, list[dict[str, float]]] = {}
     for run in runs:
         if (run.workdir / "evaluation" / "results.json").exists():

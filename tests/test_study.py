@@ -41,7 +41,11 @@ def save_evaluation(folder, logits, preview, labels, cost):
     (out / "early_termination.csv").write_text(evaluation._table(candidates))
     best = {"criterion": "margin", "temperature": candidates[4].temperature}
     results = {"madds": cost.madds(), "specialist": {"top1": 0.9}, "preview": {"top1": 0.8}}
-    results |= {"early_termination": {"best": best}, "coefficients": {"class_share": {"all": 0.5}}}
+    criteria = [{**best, "mean_top1": 0.7}, {**best, "criterion": "entropy", "mean_top1": 0.6}]
+    results |= {
+        "early_termination": {"best": best, "criteria": criteria},
+        "coefficients": {"class_share": {"all": 0.5}},
+    }
     (out / "results.json").write_text(json.dumps(results))
     return candidates[4]
 
@@ -63,4 +67,4 @@ def test_what_exits_lose_is_read_off_the_table(config, tmp_path):
     assert [command[3] for command in runs[0].missing()] == ["--mode=train"]
     assert len(list(runs[1].missing())) == 2
     (line,) = study.table(runs).splitlines()[2:]
-    assert line.startswith(f"| preview_n4 | {cost.total:,} | 1 | 0.9000 | 0.8000 | ")
+    assert line.startswith(f"| preview_n4 | {cost.total:,} | 1 | 0.9000 | 0.8000 | 0.7000 | ")
