@@ -22,6 +22,7 @@ from jax import lax
 from basisnet_jax import runtime
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.models import synthesis
+from basisnet_jax.models import taps as taps_lib
 from basisnet_jax.models.backbones import ARCHITECTURES
 
 Form = Callable[..., jnp.ndarray]
@@ -30,7 +31,7 @@ SIDE = 112  # of what the first block sees
 
 def taps(x, kernel_KxKxC, stride):
     """Depthwise convolution as a sum of shifted images."""
-    return synthesis._depthwise_by_taps(x, kernel_KxKxC[None], stride, "same")
+    return taps_lib.depthwise(x, kernel_KxKxC[None], stride, "same")
 
 
 def convolution(x, kernel, stride):

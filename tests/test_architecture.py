@@ -8,7 +8,15 @@ import basisnet_jax
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
     {"files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets"},
-    {"runtime", "models.pallas_tpu", "models.backbones", "models.ablations", "data.decode", "data.augment"},
+    {
+        "runtime",
+        "models.pallas_tpu",
+        "models.backbones",
+        "models.taps",
+        "models.ablations",
+        "data.decode",
+        "data.augment",
+    },
     {"mixing", "distributed", "hlo", "published", "calibration", "models.pallas_depthwise", "models.pallas_pointwise"},
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
     {"models.routing", "models.weight_files", "models.weight_names", "allocator", "integrity"},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from basisnet_jax.mesh import batch_sharding, make_mesh, replicated
-from basisnet_jax.models import synthesis
+from basisnet_jax.models import synthesis, taps
 
 
 def softmax(scores):
@@ -117,23 +117,23 @@ def test_depthwise_equals_a_loop(side, stride, size, padding, dtype):
     assert_close(got, depthwise_loop(x, bases, coefficients, stride, dy, padding), dtype)
 
     def gradient(form):
-        padded = synthesis._pad(inputs[0], side, stride, padding)
+        padded = taps.pad(inputs[0], side, stride, padding)
         return jax.jit(lambda padded, dy: form(padded, dy, side, stride))(padded, jnp.asarray(dy, dtype))
 
-    by_rows, by_taps = gradient(synthesis._kernel_gradient_by_rows), gradient(synthesis._kernel_gradient_by_taps)
+    by_rows, by_taps = gradient(taps._kernel_gradient_by_rows), gradient(taps._kernel_gradient_by_taps)
     np.testing.assert_allclose(by_rows, by_taps, rtol=1e-4, atol=1e-4, err_msg="the CPU's and the TPU's form differ")
 
 
 def test_the_cpu_s_kernel_gradient_stays_on_its_device(monkeypatch):
     """And rows of more pixels than one fused loop takes are worked off in parts."""
-    monkeypatch.setattr(synthesis, "_PIXELS", 4)
+    monkeypatch.setattr(taps, "_PIXELS", 4)
     rng = np.random.default_rng(0)
     arrays = [jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 7, 12, 3), (8, 5, 10, 3))]
-    by_rows = jax.jit(lambda x, dy: synthesis._kernel_gradient_by_rows(x, dy, 3, 1))
+    by_rows = jax.jit(lambda x, dy: taps._kernel_gradient_by_rows(x, dy, 3, 1))
     sharded = jax.device_put(arrays, batch_sharding(make_mesh(jax.devices(), fsdp=1)))
     program = by_rows.lower(*sharded).compile().as_text()
     assert not re.findall(r"all-\w+|collective-\w+", program), "images were sent to other devices"
-    expected = synthesis._kernel_gradient_by_taps(*arrays, 3, 1)
+    expected = taps._kernel_gradient_by_taps(*arrays, 3, 1)
     np.testing.assert_allclose(by_rows(*sharded), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -117,7 +117,7 @@ class ResNetBlock:
 class Conventions:
     """What a family of networks does alike in all of its layers; the defaults are MobileNetV3's in TensorFlow."""
 
-    padding: str = "same"  # TensorFlow's; "symmetric" is PyTorch's: see `synthesis.pads`
+    padding: str = "same"  # TensorFlow's; "symmetric" is PyTorch's: see `taps.pads`
     epsilon: float = 1e-3  # of batch norm
     squeeze_of: str = "expand"  # the channels whose quarter a squeeze-excite has: the block's "expand" or its "input"
     squeeze_act: str = "relu"

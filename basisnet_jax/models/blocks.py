@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import synthesis
+from basisnet_jax.models import synthesis, taps
 from basisnet_jax.models.backbones import Architecture, Block, Conv, Conventions, ResNetBlock
 from basisnet_jax.models.routing import Route, global_average
 from basisnet_jax.models.synthesis import Normalized, value_of
@@ -46,7 +46,7 @@ def by_groups(
 class Convolution(nn.Module):
     """Convolution without bias: plain, or synthesized if it is given coefficients, [B, N] or, `by_groups`, [B, G, N].
 
-    `padding` is `synthesis.pads`'s.
+    `padding` is `taps.pads`'s.
 
     Its parameter is `kernel`, or `bases` with a leading axis of N: each basis is drawn on its own, normal with
     variance 2 / fan_out of the single kernel. `tpu_kernels` is `synthesis`'s.
@@ -104,7 +104,7 @@ class Convolution(nn.Module):
         if self.depthwise:
             return synthesis.xla_depthwise(x_BxHxWxI, kernel[None], self.stride, self.padding)
         kernel_KxKxIxO = kernel.reshape(self.side, self.side, *kernel.shape[-2:])
-        pads = [synthesis.pads(size, self.side, self.stride, self.padding)[:2] for size in x_BxHxWxI.shape[1:3]]
+        pads = [taps.pads(size, self.side, self.stride, self.padding)[:2] for size in x_BxHxWxI.shape[1:3]]
         dimensions = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(
             x_BxHxWxI, kernel_KxKxIxO, (self.stride,) * 2, pads, dimension_numbers=dimensions
@@ -251,7 +251,7 @@ class Backbone(nn.Module):
         x = stem(_normalized(images_BxHxWxC, how))
         x = Norm(table.stem_act, how.epsilon, dtype=dtype, name="stem_norm")(x, train).value()
         if table.stem_pool:
-            sides = [synthesis.pads(size, 3, 2, how.padding)[:2] for size in x.shape[1:3]]
+            sides = [taps.pads(size, 3, 2, how.padding)[:2] for size in x.shape[1:3]]
             x = nn.max_pool(x, (3, 3), (2, 2), sides)
         maps = {}
         for name, _, block in table.named_blocks():
