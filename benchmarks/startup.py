@@ -28,11 +28,13 @@ def child(config_file: str, started: float) -> dict[str, float]:
         nonlocal mark
         phases[phase], mark = time.monotonic() - mark, time.monotonic()
 
+    from basisnet_jax import allocator
+
+    allocator.keep_freed_memory(arenas=None)
     import jax
 
-    from basisnet_jax import allocator, cache, train
+    from basisnet_jax import cache, train
 
-    allocator.keep_freed_memory()
     cache.use_compilation_cache()
     spec = importlib.util.spec_from_file_location("config", config_file)
     module = importlib.util.module_from_spec(spec)
