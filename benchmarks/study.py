@@ -79,7 +79,8 @@ ROWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     **both("turned", "40 classes: class times rotation", TURNED),
     "preview_n8_turned": ("40 classes, N = 8", PREVIEW, bases(8, 0.84, 0.5, 10) | TURNED),
     "preview_n16_turned": ("40 classes, N = 16", PREVIEW, bases(16, 0.7, 0.5, 16) | TURNED),
-    **both("turned_long", "40 classes, three times as long", TURNED_LONG),
+    "static_turned_long": ("40 classes, three times as long", STATIC, TURNED_LONG),
+    "preview_n8_turned_long": ("the same, N = 8", PREVIEW, bases(8, 0.84, 0.5, 10) | TURNED_LONG),
 }
 
 
