@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 from scipy import special
 
 from basisnet_jax import calibration
-from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import EvalStep, Experiment
 from basisnet_jax.losses import correct
 from basisnet_jax.metrics import Metrics, merge
@@ -107,7 +106,7 @@ class Predictions:
     coefficients: CoefficientSums | None  # None without a preview
 
 
-Stages = tuple[Callable[..., Any], Callable[..., Any]]  # as `runtime.TwoStageClassifier` has them
+Stages = tuple[Callable[..., Any], Callable[..., Any]]  # see `predict`
 
 
 def stages_of_state(experiment: Experiment, state: TrainState) -> Stages:
@@ -121,13 +120,12 @@ def predict(experiment: Experiment, stages: Stages, coefficients: str = "predict
 
     Args:
       experiment: its data, mesh and evaluation settings.
-      stages: images -> (preview logits, coefficients); images, coefficients, tasks -> logits. The first is not called
-        where the model has no preview.
+      stages: images uint8[B, H, W, C] -> (preview logits [B, K], coefficients [B, L, N]), which is not called where
+        the model has no preview; images, coefficients or None, tasks int32[B] or None -> logits [B, K]; float32.
       coefficients: one of `ABLATIONS`, what the specialist gets. For 'shuffle_images' it gets for image i what the
         preview predicts for image `random_cycle(count)[i]` of the split, whatever the batches and the devices.
 
     Raises:
-      UserError: logits are not finite.
       RuntimeError: the number of examples counted is not that of the split.
     """
     first, second = stages
@@ -153,8 +151,6 @@ def predict(experiment: Experiment, stages: Stages, coefficients: str = "predict
         pieces.append(piece)
     whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     _check_count(len(whole["labels"]), experiment)
-    if not np.isfinite(whole["logits"]).all():
-        raise UserError("the network's logits are not finite; take another checkpoint.")
     return Predictions(whole["labels"], whole["logits"], whole.get("preview"), sums)
 
 

@@ -1,6 +1,7 @@
 """--mode=evaluate: what a trained run's `evaluation/` holds. `docs/evaluation.md` explains the figures."""
 
 import csv
+import functools
 import io
 import json
 import os
@@ -58,6 +59,9 @@ def evaluate_run(
         step, stages = int(state.step), stages_of_state(experiment, state)
     predictions = predict(experiment, stages)
     ablated = {name: predict(experiment, stages, name) for name in ablations}
+    for found in (predictions, *ablated.values()):
+        if not np.isfinite(found.logits_NxK).all():
+            raise UserError(f"the network's logits at step {step} are not finite; take another checkpoint.")
     candidates = _candidates(experiment, predictions)
     results = _results(experiment, step, predictions, ablated, candidates)
     if jax.process_index() == 0:
@@ -76,21 +80,17 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[int, 
     if jax.process_count() > 1:
         raise UserError(f"{folder} is an export, which one process evaluates; start one alone.")
     classifier = runtime.TwoStageClassifier.from_export(os.fspath(folder), NEVER, os.cpu_count() or 1)
-    first = classifier.first_stage
-    if (experiment.model.preview is None) != (first is None):
+    if (experiment.model.preview is None) != (classifier.first_stage is None):
         raise UserError(f"{folder} is frozen for one place; evaluate the run, or the files of --mode=export.")
     if experiment.eval_side != classifier.side:
         fail("eval.resolution", experiment.eval_side, f"the export's images are {classifier.side} pixels wide")
 
-    def preview(images_BxHxWxC: jax.Array) -> list[np.ndarray]:
-        assert first is not None
-        return list(first(np.asarray(images_BxHxWxC)))
+    def on_host(stage: Any, *arrays_Bx: jax.Array | None) -> Any:
+        return stage(*(np.asarray(array_Bx) for array_Bx in arrays_Bx if array_Bx is not None))
 
-    def specialist(images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array | None, _: None) -> np.ndarray:
-        given = [x for x in (images_BxHxWxC, coefficients_BxLxN) if x is not None]
-        return classifier.second_stage(*map(np.asarray, given))[0]
-
-    return json.loads((folder / "manifest.json").read_text())["step"], (preview, specialist)
+    first = functools.partial(on_host, classifier.first_stage)
+    step = json.loads((folder / "manifest.json").read_text())["step"]
+    return step, (first, lambda *arrays_Bx: on_host(classifier.second_stage, *arrays_Bx)[0])
 
 
 def _compared(workdir: str, experiment: Experiment) -> tuple[str, float, float]:

@@ -1,6 +1,8 @@
 """The command line as a user has it, in processes of its own."""
 
 import os
+import pathlib
+import platform
 import signal
 import subprocess
 import sys
@@ -72,9 +74,14 @@ def test_ctrl_c_saves_and_says_so(config, tmp_path):
     del environment["JAX_COMPILATION_CACHE_DIR"]  # the tests' own
     with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as first:
         wait_for(lambda: any((tmp_path / "checkpoints").glob("[0-9]*")))
+        started_with = pathlib.Path(f"/proc/{first.pid}/environ")
+        tunables = started_with.read_text() if started_with.exists() else ""
         first.send_signal(signal.SIGINT)
         output, _ = first.communicate(timeout=120)
     assert first.returncode == 0, output
+    if platform.libc_ver()[0] == "glibc":
+        assert "GLIBC_TUNABLES=" in tunables, "freed memory is kept"
+        assert "arena_max" not in tunables, "in several arenas, as training wants it"
     assert "stopped and saved; the same command goes on from there" in output
     assert list((tmp_path / "cache" / "basisnet_jax" / "jax").glob("*/jit_train_step*")), "compiled programs are kept"
 

@@ -60,21 +60,22 @@ def test_it_runs_from_top_to_bottom_on_a_run_and_on_its_export(digits_run, monke
     monkeypatch.setenv("PYTHONPATH", os.getcwd())  # where it stands, and not installed, is as good
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
     for folder in (digits_run, digits_run / "export"):
-        run_and_look(folder, f"{digits_run}/photos/*")
+        said, drawn = executed(folder, f"{digits_run}/photos/*")
+        assert "40 images at 24 x 24" in said["evaluate"]
+        assert "shuffle_layers" in said["evaluate"]
+        assert (drawn["plots"], drawn["show"]) == (4, 1)
+        assert re.search(r"a\.png +\d +\d\.\d+ +preview", said["classify"])
+        assert "c.png is no image" in said["classify"]
+        assert not said["install"]
+        assert not said["train"]
 
 
-def run_and_look(folder, photos):
+def executed(folder, photos):
+    """What each cell said, and how many pictures it drew."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     parameters.source = f"workdir, data_dir, photos, threshold = {str(folder)!r}, '', {photos!r}, 0.0"
     NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     said = {name: "".join(x.text for x in found if x.output_type == "stream") for name, found in outputs.items()}
-    assert "40 images at 24 x 24" in said["evaluate"]
-    assert "shuffle_layers" in said["evaluate"]
-    drawn = {name: sum("image/png" in x.get("data", {}) for x in found) for name, found in outputs.items()}
-    assert (drawn["plots"], drawn["show"]) == (4, 1)
-    assert re.search(r"a\.png +\d +\d\.\d+ +preview", said["classify"])
-    assert "c.png is no image" in said["classify"]
-    assert not said["install"]
-    assert not said["train"]
+    return said, {name: sum("image/png" in x.get("data", {}) for x in found) for name, found in outputs.items()}
