@@ -4,7 +4,7 @@ from typing import Any
 
 import ml_collections
 
-from basisnet_jax import files, report
+from basisnet_jax import files, report, tables
 from basisnet_jax.config import eval_resolution, validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
@@ -41,14 +41,13 @@ def as_json(counted: Cost, exit_rate: float) -> dict[str, Any]:
 
 def table(counted: Cost, exit_rate: float) -> str:
     """A row a layer, the stages, and the average under early termination."""
-    rows = [(layer.name, layer.madds, layer.parameters) for layer in counted.layers]
-    width = max(len(name) for name, _, _ in rows)
-    lines = [f"{'layer':{width}} {'multiply-adds':>14} {'parameters':>12}"]
-    lines += [f"{name:{width}} {madds:14,} {parameters:12,}" for name, madds, parameters in rows]
-    lines += ["", *(f"{stage:{width}} {madds:14,}" for stage, madds in counted.madds().items())]
-    lines[-1] += f" {counted.parameters:12,}"
+    cells = [("layer", "multiply-adds", "parameters")]
+    cells += [(layer.name, f"{layer.madds:,}", f"{layer.parameters:,}") for layer in counted.layers]
+    layers = len(cells)
+    cells += [(stage, f"{madds:,}", "") for stage, madds in counted.madds().items() if stage != "total"]
+    cells.append(("total", f"{counted.total:,}", f"{counted.parameters:,}"))
     if counted.preview:
-        lines.append(
-            f"{f'average, {exit_rate:.1%} of images exit early':{width}} {round(counted.average(exit_rate)):14,}"
-        )
-    return "\n".join(lines)
+        average = f"{round(counted.average(exit_rate)):,}"
+        cells.append((f"average, {exit_rate:.1%} of images exit early", average, ""))
+    lines = tables.align(cells)
+    return "\n".join([*lines[:layers], "", *lines[layers:]])

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from basisnet_jax import calibration, figures, files, report, runtime, termination
+from basisnet_jax import calibration, figures, files, report, runtime, tables, termination
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.config import fail, is_export, open_run
 from basisnet_jax.data import preprocess
@@ -252,11 +252,11 @@ def summary(results: dict[str, Any]) -> str:
     """The lines that a finished evaluation prints."""
     rows = {"specialist": results["specialist"], "preview": results["preview"], **results["ablations"]}
     lines = [f"step {results['step']}, {results['count']} images at {results['resolution']} x {results['resolution']}"]
-    lines.append(f"{'':24}{'top-1':>8}{'top-5':>8}{'loss':>8}{'ECE':>8}")
-    for name, row in rows.items():
-        if row:
-            figures_of = "".join(f"{row[key]:8.4f}" for key in ("top1", "top5", "loss", "ece"))
-            lines.append(f"{name:24}{figures_of}")
+    cells = [("", "top-1", "top-5", "loss", "ECE")]
+    points += [
+        (name, *(f"{row[key]:.4f}" for key in ("top1", "top5", "loss", "ece"))) for name, row in rows.items() if row
+    ]
+    lines += tables.align(cells)
     if "coefficients" in results:
         share = results["coefficients"]["class_share"]["all"]
         lines.append(f"{share:.1%} of the coefficients' variance lies between the classes that the preview guesses")
@@ -268,14 +268,22 @@ def summary(results: dict[str, Any]) -> str:
         "",
         f"early termination, chosen on {results['count'] - count} images; on the other {count} (top-1 {top1:.4f} with "
         f"none, at {results['madds']['total']:,} multiply-adds):",
-        f"{'criterion':14}{'temperature':>12}{'mean top-1':>12}  {'chosen by':20}{'exits':>8}{'top-1':>8}{'madds':>16}",
     ]
-    for row in found["criteria"]:
-        for name, point in row["points"].items():
-            lines.append(
-                f"{row['criterion']:14}{row['temperature']:12.3f}{row['mean_top1']:12.4f}  {name:20}"
-                f"{point['exit_rate']:8.1%}{point['top1']:8.4f}{point['madds']:16,.0f}"
-            )
+    points = [("criterion", "temperature", "mean top-1", "chosen by", "exits", "top-1", "multiply-adds")]
+    points += [
+        (
+            row["criterion"],
+            f"{row['temperature']:.3f}",
+            f"{row['mean_top1']:.4f}",
+            name,
+            f"{point['exit_rate']:.1%}",
+            f"{point['top1']:.4f}",
+            f"{point['madds']:,.0f}",
+        )
+        for row in found["criteria"]
+        for name, point in row["points"].items()
+    ]
+    lines += tables.align(points, left=(0, 3))
     best = found["best"]
     lines.append(
         f"best: {best['criterion']} at temperature {best['temperature']:.3f}, mean top-1 {best['mean_top1_gain']:+.4f} "

@@ -16,7 +16,7 @@ import optax
 from etils import epath
 from jax.flatten_util import ravel_pytree
 
-from basisnet_jax import buckets, runtime, step
+from basisnet_jax import buckets, runtime, step, tables
 from basisnet_jax import state as state_lib
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.config import eval_resolution, fail, is_export, open_run, with_defaults
@@ -266,7 +266,4 @@ def table(rows: Sequence[Row], style: str) -> str:
         csv.writer(text, lineterminator="\n").writerows([Row._fields, *rows])
         return text.getvalue().rstrip("\n")
     cells = [Row._fields, *((x.file, x.label, f"{x.probability:.4f}", x.stage, f"{x.madds:,}") for x in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
+    return "\n".join(tables.align(cells, left=(0, 1, 3)))

@@ -7,7 +7,7 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets"},
+    {"files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables"},
     {
         "runtime",
         "models.pallas_tpu",

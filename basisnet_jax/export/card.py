@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from basisnet_jax import tables
+
 
 def _files(manifest: dict[str, Any]) -> list[tuple[str, int, float]]:
     return [(name, item["bytes"], item["worst_relative_error"]) for name, item in manifest["files"].items()]
@@ -28,10 +30,10 @@ def _accuracy(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 
 def summary(out: os.PathLike[str], manifest: dict[str, Any]) -> str:
     """The lines to print."""
-    lines = [f"{'file':24}{'bytes':>12}{'worst error':>13}"]
-    lines += [f"{name:24}{size:12,}{error:13.1e}" for name, size, error in _files(manifest)]
-    lines += [f"top-1 on {manifest['accuracy']['images']}:"]
-    lines += [f"  {name:20} {what}" for name, what in _accuracy(manifest)]
+    files = [("file", "bytes", "worst error")]
+    files += [(name, f"{size:,}", f"{error:.1e}") for name, size, error in _files(manifest)]
+    accuracy = [(f"  {name}", what) for name, what in _accuracy(manifest)]
+    lines = [*tables.align(files), f"top-1 on {manifest['accuracy']['images']}:", *tables.align(accuracy, left=(0, 1))]
     return "\n".join([*lines, f"{out}: the files, labels.txt, model_card.md, manifest.json"])
 
 
