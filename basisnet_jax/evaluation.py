@@ -253,7 +253,7 @@ def summary(results: dict[str, Any]) -> str:
     rows = {"specialist": results["specialist"], "preview": results["preview"], **results["ablations"]}
     lines = [f"step {results['step']}, {results['count']} images at {results['resolution']} x {results['resolution']}"]
     cells = [("", "top-1", "top-5", "loss", "ECE")]
-    points += [
+    cells += [
         (name, *(f"{row[key]:.4f}" for key in ("top1", "top5", "loss", "ece"))) for name, row in rows.items() if row
     ]
     lines += tables.align(cells)
