@@ -63,7 +63,6 @@ def default() -> ml_collections.ConfigDict:
     model.routing = "preview"
     model.num_bases = 4  # N, basis kernels a synthesized layer
     model.granularity = "layer"  # one coefficient vector a 'layer', 'block' or 'model'
-    model.channel_groups = 1  # preview: vectors in place of each, one for each equal part of a layer's output channels
     # What is synthesized: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise',
     # 'project'; ResNet's 'conv1', 'conv2', 'conv3', 'shortcut'); 'head_conv', 'head_dense', 'classifier' besides.
     model.synthesize = ("blocks",)
@@ -228,7 +227,6 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         (
             *("batch_size", "accumulate_steps", "log_every_steps", "optimizer.reference_batch"),
             *("data.threads", "data.policy_layers", "data.max_aspect", "model.num_bases", "model.num_tasks"),
-            "model.channel_groups",
             *("model.specialist.resolution", "model.preview.resolution"),
             *("eval.batch_size", "export.batch", "checkpoint.keep", "mesh.fsdp"),
         ),

@@ -211,12 +211,10 @@ class Experiment:
         return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
 
     def vector_names(self) -> list[str]:
-        """Of each coefficient vector the first of the layers that read it, with the part of its channels if several."""
+        """Names each coefficient vector after the first layer that reads it."""
         vectors = routing.coefficient_vectors(self.model.synthesized, self.model.granularity)
         first = {number: layer for layer, number in reversed(vectors.items())}
-        groups = self.model.channel_groups
-        parts = [f" {group + 1}/{groups}" for group in range(groups)] if groups > 1 else [""]
-        return [first[number] + part for number in sorted(first) for part in parts]
+        return [first[number] for number in sorted(first)]
 
     def cost(self) -> cost.Cost:
         """Multiply-adds of an image that is evaluated, and parameters."""

@@ -49,7 +49,6 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
             num_bases=config.num_bases,
             synthesized=synthesized,
             granularity=config.granularity,
-            channel_groups=config.channel_groups,
             temperature=config.temperature,
             start_temperature=config.start_temperature if config.warm_start == "temperature" else None,
         )
@@ -89,7 +88,6 @@ def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
         num_bases=model.num_bases,
         synthesized=model.synthesized,
         granularity=model.granularity,
-        channel_groups=model.channel_groups,
         coefficients_from=model.preview.features,
         channels=channels,
     )

@@ -61,7 +61,6 @@ ROWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "from_block03": ("coefficients from the map after block 3", PREVIEW, {"model.coefficients_from": "block03"}),
     "share_0.1": ("repeating the class costs 0.1", PREVIEW, {"loss.class_share_weight": 0.1}),
     "share_1": ("repeating the class costs 1", PREVIEW, {"loss.class_share_weight": 1.0}),
-    "groups_4": ("a vector for each quarter of a layer's channels", PREVIEW, {"model.channel_groups": 4}),
     "block": ("a vector a block", PREVIEW, {"model.granularity": "block"}),
     "doubt": ("the specialist's loss weighed by doubt", PREVIEW, {"loss.doubt": 0.5}),
     "self_distill": (

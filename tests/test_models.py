@@ -11,7 +11,7 @@ from flax import linen as nn
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Conventions
-from basisnet_jax.models.blocks import Convolution, Dense, Norm, SqueezeExcite
+from basisnet_jax.models.blocks import Convolution, Norm, SqueezeExcite
 from basisnet_jax.models.synthesis import value_of
 from basisnet_jax.networks import make_model, model_cost
 
@@ -142,39 +142,6 @@ def test_granularity_shares_vectors(config, granularity, vectors):
     same_block = shared["block00/expand"] == shared["block00/project"]
     same_model = shared["block00/expand"] == shared["block01/expand"]
     assert (same_block, same_model) == (granularity != "layer", granularity == "model")
-
-
-@pytest.mark.parametrize("settings", [{}, {"side": 3}, {"side": 3, "stride": 2, "depthwise": True}, "dense"], ids=str)
-def test_groups_of_channels_have_coefficients_of_their_own(settings):
-    """Against a plain layer an image, each channel's kernel mixed by a loop; 7 channels in 3 parts: 2, 2 and 3."""
-    rng = np.random.default_rng(0)
-    coefficients = rng.normal(size=(2, 3, 4)).astype(np.float32)
-    layer, shape = (Dense(7), (7,)) if settings == "dense" else (Convolution(7, **settings), (5, 6, 7))
-    x = rng.normal(size=(2, *shape)).astype(np.float32)
-    params = layer.init(jax.random.key(0), x, coefficients)["params"]
-    bases = params.pop("bases")
-    got = layer.apply({"params": {**params, "bases": bases}}, x, coefficients)
-    for image in range(2):
-        kernel = np.empty(bases.shape[1:], np.float32)
-        for channel, group in enumerate([0, 0, 1, 1, 2, 2, 2]):
-            kernel[..., channel] = sum(coefficients[image, group, n] * bases[n, ..., channel] for n in range(4))
-        expected = layer.apply({"params": {**params, "kernel": kernel}}, x[image : image + 1])
-        np.testing.assert_allclose(got[image], expected[0], rtol=1e-4, atol=1e-5)
-
-
-def test_groups_of_channels_read_vectors_of_their_own(config):
-    model, variables = initialized(config, granularity="block")
-    grouped, _ = initialized(config, channel_groups=3)
-    coefficients = np.random.default_rng(0).dirichlet(np.ones(4), size=(4, 2)).astype(np.float32)
-    expected = apply(model, variables, images(), method="second_stage", coefficients_BxLxN=coefficients)
-    repeated = np.repeat(coefficients, 3, axis=1)
-    got = apply(grouped, variables, images(), method="second_stage", coefficients_BxLxN=repeated)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    repeated[:, 3:] = repeated[:, 5:2:-1, ::-1]  # other vectors for the second block's three groups
-    assert not np.allclose(apply(grouped, variables, images(), method="second_stage", coefficients_BxLxN=repeated), got)
-    grouped, variables = initialized(config, channel_groups=3)
-    assert variables["params"]["coefficients"]["kernel"].shape == (16, 2 * 3 * 4)
-    assert model_cost(grouped, 8, 1).parameters == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 def test_only_what_is_chosen_is_synthesized(config):

@@ -36,7 +36,6 @@ class BasisNet(nn.Module):
       num_bases: N.
       synthesized: names of the specialist's layers whose kernels are combined from N bases.
       granularity: 'layer', 'block' or 'model': what shares one coefficient vector.
-      channel_groups: vectors in place of each, one for each equal part of a layer's output channels.
       temperature: of the softmax over the bases.
       start_temperature: what it falls from in a warm start; None: a warm start mixes the uniform vector in instead.
     """
@@ -48,7 +47,6 @@ class BasisNet(nn.Module):
     num_bases: int = 1
     synthesized: tuple[str, ...] = ()
     granularity: str = "layer"
-    channel_groups: int = 1
     temperature: float = 1.0
     start_temperature: float | None = None
 
@@ -85,7 +83,7 @@ class BasisNet(nn.Module):
         assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = self.small_image(images_BxHxWxC)
         features_BxF, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
-        shape = (len(set(self._vectors().values())) * self.channel_groups, self.num_bases)
+        shape = (len(set(self._vectors().values())), self.num_bases)
         scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxF)
         scores_BxLxN = scores_BxLN.reshape(-1, *shape)
         temperature: jax.Array | float = self.temperature
@@ -99,7 +97,7 @@ class BasisNet(nn.Module):
 
     def second_stage(self, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array, *, train: bool) -> jax.Array:
         """The specialist that the coefficients make of the bases -> logits_BxK, float32."""
-        route = routing_lib.route_of(coefficients_BxLxN, self._vectors(), self.channel_groups)
+        route = routing_lib.route_of(coefficients_BxLxN, self._vectors())
         return self.specialist(images_BxHxWxC, route, train)[1]
 
     def _vectors(self) -> dict[str, int]:

@@ -4,9 +4,6 @@ Parameters are float32; `dtype` is what the layers compute in. Batch norm's stat
 Under jit, batch norm over a sharded batch is over the global batch.
 """
 
-import itertools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,28 +20,8 @@ ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hard_swish": nn.hard_swish, 
 GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
 
 
-def by_groups(
-    of_part: Callable[[slice, jax.Array, jax.Array], jax.Array], bases_NxO: jax.Array, coefficients_BxGxN: jax.Array
-) -> jax.Array:
-    """A layer whose output channels are G parts, as equal as can be, each with coefficients of its own.
-
-    Args:
-      of_part: (the part, its bases [N, ..., o], its coefficients_BxN) -> its outputs [B, ..., o].
-      bases_NxO: [N, ..., O].
-      coefficients_BxGxN: float32.
-
-    Returns:
-      [B, ..., O].
-    """
-    groups, channels = coefficients_BxGxN.shape[1], bases_NxO.shape[-1]
-    edges = [number * channels // groups for number in range(groups + 1)]
-    parts = [(number, slice(*pair)) for number, pair in enumerate(itertools.pairwise(edges)) if pair[0] < pair[1]]
-    outputs = [of_part(part, bases_NxO[..., part], coefficients_BxGxN[:, number]) for number, part in parts]
-    return jnp.concatenate(outputs, axis=-1)
-
-
 class Convolution(nn.Module):
-    """Convolution without bias: plain, or synthesized if it is given coefficients, [B, N] or, `by_groups`, [B, G, N].
+    """Convolution without bias: plain, or synthesized if it is given coefficients_BxN.
 
     `padding` is `taps.pads`'s.
 
@@ -76,16 +53,6 @@ class Convolution(nn.Module):
             kernel = self.param("kernel", initializer, shape).astype(self.dtype)
             return self._plain(x_BxHxWxI, kernel)
         bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
-        if coefficients_BxN.ndim == 2:
-            return self._synthesized(x_BxHxWxI, bases, coefficients_BxN)
-        x = value_of(x_BxHxWxI)
-        return by_groups(
-            lambda part, *of_part: self._synthesized(x[..., part] if self.depthwise else x, *of_part),
-            bases,
-            coefficients_BxN,
-        )
-
-    def _synthesized(self, x_BxHxWxI, bases, coefficients_BxN):
         if self.depthwise:
             return synthesis.depthwise(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.tpu_kernels)
         if self.side > 1:
@@ -130,12 +97,7 @@ class Dense(nn.Module):
         else:
             initializer = nn.initializers.lecun_normal(batch_axis=0)
             bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
-            # One group is what all channels are.
-            grouped_BxGxN = coefficients_BxN.reshape(len(coefficients_BxN), -1, coefficients_BxN.shape[-1])
-            x_Bx1x1xI = x_BxI[:, None, None]
-            y_BxO = by_groups(lambda _, *of_part: synthesis.pointwise(x_Bx1x1xI, *of_part), bases, grouped_BxGxN)[
-                :, 0, 0
-            ]
+            y_BxO = synthesis.pointwise(x_BxI[:, None, None], bases, coefficients_BxN)[:, 0, 0]
         return y_BxO + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
 
 

@@ -149,7 +149,6 @@ def basisnet_cost(
     num_bases: int,
     synthesized: tuple[str, ...],
     granularity: str,
-    channel_groups: int = 1,
     coefficients_from: str = "classifier",
     channels: int = 3,
 ) -> Cost:
@@ -157,7 +156,7 @@ def basisnet_cost(
 
     `coefficients_from` is the preview's `blocks.Backbone.features`.
     """
-    outputs = num_bases * channel_groups * len(set(coefficient_vectors(synthesized, granularity).values()))
+    outputs = num_bases * len(set(coefficient_vectors(synthesized, granularity).values()))
     kernel = preview.feature_lengths()[coefficients_from] * outputs
     head = Layer("coefficients", kernel, kernel, outputs)
     first = [*backbone_layers(preview, preview_resolution, num_classes, channels), head]

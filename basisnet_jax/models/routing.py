@@ -16,7 +16,7 @@ from flax import linen as nn
 from basisnet_jax.models import synthesis
 
 # (layer's name in the backbone, the layer's input [B, ..., C], its block's input) -> coefficients_BxN, or
-# coefficients_BxGxN for G parts of its output channels, or None
+# None
 Route = Callable[[str, jax.Array, jax.Array], jax.Array | None]
 
 
@@ -25,20 +25,12 @@ def static_route(layer: str, x: jax.Array, inputs: jax.Array) -> None:
     del layer, x, inputs
 
 
-def route_of(coefficients_BxLxN: jax.Array, vectors: dict[str, int], channel_groups: int = 1) -> Route:
-    """The route of coefficients that are known before the backbone runs: each layer reads the vector named for it.
-
-    With channel groups it reads as many in a row.
-    """
+def route_of(coefficients_BxLxN: jax.Array, vectors: dict[str, int]) -> Route:
+    """The route of coefficients that are known before the backbone runs: each layer reads the vector named for it."""
 
     def route(layer: str, x: jax.Array, inputs: jax.Array) -> jax.Array | None:
         del x, inputs
-        if layer not in vectors:
-            return None
-        if channel_groups == 1:
-            return coefficients_BxLxN[:, vectors[layer]]
-        first = vectors[layer] * channel_groups
-        return coefficients_BxLxN[:, first : first + channel_groups]
+        return coefficients_BxLxN[:, vectors[layer]] if layer in vectors else None
 
     return route
 
