@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 if __name__ == "__main__":  # first of all: it starts this program again
-    from basisnet_jax import allocator
+    from basisnet_jax import allocator, noise
 
     training = "--mode=train" in sys.argv or not any(x.lstrip("-").startswith("mode") for x in sys.argv)
     allocator.keep_freed_memory(arenas=None if training else 1)
+    noise.filter_native_stderr()
 
 try:
-    from absl import app, flags, logging
+    from absl import app, flags
     from ml_collections import config_flags
 except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed without them
     print(f"error: {error.name} is not installed; run pip install 'basisnet_jax[train]'.", file=sys.stderr)
@@ -131,9 +132,12 @@ def _fail(message: object) -> NoReturn:
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     del argv
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from basisnet_jax import distributed
+    from basisnet_jax import distributed, noise
 
+    if flags.FLAGS["verbosity"].present:
+        noise.show_everything()
+    else:
+        noise.log_own_lines()
     # Threads that decode small images hold Python's lock, and each step waits for it: by default 5 ms every time.
     sys.setswitchinterval(0.0005)
 
@@ -145,11 +149,6 @@ def _run() -> int:
     """Meets the other processes, if there are any, and dispatches on --mode."""
     from basisnet_jax import cache, costing, distributed, evaluation, report, teacher, train
 
-    if report.on_terminal():
-        logging.set_verbosity(logging.WARNING)
-    # Orbax tells of every file that it writes, TensorBoard of every one that it looks for, tf2onnx of every operator.
-    noisy = ("orbax", "tensorboard", "tf2onnx")
-    logging.get_absl_handler().addFilter(lambda r: r.levelno >= 30 or not any(name in r.pathname for name in noisy))
     if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
         cache.use_compilation_cache()
     name = pathlib.Path(_config_filename()).stem if _CONFIG.value else ""

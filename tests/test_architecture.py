@@ -7,8 +7,9 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables"},
+    {"files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables", "terminal"},
     {
+        "noise",
         "runtime",
         "models.pallas_tpu",
         "models.backbones",

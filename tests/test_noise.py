@@ -1,0 +1,107 @@
+"""What other libraries print stays off the terminal; errors and the last words of a crash do not."""
+
+import os
+import re
+import subprocess
+import sys
+
+START = "import os, sys\nfrom basisnet_jax import noise\nnoise.filter_native_stderr()\n"
+NOISE = [
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    "W0000 00:00:1795876230.096851   11371 tf_tfl_flatbuffer_helpers.cc:364] Ignored output_format.",
+    "I0000 00:00:1795876230.096903   11371 cpu_feature_guard.cc:227] To enable the following instructions",
+    "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
+    "2026-11-28 14:30:32.849587: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.",
+    "2026-11-28 14:30:32.849587: W tensorflow/core/framework/op.cc:1] an operation is old",
+    "E1128 14:40:42.449298   18693 slow_operation_alarm.cc:73] ",
+    "********************************",
+    "[Compiling module jit_train_step for CPU] Very slow compile? If you want to file a bug, run with envvar X",
+    "********************************",
+    "",
+]
+KEPT = [
+    "E0000 00:00:1795876230.096851   11371 cuda_dnn.cc:8579] Unable to register cuDNN factory",
+    "F0000 00:00:1795876230.096851   11371 array.h:5] Check failed: size < 3",
+    "2026-11-28 14:30:32.849587: F tensorflow/core/framework/tensor.cc:844] Check failed: 1 == 2",
+    "terminate called after throwing an instance of 'std::bad_alloc'",
+    "INFORMATION of no known kind",
+]
+
+
+def stderr_of(code, *, expected_code=0, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", START + code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == expected_code, done.stderr
+    return done.stderr.splitlines()
+
+
+def test_information_and_warnings_of_native_code_are_dropped_and_errors_are_kept():
+    lines = [line for pair in zip(NOISE, KEPT, strict=False) for line in pair] + NOISE[len(KEPT) :]
+    assert stderr_of(f"os.write(2, {os.linesep.join(lines).encode()!r})") == KEPT
+
+
+def test_the_last_words_of_a_crash_are_seen():
+    code = "os.write(2, b'F0000 00:00:1.1 1 a.cc:1] Check failed: of a crash')\nos.abort()"
+    assert stderr_of(code, expected_code=-6) == ["F0000 00:00:1.1 1 a.cc:1] Check failed: of a crash"]
+
+
+def test_a_fault_is_told_by_python():
+    lines = stderr_of("import faulthandler\nfaulthandler.enable()\nos.kill(os.getpid(), 11)", expected_code=-11)
+    assert lines[0] == "Fatal Python error: Segmentation fault"
+
+
+def test_pythons_own_stderr_goes_past_the_filter():
+    assert stderr_of(f"print({NOISE[0]!r}, file=sys.stderr)") == [NOISE[0]]
+    assert stderr_of("1 / 0", expected_code=1)[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_everything_is_shown_to_who_asks():
+    assert stderr_of(f"noise.show_everything()\nos.write(2, {NOISE[0].encode()!r})") == [NOISE[0]]
+
+
+def test_a_process_that_this_one_started_is_filtered_too():
+    """Data workers: their descriptor 2 is this one's."""
+    code = "import subprocess\nsubprocess.run(['sh', '-c', 'echo INFO: a; echo b >&2; echo INFO: c >&2'])"
+    assert stderr_of(code) == ["b"]
+
+
+def test_stdout_ends_with_the_process():
+    """The filter holds no copy of it: a reader of `| head` waits for the last holder."""
+    code = "import subprocess\nsubprocess.Popen(['sleep', '20'], stdout=subprocess.DEVNULL)\nprint(1, flush=True)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", START + code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as done:
+        assert done.stdout.read() == b"1\n"
+        assert done.wait(timeout=10) == 0
+
+
+RECORDS = """
+import logging, types
+from absl import logging as absl_logging
+noise.log_own_lines()
+def record(name, path, level, text):
+    logging.getLogger(name).handle(logging.LogRecord(name, level, path, 1, text, (), None))
+own = noise.PACKAGE + '/train.py'
+record('absl', own, logging.INFO, 'ours')
+record('absl', own, logging.WARNING, 'our warning')
+record('absl', '/site/orbax/checkpoint_manager.py', logging.INFO, 'orbax')
+record('absl', '/site/orbax/checkpoint_manager.py', logging.WARNING, 'orbax warns')
+record('absl', '/site/orbax/checkpoint_manager.py', logging.ERROR, 'orbax fails')
+record('jax._src.xla_bridge', '/site/jax/xla_bridge.py', logging.INFO, 'jax')
+record('jax._src.xla_bridge', '/site/jax/xla_bridge.py', logging.WARNING, 'falling back to CPU')
+absl_logging.info('somebody else')
+"""
+
+
+def test_python_prints_our_lines_the_warnings_of_jax_and_all_errors():
+    dated = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+    lines = stderr_of(RECORDS)
+    texts = ["ours", "warning: our warning", "error: orbax fails", "warning: falling back to CPU"]
+    assert len(lines) == len(texts)
+    for line, text in zip(lines, texts, strict=True):
+        assert re.fullmatch(dated + text, line), line
