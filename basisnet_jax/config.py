@@ -41,6 +41,7 @@ def default() -> ml_collections.ConfigDict:
     data.eval_split = "test"  # TFDS split to evaluate on
     data.rotations = False  # each image four times, turned by 0, 90, 180, 270 degrees, and each class four
     data.task = ""  # routing 'task': the integer feature that says which task an example is of, as 'coarse_label'
+    data.exif_orientation = True  # turn photographs upright as their EXIF data says; False: pixels as they are stored
     data.crop = "none"  # 'inception': train on a random part of each image; 'none': on all of it
     data.min_area = 0.08  # inception: the smallest part of an image's area
     data.max_aspect = 4 / 3  # inception: a crop's width / height is between the inverse of this and this

@@ -180,6 +180,7 @@ class Experiment:
                 max_shift=data.max_shift,
                 max_rotation=data.max_rotation,
                 crop=crop if data.crop == "inception" else None,
+                exif_orientation=data.exif_orientation,
                 policy=data.policy,
                 layers=data.policy_layers,
                 magnitude=data.policy_magnitude,
@@ -235,16 +236,23 @@ def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> n
         )
     if isinstance(teacher.model.routing, routing.Task):
         raise UserError(f"config.distill.teacher = {source!r} asks for the task of each image; name another teacher.")
-    return teacher
+    # It sees images as the student does, whatever its own run did.
+    crop = dataclasses.replace(teacher.crop, exif_orientation=config.data.exif_orientation)
+    return dataclasses.replace(teacher, crop=crop)
 
 
 def teacher_identity(teacher: networks.Trained, data: datasets.Dataset) -> dict[str, Any]:
     """What must not differ between cached logits and the run that uses them."""
-    crop = f"central, {teacher.crop.padding} pixels of padding" if teacher.crop else "none"
+    padding = teacher.crop.padding
+    crop = "none" if padding is None else f"central, {padding} pixels of padding"
     return {
         "teacher": teacher.fingerprint(),
         "data": data.identity,
-        "preprocessing": {"crop": crop, "resolution": teacher.resolution},
+        "preprocessing": {
+            "crop": crop,
+            "exif_orientation": teacher.crop.exif_orientation,
+            "resolution": teacher.resolution,
+        },
     }
 
 

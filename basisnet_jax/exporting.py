@@ -108,6 +108,7 @@ def describe(
 ) -> dict[str, Any]:
     """What every `manifest.json` holds."""
     crop, cost = eval_crop(opened.config.data), cost_of(network)
+    padding = crop.padding
     errors = {
         f"{stage}.{name}": error
         for name in logits
@@ -125,11 +126,11 @@ def describe(
             "range": [0, 255],  # what the networks do to pixels is in the files
             "dtype": {"tflite": "float32", "onnx": "float32", "stablehlo": "uint8"},
             "batch": {"tflite": network.batch, "onnx": network.batch, "stablehlo": "any"},
-            "crop": f"the central square of {network.side / (network.side + crop.padding):.4f} of the shorter side"
-            if crop
-            else "none; all of the image, squeezed to a square",
+            "crop": "none; all of the image, squeezed to a square"
+            if padding is None
+            else f"the central square of {network.side / (network.side + padding):.4f} of the shorter side",
             "resize": "area if it shrinks to a half or less, else bilinear",
-            "exif_orientation": "ignored",
+            "exif_orientation": "applied; the image is turned upright first" if crop.exif_orientation else "ignored",
         },
         "outputs": {stage: OUTPUTS[stage] for stage in network.stages().named()},
         "madds": cost.madds(),

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from basisnet_jax import config as config_lib
 from basisnet_jax import files
 from basisnet_jax.checkpoint import Checkpoints
-from basisnet_jax.data.preprocess import CentralCrop
+from basisnet_jax.data.preprocess import EvalCrop
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import cost, pretrained, routing, weight_files
 from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, published_by, scaled
@@ -67,9 +67,9 @@ def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
     return published_by(table, settings.conventions) if settings.conventions else table
 
 
-def eval_crop(data: ml_collections.ConfigDict) -> CentralCrop | None:
-    """The part of an image that is evaluated; None is all of it."""
-    return CentralCrop(data.eval_padding) if data.eval_crop == "central" else None
+def eval_crop(data: ml_collections.ConfigDict) -> EvalCrop:
+    """The part of an image that is evaluated."""
+    return EvalCrop(data.eval_padding if data.eval_crop == "central" else None, data.exif_orientation)
 
 
 def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
@@ -101,14 +101,14 @@ class Trained:
       model: the network; one that is published is the specialist of a static network.
       variables: {'params', 'batch_stats'}, float32 arrays of NumPy.
       resolution: side in pixels of the images that it was made for.
-      crop: the part of an image that it is evaluated on; None for all of it.
+      crop: the part of an image that it is evaluated on.
       channels: of its images.
     """
 
     model: BasisNet
     variables: pretrained.Variables
     resolution: int
-    crop: CentralCrop | None
+    crop: EvalCrop
     channels: int
 
     @property
@@ -139,7 +139,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         published = pretrained.load_published(source)
         specialist = Backbone(published.architecture, pretrained.NUM_CLASSES, dtype=jnp.dtype(dtype))
         variables = {name: {"specialist": tree} for name, tree in published.variables.items()}
-        return _trained(BasisNet(specialist), variables, published.resolution, CentralCrop(pretrained.EVAL_PADDING))
+        return _trained(BasisNet(specialist), variables, published.resolution, EvalCrop(pretrained.EVAL_PADDING))
     folder = files.absolute(source)
     try:
         config = config_lib.with_defaults(json.loads((folder / "config.json").read_text()))
@@ -162,7 +162,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
     return _trained(model, variables, config.model.specialist.resolution, eval_crop(config.data))
 
 
-def _trained(model: BasisNet, variables: pretrained.Variables, resolution: int, crop: CentralCrop | None) -> Trained:
+def _trained(model: BasisNet, variables: pretrained.Variables, resolution: int, crop: EvalCrop) -> Trained:
     channels = variables["params"]["specialist"]["stem"]["kernel"].shape[2]
     return Trained(model, variables, resolution, crop, channels)
 

@@ -87,10 +87,10 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     Its stages are any functions that can be called with b in `buckets.SIZES`: jitted ones, or one that was exported.
 
     Attributes:
-      crop: the part of an image file that is classified; None is all of it.
+      crop: the part of an image file that is classified.
     """
 
-    crop: preprocess.CentralCrop | None = None
+    crop: preprocess.EvalCrop = preprocess.WHOLE_IMAGE
 
     @classmethod
     def from_folder(
@@ -243,7 +243,7 @@ def predict_files(classifier: TwoStageClassifier, pattern: str) -> tuple[list[Ro
 
 
 def read_images(
-    files: Iterable[str], side: int, channels: int, crop: preprocess.CentralCrop | None, bad: list[str]
+    files: Iterable[str], side: int, channels: int, crop: preprocess.EvalCrop, bad: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(file, its pixels as evaluation sees them); of each file that is no image, `bad` gets a sentence."""
     for file in files:

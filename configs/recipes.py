@@ -49,6 +49,7 @@ def modern(config: ml_collections.ConfigDict) -> None:
 
 def _imagenet(config: ml_collections.ConfigDict) -> None:
     """Inception's preprocessing (MnasNet's), read by sixteen processes a host."""
+    config.data.exif_orientation = False  # as TensorFlow and torchvision read ImageNet for the published figures
     config.data.update(name="imagenet2012", train_split="train", eval_split="validation", flip=True, workers=16)
     config.data.update(crop="inception", eval_crop="central")
     config.eval.batch_size = 1024

@@ -127,7 +127,9 @@ def test_digits_are_scikit_learns_in_file_order(config):
 
     data = datasets.open_dataset("digits", config.data.dir, "train", "test")
     assert (len(data.train), len(data.eval), data.num_classes, data.channels) == (1297, 500, 10, 1)
-    examples = [preprocess.load_eval(x, 8, 1, 10, None) for x in data.eval.__getitems__(list(range(500)))]
+    examples = [
+        preprocess.load_eval(x, 8, 1, 10, preprocess.WHOLE_IMAGE) for x in data.eval.__getitems__(list(range(500)))
+    ]
     expected = load_digits()
     # TFDS shuffles what it writes, so images are compared as a set.
     got = sorted((bytes(np.round(x["image"] / 255 * 16).astype(np.uint8)), int(x["label"])) for x in examples)
@@ -178,7 +180,7 @@ def test_rotations_are_classes_of_their_own_and_come_last():
     assert sorted(batch["label"]) == list(range(20))
     flips = 0
     for label, image in zip(batch["label"], batch["image"][..., 0], strict=True):
-        upright = preprocess.load_image(encode(noise(int(label) // 4)), 6, 1, None)[..., 0]
+        upright = preprocess.load_image(encode(noise(int(label) // 4)), 6, 1, preprocess.WHOLE_IMAGE)[..., 0]
         got = np.rot90(image, -(label % 4))
         flips += np.array_equal(got, upright[:, ::-1])
         assert np.array_equal(got, upright) or np.array_equal(got, upright[:, ::-1]), "a mirror image keeps its class"

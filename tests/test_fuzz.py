@@ -18,8 +18,9 @@ import numpy as np
 import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from basisnet_jax.data import decode, preprocess
+from basisnet_jax.data import decode, exif, preprocess
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import weight_files
 
@@ -73,12 +74,34 @@ def encoded_images():
         "png": (".png", pixels, []),
         "palette": (".gif", pixels, []),
         "16 bits": (".png", pixels.astype(np.uint16) * 257, []),
+        "lossy": (".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 80]),
+        "lossless": (".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 101]),
+        "bitmap": (".bmp", pixels, []),
+        "bitmap with a palette": (".bmp", pixels[..., 0], []),
     }
-    return [cv2.imencode(*arguments)[1].tobytes() for arguments in kinds.values()]
+    turned = [with_exif(kind, order) for kind in ("JPEG", "PNG", "WEBP") for order in "<>"]
+    return [cv2.imencode(*arguments)[1].tobytes() for arguments in kinds.values()] + turned
+
+
+def with_exif(kind, order):
+    """A photograph that lies on its side, and says so in either byte order."""
+    data = Image.Exif()
+    data.endian = order
+    data[0x0112], data[0x010F] = 6, "a camera"
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((13, 17, 3), np.uint8)).save(file, kind, exif=data)
+    return file.getvalue()
 
 
 IMAGES = encoded_images()
-MAGIC = st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xc0", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"GIF87a"])
+MAGIC = st.sampled_from(
+    [
+        *(b"", b"\xff\xd8", b"\xff\xd8\xff\xc0", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"GIF87a"),
+        *(b"\xff\xd8\xff\xe1\0\x40Exif\0\0II*\0", b"\xff\xd8\xff\xe1\xff\xffExif\0\0MM\0*\0\0\0\x08"),
+        *(b"RIFF\0\0\0\0WEBP" + x for x in (b"VP8 ", b"VP8L", b"VP8X")),
+        *(b"BM" + bytes(12) + size for size in (b"\x0c\0\0\0", b"\x28\0\0\0", b"\x6c\0\0\0")),
+    ]
+)
 
 
 @fuzz(150)
@@ -96,6 +119,13 @@ def test_any_image(content, channels, crop):
     assert loaded["image"].dtype == np.uint8
 
 
+EXIF_STARTS = st.sampled_from([b"II*\0", b"MM\0*", b"II*\0\x08\0\0\0\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
+EXIF_DATA = [
+    mark + struct.pack(order + "IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0)
+    for order, mark in (("<", b"II*\0"), (">", b"MM\0*"))
+]
+
+
 @st.composite
 def absurd_header(draw):
     """An image that says that it has other sides than it has."""
@@ -105,6 +135,12 @@ def absurd_header(draw):
         return content[:16] + struct.pack(">II", width * draw(st.sampled_from([1, 2**15])), height) + content[24:]
     if content.startswith(b"GIF"):
         return content[:6] + struct.pack("<HH", width, height) + content[10:]
+    if content.startswith(b"BM"):
+        sign = draw(st.sampled_from([-1, 1, 2**15]))
+        return content[:18] + struct.pack("<ii", width, height * sign) + content[26:]
+    if content.startswith(b"RIFF"):
+        at = {b"VP8 ": 26, b"VP8L": 21, b"VP8X": 24}[content[12:16]]
+        return content[:at] + struct.pack("<HH", width, height) + content[at + 4 :]
     frame = max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2"))
     return content[: frame + 5] + struct.pack(">HH", height, width) + content[frame + 9 :]
 
@@ -116,7 +152,13 @@ def test_any_size_in_a_header(content):
         pixels = decode.decode(content, 3)
     except decode.BadExampleError:
         return
-    assert pixels.shape[:2] == decode.image_size(content)
+    assert pixels.shape[:2] == decode.read_header(content)[:2]
+
+
+@fuzz(200)
+@given(damaged(EXIF_DATA) | st.binary(max_size=80) | st.builds(bytes.__add__, EXIF_STARTS, st.binary(max_size=80)))
+def test_any_exif_data(content):
+    assert exif.read_orientation(content) in range(1, 9)
 
 
 # Weights

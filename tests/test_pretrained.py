@@ -332,7 +332,7 @@ def photograph(name):
 
 
 def cropped(image, side):
-    top, left, height, width = preprocess.CentralCrop(32).box(*image.shape[:2], side)
+    top, left, height, width = preprocess.EvalCrop(32).box(*image.shape[:2], side)
     return preprocess.resize(image[top : top + height, left : left + width], side)
 
 

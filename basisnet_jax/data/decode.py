@@ -1,13 +1,18 @@
-"""JPEG, PNG or GIF bytes to pixels, with OpenCV: the header first, so that nothing absurd is decoded.
+"""JPEG, PNG, GIF, WebP or BMP bytes to pixels, with OpenCV: the header first, so that nothing absurd is decoded.
 
-Gray, CMYK, 16-bit, palette and alpha images all become 8-bit RGB or gray. The EXIF orientation is ignored, as in
-TensorFlow, for which data sets such as ImageNet were prepared.
+Gray, CMYK, 16-bit, palette and alpha images all become 8-bit RGB or gray; of an animation the first image is taken.
+Pixels come out as they are stored: `exif.turn_upright` turns them by the orientation that `read_header` finds.
 """
 
+import functools
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from basisnet_jax.data import exif
 
 MAX_PIXELS = 2**26  # of an image: 8192 x 8192, 200 MB as RGB
 REDUCTIONS = (8, 4, 2)  # powers of two are what libjpeg's scaled inverse transform is fast at
@@ -23,80 +28,181 @@ _FLAGS = {
     (3, 4): cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
     (3, 8): cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
+_JPEG, _PNG, _GIF, _BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a"), b"BM"
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers with nothing behind them
 _FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that the image's size stands behind
+_APP1 = 0xE1  # the JPEG marker of EXIF data, and of other data, which does not begin with _EXIF
+_EXIF = b"Exif\0\0"
 
 
 class BadExampleError(ValueError):
     """An example that cannot be used; the message says why, and goes on from its name: 'example 7 ...'."""
 
 
-def image_size(encoded: bytes) -> tuple[int, int]:
-    """(height, width) in pixels, as the header says.
+class Header(NamedTuple):
+    """What is known of an image before it is decoded."""
+
+    height: int  # in pixels, as the image is stored
+    width: int
+    orientation: int  # EXIF's, 1 to 8; 1 where the image has none
+
+
+def read_header(encoded: bytes) -> Header:
+    """Reads an image's size and orientation from its header.
 
     Raises:
-      BadExampleError: no JPEG, PNG or GIF, or a header that is cut short, or a size of 0 or over MAX_PIXELS.
+      BadExampleError: another format, a header that is cut short, or a size of 0 or over MAX_PIXELS.
     """
     try:
-        if encoded.startswith(b"\xff\xd8"):
-            height, width = _jpeg_size(encoded)
-        elif encoded.startswith(b"\x89PNG\r\n\x1a\n"):
-            width, height = struct.unpack_from(">II", encoded, 16)
-        elif encoded.startswith((b"GIF87a", b"GIF89a")):
-            width, height = struct.unpack_from("<HH", encoded, 6)
-        else:
-            raise BadExampleError(f"is no image: {len(encoded)} bytes that are neither JPEG nor PNG nor GIF")
+        header = _read_header(encoded)
     except struct.error:
         raise BadExampleError(f"is no image: its header is cut short after {len(encoded)} bytes") from None
-    if not 0 < height * width <= MAX_PIXELS:
-        raise BadExampleError(f"has {width} x {height} pixels, which is not in 1 to {MAX_PIXELS}")
-    return height, width
+    if not 0 < header.height * header.width <= MAX_PIXELS:
+        raise BadExampleError(f"has {header.width} x {header.height} pixels, which is not in 1 to {MAX_PIXELS}")
+    return header
 
 
-def _jpeg_size(encoded: bytes) -> tuple[int, int]:
-    """Walks over the segments to the frame's. Raises struct.error where the bytes end before it."""
-    at = 2
+def _read_header(encoded: bytes) -> Header:
+    """Raises struct.error where the bytes end too early."""
+    if encoded.startswith(_JPEG):
+        return _jpeg_header(encoded)
+    if encoded.startswith(_PNG):
+        return _png_header(encoded)
+    if encoded.startswith(_GIF):
+        width, height = struct.unpack_from("<HH", encoded, 6)
+        return Header(height, width, exif.UPRIGHT)
+    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
+        return _webp_header(encoded)
+    if encoded.startswith(_BMP):
+        return _bmp_header(encoded)
+    raise BadExampleError(f"is no image: {len(encoded)} bytes that are neither JPEG, PNG, GIF, WebP nor BMP")
+
+
+def _jpeg_header(encoded: bytes) -> Header:
+    """Walks over the segments to the frame's; EXIF data stands before it."""
+    at, orientation = 2, exif.UPRIGHT
     while True:
         at = encoded.find(b"\xff", at)  # as libjpeg does, over bytes that belong to no segment
         (marker,) = struct.unpack_from(">B", encoded, at + 1 if at >= 0 else len(encoded))
         if marker in _FRAME:
-            return struct.unpack_from(">HH", encoded, at + 5)
+            height, width = struct.unpack_from(">HH", encoded, at + 5)
+            return Header(height, width, orientation)
         if marker == 0xFF:  # a fill byte
             at += 1
         elif marker in _STANDALONE:
             at += 2
         else:
-            at += 2 + struct.unpack_from(">H", encoded, at + 2)[0]
+            (length,) = struct.unpack_from(">H", encoded, at + 2)
+            if marker == _APP1 and encoded.startswith(_EXIF, at + 4):
+                orientation = exif.read_orientation(encoded[at + 4 + len(_EXIF) : at + 2 + length])
+            at += 2 + length
+
+
+def _png_header(encoded: bytes) -> Header:
+    width, height = struct.unpack_from(">II", encoded, 16)
+    orientation = exif.UPRIGHT
+    if b"eXIf" not in encoded:  # faster than a walk over the chunks
+        return Header(height, width, orientation)
+    try:
+        for kind, start, end in _png_chunks(encoded):
+            if kind == b"eXIf":
+                orientation = exif.read_orientation(encoded[start + 8 : end - 4])
+    except struct.error:
+        pass  # what is missing is not the header; `decode` refuses the image
+    return Header(height, width, orientation)
+
+
+def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(type, where it starts, where it ends) of each chunk to the last. Raises struct.error if that is missing."""
+    end, kind = len(_PNG), b""
+    while kind != b"IEND":
+        start = end
+        length, kind = struct.unpack_from(">I4s", encoded, start)
+        end = start + 12 + length  # with the length, the type and the checksum
+        if end > len(encoded):
+            raise struct.error
+        yield kind, start, end
+
+
+def _png_of_pixels(encoded: bytes) -> bytes:
+    """The PNG without the chunks that do not change its pixels: libpng prints a warning for each that it dislikes.
+
+    Raises:
+      struct.error: it is cut short.
+    """
+    # The case of a type's first letter says whether the image needs the chunk; transparency is the one that may matter.
+    chunks = list(_png_chunks(encoded))
+    kept = [(start, end) for kind, start, end in chunks if kind[:1].isupper() or kind == b"tRNS"]
+    if len(kept) == len(chunks):
+        return encoded
+    return b"".join([_PNG, *(encoded[start:end] for start, end in kept)])
+
+
+def _webp_header(encoded: bytes) -> Header:
+    kind = encoded[12:16]
+    if kind == b"VP8 ":  # lossy: a frame's tag of 3 bytes, a start code of 3 bytes, 14 bits for each side
+        width, height = struct.unpack_from("<HH", encoded, 26)
+        return Header(height & 0x3FFF, width & 0x3FFF, exif.UPRIGHT)
+    if kind == b"VP8L":  # lossless: a signature of one byte, 14 bits for each side less 1
+        (bits,) = struct.unpack_from("<I", encoded, 21)
+        return Header((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, exif.UPRIGHT)
+    if kind != b"VP8X":
+        raise BadExampleError("is no image: a WebP file without one")
+    # extended: flags of 4 bytes, 24 bits for each side less 1, then chunks
+    low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", encoded, 24)
+    size = (low_height + (high_height << 16) + 1, low_width + (high_width << 16) + 1)
+    at = 30
+    while at + 8 <= len(encoded):
+        kind, length = struct.unpack_from("<4sI", encoded, at)
+        if kind == b"EXIF":
+            return Header(*size, exif.read_orientation(encoded[at + 8 : at + 8 + length].removeprefix(_EXIF)))
+        at += 8 + length + length % 2
+    return Header(*size, exif.UPRIGHT)
+
+
+def _bmp_header(encoded: bytes) -> Header:
+    (length,) = struct.unpack_from("<I", encoded, 14)
+    width, height = struct.unpack_from("<HH" if length == 12 else "<ii", encoded, 18)
+    return Header(abs(height), width, exif.UPRIGHT)  # rows from top to bottom have a negative height
 
 
 def best_reduction(encoded: bytes, height: int, width: int, side: int) -> int:
     """The largest reduction that leaves a box of height x width at least side x side; 1 for all but JPEG."""
-    if not encoded.startswith(b"\xff\xd8"):
+    if not encoded.startswith(_JPEG):
         return 1  # the others are decoded whole whatever is asked for
     return next((k for k in REDUCTIONS if min(height, width) >= k * side), 1)
 
 
-def decode(encoded: bytes, channels: int, reduction: int = 1) -> np.ndarray:
+def decode(encoded: bytes, channels: int, reduction: int = 1, header: Header | None = None) -> np.ndarray:
     """Decodes a whole image.
 
     Args:
-      encoded: a JPEG, PNG or GIF.
+      encoded: a JPEG, PNG, GIF, WebP or BMP.
       channels: 1 (gray) or 3 (RGB).
       reduction: 1, 2, 4 or 8, by which the sides are divided (and rounded up) while decoding.
+      header: what `read_header` returns for it; None reads the header again.
 
     Returns:
-      uint8[ceil(H / reduction), ceil(W / reduction), channels].
+      uint8[ceil(H / reduction), ceil(W / reduction), channels], as it is stored.
 
     Raises:
       BadExampleError: empty, cut short, over MAX_PIXELS, or otherwise not to be decoded.
     """
-    height, width = image_size(encoded)
-    cv2.setNumThreads(1)  # the pipeline has threads of its own, which OpenCV's would fight with
-    flags = _FLAGS[channels, reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+    height, width, _ = header or read_header(encoded)
+    _configure_opencv()
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:
+        pixels = _png_of_pixels(encoded) if encoded.startswith(_PNG) else encoded
+        flags = _FLAGS[channels, reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(pixels, np.uint8), flags)
+    except (cv2.error, struct.error):
         image = None
     if image is None or image.shape[:2] != (-(-height // reduction), -(-width // reduction)):
         raise BadExampleError(f"is no image: {len(encoded)} bytes that are cut short or corrupt")
     return image.reshape(*image.shape[:2], channels)
+
+
+@functools.cache
+def _configure_opencv() -> None:
+    """Once a process: the pipeline has threads of its own, and what is wrong with an image is said by us."""
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

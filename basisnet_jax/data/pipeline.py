@@ -99,7 +99,7 @@ class _EvalBatches:
     side: int
     channels: int
     num_classes: int
-    crop: preprocess.CentralCrop | None
+    crop: preprocess.EvalCrop
     blank_bad: bool
 
     def __len__(self) -> int:
@@ -201,7 +201,7 @@ def eval_batches(
     side: int,
     channels: int,
     num_classes: int,
-    crop: preprocess.CentralCrop | None = None,
+    crop: preprocess.EvalCrop = preprocess.WHOLE_IMAGE,
     process: int = 0,
     processes: int = 1,
     threads: int = 8,
@@ -209,8 +209,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every example once, in order, over all hosts; the last batch is filled up with examples whose mask is 0.
 
-    Arguments as in `train_batches`; `crop` is the part of each image that is evaluated, None for all of it. With
-    `blank_bad` an example that cannot be used is a black image with label -1 and mask 0. Every host gets the same
+    Arguments as in `train_batches`; `crop` is the part of each image that is evaluated. With `blank_bad` an example
+    that cannot be used is a black image with label -1 and mask 0. Every host gets the same
     number of batches.
 
     Raises:

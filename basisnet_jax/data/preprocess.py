@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from basisnet_jax.data import augment as policies
-from basisnet_jax.data import decode
+from basisnet_jax.data import decode, exif
 from basisnet_jax.data.decode import BadExampleError
 
 Box = tuple[int, int, int, int]
@@ -41,15 +41,23 @@ class RandomCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class CentralCrop:
-    """Inception's evaluation: the central square of side / (side + padding) of the image's shorter side."""
+class EvalCrop:
+    """What evaluation and prediction see of an image: all of it, or Inception's central square."""
 
-    padding: int  # pixels at the model's resolution
+    # In pixels at the model's resolution: the square has side / (side + padding) of the image's shorter side. None:
+    # there is no square, and all of the image is seen.
+    padding: int | None = None
+    exif_orientation: bool = True  # turn the image upright first
 
     def box(self, height: int, width: int, side: int) -> Box:
-        """The square, in the whole image."""
+        """The part that is seen of an image of height x width, for a model of that resolution."""
+        if self.padding is None:
+            return 0, 0, height, width
         size = max(1, round(min(height, width) * side / (side + self.padding)))
         return (height - size) // 2, (width - size) // 2, size, size
+
+
+WHOLE_IMAGE = EvalCrop()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +68,24 @@ class Augmentation:
     max_shift: int = 0  # pixels, each way
     max_rotation: float = 0.0  # degrees, each way
     crop: RandomCrop | None = None
+    exif_orientation: bool = True  # turn the image upright before anything else
     policy: str = "none"  # 'none', 'autoaugment' or 'randaugment'
     layers: int = 2  # randaugment: operations an image
     magnitude: float = 9.0  # randaugment: their strength, 0 to 10
     erasing: float = 0.0  # probability of random erasing
 
 
-def decode_box(encoded: bytes, side: int, channels: int, box_of: Callable[[int, int], Box]) -> np.ndarray:
+def decode_box(
+    encoded: bytes, side: int, channels: int, box_of: Callable[[int, int], Box], *, exif_orientation: bool
+) -> np.ndarray:
     """Decodes one box of an image at the model's resolution, and of a large JPEG no more detail than that needs.
 
     Args:
-      encoded: a JPEG, PNG or GIF.
+      encoded: an image file's bytes, as `decode.decode` takes them.
       side: of the result.
       channels: 1 or 3.
       box_of: from (height, width) of the image to a box in it.
+      exif_orientation: turn the image upright first; the box is one of the upright image.
 
     Returns:
       uint8[side, side, channels]. Where a JPEG is decoded at a half, a quarter or an eighth, the box's edges are
@@ -82,9 +94,12 @@ def decode_box(encoded: bytes, side: int, channels: int, box_of: Callable[[int, 
     Raises:
       BadExampleError: the image cannot be decoded.
     """
-    top, left, height, width = box_of(*decode.image_size(encoded))
+    header = decode.read_header(encoded)
+    orientation = header.orientation if exif_orientation else exif.UPRIGHT
+    size = (header.width, header.height) if exif.swaps_sides(orientation) else (header.height, header.width)
+    top, left, height, width = box_of(*size)
     reduction = decode.best_reduction(encoded, height, width, side)
-    image = decode.decode(encoded, channels, reduction)
+    image = exif.turn_upright(decode.decode(encoded, channels, reduction, header), orientation)
     rows = slice(round(top / reduction), round((top + height) / reduction))
     columns = slice(round(left / reduction), round((left + width) / reduction))
     return resize(image[rows, columns], side)
@@ -132,11 +147,11 @@ def load_train(
         return augmentation.crop.box(height, width, rng) if augmentation.crop else (0, 0, height, width)
 
     label = _label(example, num_classes)
-    image = decode_box(example["image"], side, channels, box_of)
+    image = decode_box(example["image"], side, channels, box_of, exif_orientation=augmentation.exif_orientation)
     return _example(augment(image, augmentation, rng), label, example)
 
 
-def load_image(encoded: bytes, side: int, channels: int, crop: CentralCrop | None) -> np.ndarray:
+def load_image(encoded: bytes, side: int, channels: int, crop: EvalCrop) -> np.ndarray:
     """An image as evaluation and prediction see it: uint8[side, side, channels].
 
     Raises:
@@ -144,13 +159,13 @@ def load_image(encoded: bytes, side: int, channels: int, crop: CentralCrop | Non
     """
 
     def box_of(height: int, width: int) -> Box:
-        return crop.box(height, width, side) if crop else (0, 0, height, width)
+        return crop.box(height, width, side)
 
-    return decode_box(encoded, side, channels, box_of)
+    return decode_box(encoded, side, channels, box_of, exif_orientation=crop.exif_orientation)
 
 
 def load_eval(
-    example: dict[str, Any], side: int, channels: int, num_classes: int, crop: CentralCrop | None
+    example: dict[str, Any], side: int, channels: int, num_classes: int, crop: EvalCrop
 ) -> dict[str, np.ndarray]:
     """{'image': bytes, 'label': int} -> {'image': uint8[side, side, channels], 'label': int32, 'mask': 1.0}.
 

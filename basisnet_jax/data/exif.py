@@ -1,0 +1,63 @@
+"""The orientation that EXIF data gives a photograph, and the photograph turned upright by it.
+
+A camera that is held upright stores its sensor's rows as they are, and the EXIF tag Orientation says how to turn them.
+"""
+
+import struct
+
+import cv2
+import numpy as np
+
+UPRIGHT = 1  # the orientation of an image that is stored as it is shown
+
+_ORIENTATION, _SHORT = 0x0112, 3  # the tag and the type of its value, as in TIFF
+
+# {orientation: (rows and columns change places, then what cv2.flip mirrors: 1 left and right, 0 up and down, -1 both)}
+_TURNS: dict[int, tuple[bool, int | None]] = {
+    1: (False, None),
+    2: (False, 1),
+    3: (False, -1),
+    4: (False, 0),
+    5: (True, None),
+    6: (True, 1),
+    7: (True, -1),
+    8: (True, 0),
+}
+
+
+def read_orientation(tiff: bytes) -> int:
+    """Returns the orientation, 1 to 8, that EXIF data states; UPRIGHT where it states none that can be read.
+
+    Args:
+      tiff: EXIF data from its byte order mark on. Only the entries of its first directory are read, 65,535 at most.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return UPRIGHT
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+    except struct.error:
+        return UPRIGHT
+    entries = tiff[start + 2 : start + 2 + 12 * count]
+    entries = entries[: len(entries) // 12 * 12]
+    for tag, kind, values, value in struct.iter_unpack(order + "HHIHxx", entries):
+        if tag == _ORIENTATION:
+            return value if kind == _SHORT and values == 1 and value in _TURNS else UPRIGHT
+    return UPRIGHT
+
+
+def swaps_sides(orientation: int) -> bool:
+    """Returns whether an image of that orientation is shown as wide as it is stored high."""
+    return _TURNS[orientation][0]
+
+
+def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns a stored image as it is to be shown: uint8[H, W, C] -> uint8[H, W, C], or [W, H, C] if the sides swap."""
+    transposed, mirrored = _TURNS[orientation]
+    channels = image.shape[2]
+    if transposed:
+        image = cv2.transpose(image)
+    if mirrored is not None:
+        image = cv2.flip(image, mirrored)
+    return image.reshape(*image.shape[:2], channels)
