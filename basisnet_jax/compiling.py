@@ -57,7 +57,8 @@ def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target)
     chips = len(devices) // chip.devices
 
     def experiment_of(per_chip_batch: int | None) -> Experiment:
-        return make_experiment(with_batch(config, per_chip_batch, chips), devices, datasets.describe_dataset)
+        sized = with_batch(config, target.what, per_chip_batch, chips)
+        return make_experiment(sized, devices, datasets.describe_dataset, training=target.what == "train")
 
     experiment = experiment_of(target.per_chip_batch)
     bill = describe(experiment, chip, target)
@@ -76,13 +77,19 @@ def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target)
     return table(bill)
 
 
-def with_batch(config: ml_collections.ConfigDict, per_chip_batch: int | None, chips: int) -> ml_collections.ConfigDict:
-    """The config with so many images a chip, in training and in evaluation. Raises UserError if they are below 1."""
+def with_batch(
+    config: ml_collections.ConfigDict, what: str, per_chip_batch: int | None, chips: int
+) -> ml_collections.ConfigDict:
+    """Returns the config with `per_chip_batch` images a chip in the step `what`, 'train' or 'eval'.
+
+    Raises:
+      UserError: `per_chip_batch` is below 1.
+    """
     config = config.copy_and_resolve_references()
     if per_chip_batch is not None:
         if per_chip_batch < 1:
             raise UserError(f"--per_chip_batch={per_chip_batch}: must be at least 1.")
-        config.batch_size = config.eval.batch_size = per_chip_batch * chips
+        (config if what == "train" else config.eval).batch_size = per_chip_batch * chips
     return config
 
 
@@ -98,7 +105,7 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
     teacher = (experiment.abstract_teacher,) if train else ()
 
     def trace(size: int) -> jax.stages.Traced:
-        return step.trace(experiment.abstract_state, experiment.abstract_batch(size), *teacher)
+        return step.trace(experiment.abstract_state, experiment.abstract_batch(size, training=train), *teacher)
 
     traced = trace(size)
     batch_checks.refuse_groups(traced.jaxpr.jaxpr, trace(2 * size).jaxpr.jaxpr)

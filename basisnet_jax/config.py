@@ -121,7 +121,7 @@ def default() -> ml_collections.ConfigDict:
     schedule.decay_epochs = 2.4  # exponential: epochs a stair
 
     config.eval = evaluation = ml_collections.ConfigDict()
-    evaluation.batch_size = 256  # images an evaluation step, over all hosts and devices
+    evaluation.batch_size = 256  # images an evaluation step, over all hosts; rounded up to divide over the devices
     evaluation.exit_rate = 0.39  # --mode=cost: share of images that the preview answers alone, for the average
     evaluation.ema = True  # evaluate the moving averages rather than the newest parameters
     evaluation.resolution = 0  # side in pixels of the images that the specialist is evaluated on; 0: as in training

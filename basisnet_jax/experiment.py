@@ -55,17 +55,19 @@ class Experiment:
         """Shapes, dtypes and shardings of the training state."""
         return state.abstract_state(self.mesh, self.model, self.optimizer, self.image_shape)
 
-    def abstract_batch(self, size: int) -> step.Batch:
-        """Shapes, dtypes and shardings of a global batch of that size."""
+    def abstract_batch(self, size: int, *, training: bool = True) -> step.Batch:
+        """Returns shapes, dtypes and shardings of a global batch of `size` images, of training or of evaluation."""
         sharding = mesh_lib.batch_sharding(self.mesh)
 
         def array(shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
             return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
-        logits = {"teacher_logits": array((self.data.num_classes,), jnp.float16)} if self.config.distill.cache else {}
+        side = self.image_shape[0] if training else self.eval_side
+        cached = training and self.config.distill.cache
+        logits = {"teacher_logits": array((self.data.num_classes,), jnp.float16)} if cached else {}
         task = {"task": array((), jnp.int32)} if self.config.data.task else {}
         return {
-            "image": array(self.image_shape, jnp.uint8),
+            "image": array((side, side, self.data.channels), jnp.uint8),
             "label": array((), jnp.int32),
             "mask": array((), jnp.float32),
             **logits,
@@ -269,7 +271,7 @@ def make_experiment(
       config: see `config.py`.
       devices: to run on; None is all there are. They may be devices to compile for that are nowhere near.
       open_dataset: `datasets.describe_dataset` where nothing is to be read.
-      training: whether there will be training, for which the teacher has to be there.
+      training: whether there will be training: the teacher has to be there, and its batch divide over the devices.
     """
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
@@ -290,6 +292,7 @@ def make_experiment(
         devices=len(devices),
         processes=len({device.process_index for device in devices}),
         slices=mesh_lib.num_slices(devices),
+        training=training,
     )
     optimizer, schedule = config.optimizer, config.schedule
     learning_rate = optim.make_schedule(

@@ -15,7 +15,7 @@ class Plan:
     train_examples: int
     eval_examples: int
     batch_size: int  # over all hosts
-    eval_batch_size: int  # over all hosts
+    eval_batch_size: int  # over all hosts, rounded up to divide over the devices
     learning_rate: float  # at its peak, for this batch
     total_steps: int
     warmup_steps: int
@@ -39,8 +39,9 @@ def derive(
     devices: int,
     processes: int,
     slices: int = 1,
+    training: bool = True,
 ) -> Plan:
-    """Turns epochs into steps. Raises UserError if a batch does not divide over the devices.
+    """Turns epochs into steps.
 
     Args:
       config: a validated config.
@@ -49,27 +50,25 @@ def derive(
       devices: over which a batch is sharded, on all hosts.
       processes: hosts, each of which reads its own share of a batch.
       slices: of equal size that the devices are in; a parameter is never split over several.
+      training: whether there will be training; an evaluation needs no training batch that divides.
+
+    Raises:
+      UserError: `mesh.fsdp` does not divide the devices; in training, a batch does not divide, or no step is left
+        after the warm-up.
     """
     if devices // slices % config.mesh.fsdp:
         where = "" if slices == 1 else " of a slice"
         fail("mesh.fsdp", config.mesh.fsdp, f"must divide the number of devices{where}, {devices // slices}")
-    for field, size in (("batch_size", config.batch_size), ("eval.batch_size", config.eval.batch_size)):
-        unit = math.lcm(devices, processes)
-        if size % unit:
-            below, above = size // unit * unit, -(-size // unit) * unit
-            use = f"{below} or {above}" if below else str(above)
-            fail(field, size, f"does not divide over {devices} devices; use {use}")
-
-    if config.batch_size % (devices * config.accumulate_steps):
-        rule = f"must divide the {config.batch_size // devices} images of a batch that each device has"
-        fail("accumulate_steps", config.accumulate_steps, rule)
+    unit = math.lcm(devices, processes)
+    if training:
+        _check_training_batch(config, devices, unit)
     growth = config.batch_size / config.optimizer.reference_batch
     factor = {"none": 1.0, "linear": growth, "sqrt": math.sqrt(growth)}[config.optimizer.scale_with_batch]
 
     def steps(epochs: float) -> int:
         return max(1, round(epochs * train_examples / config.batch_size))
 
-    if config.schedule.warmup_epochs and steps(config.schedule.warmup_epochs) >= steps(config.epochs):
+    if training and config.schedule.warmup_epochs and steps(config.schedule.warmup_epochs) >= steps(config.epochs):
         rule = (
             f"{steps(config.epochs)} training step(s) leave none after the warm-up; train longer, or on smaller batches"
         )
@@ -78,10 +77,27 @@ def derive(
         train_examples=train_examples,
         eval_examples=eval_examples,
         batch_size=config.batch_size,
-        eval_batch_size=config.eval.batch_size,
+        eval_batch_size=_round_up(config.eval.batch_size, unit),
         learning_rate=config.optimizer.learning_rate * factor,
         total_steps=steps(config.epochs),
         warmup_steps=steps(config.schedule.warmup_epochs) if config.schedule.warmup_epochs else 0,
         warm_start_steps=steps(config.warm_start_epochs) if config.warm_start_epochs else 0,
         decay_steps=steps(config.schedule.decay_epochs),
     )
+
+
+def _round_up(size: int, unit: int) -> int:
+    """Returns the smallest multiple of `unit` that is at least `size`."""
+    return -(-size // unit) * unit
+
+
+def _check_training_batch(config: ml_collections.ConfigDict, devices: int, unit: int) -> None:
+    """Raises UserError if a training batch is no multiple of `unit`, or its pieces do not divide a device's share."""
+    size = config.batch_size
+    if size % unit:
+        below, above = size // unit * unit, _round_up(size, unit)
+        use = f"{below} or {above}" if below else str(above)
+        fail("batch_size", size, f"does not divide over {devices} devices; use {use}")
+    if size % (devices * config.accumulate_steps):
+        rule = f"must divide the {size // devices} images of a batch that each device has"
+        fail("accumulate_steps", config.accumulate_steps, rule)

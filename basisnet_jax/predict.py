@@ -65,7 +65,9 @@ def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, 
     config.model.update(of_the_model)
     facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
     model = make_model(config.model, len(facts["classes"]))
-    plan = derive(config, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1)
+    plan = derive(
+        config, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1, training=False
+    )
     mesh, side = make_mesh(jax.devices()[:1]), eval_resolution(config)
     abstract = state_lib.abstract_state(mesh, model, optax.identity(), (side, side, facts["channels"]))
     return OpenedRun(

@@ -237,11 +237,37 @@ def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
 
 
 def test_the_batch_of_a_chip(config):
-    changed = compiling.with_batch(config, 128, chips=256)
-    assert changed.batch_size == changed.eval.batch_size == 128 * 256
-    assert config.batch_size == compiling.with_batch(config, None, 256).batch_size == 16
+    changed = compiling.with_batch(config, "train", 128, chips=256)
+    assert (changed.batch_size, changed.eval.batch_size) == (128 * 256, 16)
+    changed = compiling.with_batch(config, "eval", 128, chips=256)
+    assert (changed.batch_size, changed.eval.batch_size) == (16, 128 * 256)
+    assert config.batch_size == compiling.with_batch(config, "train", None, 256).batch_size == 16
     with pytest.raises(UserError, match=r"--per_chip_batch=0: must be at least 1"):
-        compiling.with_batch(config, 0, 256)
+        compiling.with_batch(config, "train", 0, 256)
+
+
+def test_the_evaluation_step_is_compiled_as_it_would_run(config, tmp_path, monkeypatch):
+    """At its own resolution, on devices that the training batch does not divide over, without the teacher."""
+    config.eval.resolution = 12
+    config.distill.update(teacher="runs/not-here", cache="cache")
+    programs = []
+
+    def estimate(compiled, *_):
+        programs.append(compiled)
+        return {"seconds_per_step": 1.0}
+
+    chip = topology.Chip(axes=2, pod=4, hbm_gib=1.0, clock=1.0, bandwidth=1.0, network=1.0)
+    monkeypatch.setattr(compiling, "devices_of", lambda *_: (jax.devices()[:3], chip))
+    monkeypatch.setattr(compiling, "estimate", estimate)
+    monkeypatch.setattr(compiling, "table", lambda bill: bill["images"])
+    images = compiling.compile_for(config, str(tmp_path), compiling.Target(topology="three devices", what="eval"))
+    assert images == {"step": 18, "per_chip": 6}
+    ((_, batch), _) = programs[0].in_avals
+    assert {name: array.shape for name, array in batch.items()} == {
+        "image": (18, 12, 12, 1),
+        "label": (18,),
+        "mask": (18,),
+    }
 
 
 def test_sizes_of_data_that_is_not_here(tmp_path):

@@ -82,8 +82,9 @@ def test_a_run_of_an_older_version_had_the_defaults_of_fields_that_it_lacks():
         config_lib.check_same_run(config, saved, "runs/old")
 
 
-def derive(config, devices=8, processes=1):
-    return plan_lib.derive(config, train_examples=1000, eval_examples=99, devices=devices, processes=processes)
+def derive(config, devices=8, processes=1, **kwargs):
+    sizes = {"train_examples": 1000, "eval_examples": 99}
+    return plan_lib.derive(config, **sizes, devices=devices, processes=processes, **kwargs)
 
 
 def test_epochs_become_steps():
@@ -110,6 +111,20 @@ def test_batches_must_divide_over_devices():
     config.mesh.fsdp = 3
     with pytest.raises(UserError, match=r"config.mesh.fsdp = 3: must divide"):
         derive(config)
+
+
+@pytest.mark.parametrize("devices", [1, 3, 6, 8])
+def test_an_evaluation_asks_for_no_training_batch_that_divides(devices):
+    """A run of eight devices is evaluated on any number: its own batch is rounded up, and the rest is padding."""
+    config = config_lib.default()
+    config.update(batch_size=32, accumulate_steps=4, epochs=0.1)
+    config.eval.batch_size = 32
+    plan = derive(config, devices, training=False)
+    assert plan.eval_batch_size % devices == 0
+    assert 32 <= plan.eval_batch_size < 32 + devices
+    if 32 % (4 * devices):
+        with pytest.raises(UserError, match=r"does not divide over|must divide the"):
+            derive(config, devices)
 
 
 @pytest.mark.parametrize(("rule", "rate"), [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])

@@ -164,6 +164,12 @@ def test_rotation_turns_about_the_centre():
     assert got[4, 4] == 255
 
 
+def test_a_split_that_is_not_here_stays_one_with_tasks():
+    data = datasets.with_tasks(datasets.Dataset(Numbers(5), datasets.Unread(3), ("a",), 1, "numbers"), "label", 10)
+    assert data.eval == datasets.Unread(3)
+    assert data.train.__getitems__([2])[0]["task"] == data.train.__getitems__([2])[0]["label"]
+
+
 def test_rotations_are_classes_of_their_own_and_come_last():
     names = tuple("abcde")
     data = datasets.with_rotations(datasets.Dataset(Numbers(5), datasets.Unread(3), names, 1, "numbers"))

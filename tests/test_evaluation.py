@@ -66,6 +66,15 @@ def numpy_summary(logits, labels):
     }
 
 
+def test_devices_that_no_batch_divides_over_give_the_same_results(trained, trained_config, tmp_path):
+    """Batches of 16, of training and of evaluation, on three devices."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    one, three = (evaluate_run(trained_config, str(tmp_path), jax.devices()[:devices]) for devices in (1, 3))
+    assert one["count"] == three["count"] == 37
+    assert one["specialist"]["top1"] == three["specialist"]["top1"]
+    assert one["specialist"]["loss"] == pytest.approx(three["specialist"]["loss"], rel=1e-4)
+
+
 def test_results_equal_numpy_and_do_not_depend_on_the_mesh(trained, trained_config, tmp_path):
     trained_config.eval.coefficients = tuple(ABLATIONS)
     trained_config.eval.madds_target = 20_000.0

@@ -10,10 +10,11 @@ from flax import linen as nn
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import routing
-from basisnet_jax.models.backbones import Conventions
-from basisnet_jax.models.blocks import Convolution, Norm, SqueezeExcite
+from basisnet_jax.models.backbones import Block, Conventions
+from basisnet_jax.models.blocks import Convolution, Norm, Residual, SqueezeExcite
 from basisnet_jax.models.synthesis import value_of
 from basisnet_jax.networks import make_model, model_cost
+from tests.configs.plain_block import PlainBlock
 
 
 def images(batch: int = 4) -> jax.Array:
@@ -192,6 +193,20 @@ def test_squeeze_excite_equals_numpy(act, gate):
     scale = functions[gate](hidden @ weights["expand"]["kernel"] + weights["expand"]["bias"])
     got = module.apply({"params": weights}, x)
     np.testing.assert_allclose(got, x * scale[:, None, None, :], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("block", "adds"), [(Block(kernel=3, expand=1, out=1, act="relu"), 1.0), (PlainBlock(out=1), 0.0)]
+)
+def test_a_kind_of_block_may_refuse_the_addition(block, adds):
+    """With every norm's scale at zero, what is left of a block is its input, or nothing."""
+    module = Residual(block)
+    variables = module.init(jax.random.key(0), images(), routing.static_route, train=False)
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 0 if path[-1].key == "scale" else leaf, variables
+    )
+    got = module.apply(variables, images(), routing.static_route, train=False)
+    np.testing.assert_array_equal(got, adds * images())
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

@@ -193,6 +193,20 @@ def test_other_files_are_refused(save, tmp_path):
         read_state_dict(tmp_path / "absent.pth")
 
 
+# Of no file here is one of these the beginning of its SHA-256.
+@pytest.mark.parametrize("ending", ["20240131", "31012024", "01312024", "00100000", "1706659200", "20240131123000"])
+def test_a_date_or_a_count_in_the_name_is_no_hash(save, ending):
+    path = save({"x": contiguous(np.ones(3, np.float32))}, name=f"resnet50-{ending}.pth")
+    assert list(read_state_dict(path)) == ["x"]
+
+
+@pytest.mark.parametrize("ending", ["57934424", "77cc7160", "2024013a", "99999999", "0" * 63 + "a"])
+def test_what_is_plainly_a_hash_must_be_the_file_s(save, ending):
+    path = save({"x": contiguous(np.ones(3, np.float32))}, name=f"resnet50-{ending}.pth")
+    with pytest.raises(UserError, match="not the one in its name; get it again"):
+        read_state_dict(path)
+
+
 def test_the_hash_in_the_name_is_checked(save):
     path = save({"weight": contiguous(np.zeros(3, np.float32))})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

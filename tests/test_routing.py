@@ -17,6 +17,7 @@ from basisnet_jax.experiment import make_experiment
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, Block, ResNetBlock
 from basisnet_jax.networks import make_model, model_cost
+from tests.configs.plain_block import PlainBlock
 
 # Every kind of block and of layer that a backbone may have, and every form of a synthesized one: what holds for this
 # network holds for any table.
@@ -28,6 +29,7 @@ ALL_KINDS = Architecture(
     blocks=(
         Block(kernel=3, expand=8, out=8, se=True, act="hard_swish"),
         ResNetBlock(sides=(1, 3), middle=8, out=16, stride=2),
+        PlainBlock(out=16),
     ),
     head_conv=24,
     head_dense=16,

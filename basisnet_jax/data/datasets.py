@@ -89,7 +89,10 @@ def with_tasks(data: Dataset, feature: str, num_tasks: int) -> Dataset:
     Raises:
       UserError: on reading, an example without the feature, or with another value.
     """
-    train, evaluation = (_WithTask(source, feature, num_tasks) for source in (data.train, data.eval))
+    train, evaluation = (
+        source if isinstance(source, Unread) else _WithTask(source, feature, num_tasks)
+        for source in (data.train, data.eval)
+    )
     return dataclasses.replace(data, train=train, eval=evaluation)
 
 

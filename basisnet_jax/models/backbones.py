@@ -7,7 +7,7 @@ module (`blocks.py`) and the cost (`cost.py`) both read the scaled table and not
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,32 @@ class Conv:
         return self.side**2 * (1 if self.depthwise else self.inputs) * self.out
 
 
+class BlockKind(Protocol):
+    """What a table's block says of itself: all that `blocks.Residual` and the cost read."""
+
+    @property
+    def out(self) -> int:
+        """Output channels."""
+
+    @property
+    def stride(self) -> int:
+        """Of the whole block."""
+
+    @property
+    def last_act(self) -> str | None:
+        """The activation after the addition, or None."""
+
+    @property
+    def adds_input(self) -> bool:
+        """Whether the input is added to the output where both have the same shape and there is no 'shortcut'."""
+
+    def convolutions(self, inputs: int) -> tuple[Conv, ...]:
+        """Lists the convolutions in the order in which they run, for a block with that many input channels."""
+
+    def scaled(self, inputs: int, scaled_inputs: int, width: float) -> "BlockKind":
+        """Returns the block at a width multiplier that makes `scaled_inputs` of the input's channels."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Block:
     """One inverted residual: expand 1x1 -> depthwise -> [squeeze-excite] -> project 1x1.
@@ -47,6 +73,7 @@ class Block:
     act: str
 
     last_act: ClassVar[str | None] = None  # after the addition
+    adds_input: ClassVar[bool] = True
 
     def convolutions(self, inputs: int) -> tuple[Conv, ...]:
         """In the order in which they run, for a block with that many input channels."""
@@ -84,6 +111,7 @@ class ResNetBlock:
     stride: int = 1
 
     last_act: ClassVar[str | None] = "relu"
+    adds_input: ClassVar[bool] = True
 
     def convolutions(self, inputs: int) -> tuple[Conv, ...]:
         """In the order in which they run, for a block with that many input channels."""
@@ -143,7 +171,7 @@ class Architecture:
     stem_stride: int = 2
     stem_pool: bool = False  # a 3x3 max pool with stride 2 follows
     stem_act: str
-    blocks: tuple[Block | ResNetBlock, ...]
+    blocks: tuple[BlockKind, ...]
     head_conv: int | None  # channels of the last 1x1 convolution; None: there is none
     head_dense: int | None = None  # units between the pool and the classifier; None: the pool feeds the classifier
     head_act: str
@@ -165,7 +193,7 @@ class Architecture:
         pool = self.head_conv or self.blocks[-1].out
         return {**lengths, "pool": pool, "classifier": self.head_dense or pool}
 
-    def named_blocks(self) -> Iterator[tuple[str, int, Block | ResNetBlock]]:
+    def named_blocks(self) -> Iterator[tuple[str, int, BlockKind]]:
         """(name, input channels, block) in order."""
         inputs = self.stem
         for index, block in enumerate(self.blocks):
@@ -197,7 +225,7 @@ def scaled(architecture: Architecture, width: float) -> Architecture:
     """
     ends = 1.0 if architecture.fixed_ends else width
     stem = make_divisible(architecture.stem * ends)
-    blocks: list[Block | ResNetBlock] = []
+    blocks: list[BlockKind] = []
     for _, inputs, block in architecture.named_blocks():
         blocks.append(block.scaled(inputs, blocks[-1].out if blocks else stem, width))
     conv_width = ends if architecture.head_dense else max(ends, 1.0)

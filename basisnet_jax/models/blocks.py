@@ -12,7 +12,7 @@ from jax import lax
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import synthesis, taps
-from basisnet_jax.models.backbones import Architecture, Block, Conv, Conventions, ResNetBlock
+from basisnet_jax.models.backbones import Architecture, BlockKind, Conv, Conventions
 from basisnet_jax.models.routing import Route, global_average
 from basisnet_jax.models.synthesis import Normalized, value_of
 
@@ -159,7 +159,7 @@ class SqueezeExcite(nn.Module):
 class Residual(nn.Module):
     """A block of any table: its convolutions, which a route may have synthesized, and what is added to them."""
 
-    block: Block | ResNetBlock
+    block: BlockKind
     conventions: Conventions = Conventions()
     dtype: jnp.dtype = jnp.float32
     tpu_kernels: bool = False
@@ -176,7 +176,8 @@ class Residual(nn.Module):
             return Norm(conv.act, how.epsilon, self.dtype, name=f"{conv.kind}_norm")(layer(x, coefficients_BxN), train)
 
         x: jax.Array | Normalized = inputs
-        shortcut = inputs if block.stride == 1 and block.out == inputs.shape[-1] else None
+        same_shape = block.stride == 1 and block.out == inputs.shape[-1]
+        shortcut = inputs if block.adds_input and same_shape else None
         for conv in block.convolutions(inputs.shape[-1]):
             if conv.kind == "shortcut":
                 shortcut = value_of(convolve(conv, inputs))

@@ -7,6 +7,7 @@ of PyTorch's layouts are read: a zip (1.6 and newer), and a stream of pickles fo
 """
 
 import collections
+import datetime
 import hashlib
 import math
 import os
@@ -24,6 +25,7 @@ from basisnet_jax.errors import UserError
 
 MAX_BYTES = 2**30  # of a file: fifty times the largest network here
 
+_DATES = ("%Y%m%d", "%d%m%Y", "%m%d%Y")
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _DTYPES = {
     "DoubleStorage": "<f8",
@@ -60,7 +62,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Args:
       path: of the file. If its name ends in a hash as those of torch.hub do ('mobilenet_v2-b0353104.pth'), the
-        file's SHA-256 must begin with it.
+        file's SHA-256 must begin with it; an ending that may be a date or a count need not be a hash.
 
     Returns:
       Arrays in the layout and dtype of the file.
@@ -134,8 +136,27 @@ def _check_hash(path: pathlib.Path) -> None:
     if named:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not digest.startswith(named[1]):
+        if not digest.startswith(named[1]) and _is_plainly_a_hash(named[1]):
             raise UserError(f"{path} has SHA-256 {digest[: len(named[1])]}..., not the one in its name; get it again.")
+
+
+def _is_plainly_a_hash(ending: str) -> bool:
+    """Returns whether an ending of 8 to 64 hexadecimal digits was hardly chosen by a person.
+
+    One with a letter is a hash. One of decimal digits alone is a hash if it is as long as torch.hub's, eight digits,
+    and neither a date ('20240131', '31012024', '01312024') nor a count padded with zeros ('00100000'): one hash in
+    forty has no letter.
+    """
+    if not ending.isdecimal():
+        return True
+    return len(ending) == 8 and not ending.startswith("0") and not any(_is_date(ending, x) for x in _DATES)
+
+
+def _is_date(digits: str, form: str) -> bool:
+    try:
+        return 1990 <= datetime.datetime.strptime(digits, form).year < 2100
+    except ValueError:
+        return False
 
 
 def _read_zip(file: IO[bytes], size: int) -> tuple[dict[str, _Tensor], dict[str, bytes]]:

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
-from basisnet_jax.models.backbones import Architecture, Block, Conv
+from basisnet_jax.models.backbones import Architecture, Conv, ResNetBlock
 
 # {our layer: its name in the file}, from the first to the last
 Names = dict[str, str]
@@ -60,7 +60,7 @@ def _staged(table: Architecture) -> Iterator[tuple[str, int, int, tuple[Conv, ..
 
 
 def _is_resnet(table: Architecture) -> bool:
-    return not isinstance(table.blocks[0], Block)
+    return isinstance(table.blocks[0], ResNetBlock)
 
 
 def _resnet(table: Architecture) -> Names:
