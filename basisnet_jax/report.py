@@ -79,11 +79,13 @@ def summary(results: dict[str, Any]) -> str:
     if evaluation["preview_top1"] is not None:
         top1 += f"; the preview alone {evaluation['preview_top1']:.4f}"
     stages = " + ".join(f"{name} {madds[name]:,}" for name in ("preview", "synthesis", "specialist") if madds[name])
+    rate = results["images_per_second"]  # None where no step was timed: the first step of each process is not
+    speed = "" if rate is None else f", {rate:.0f} images/s"
     return "\n".join(
         [
             top1,
             f"{madds['total']:,} multiply-adds an image ({stages}), {results['parameters']:,} parameters",
-            f"{results['step']} steps in {results['train_seconds']:.0f} s, {results['images_per_second']:.0f} images/s",
+            f"{results['step']} steps in {results['train_seconds']:.0f} s{speed}",
         ]
     )
 
