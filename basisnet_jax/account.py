@@ -1,11 +1,13 @@
 """What a run knows of itself besides its state."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass
 class Account:
-    """Saved with the state, so that a resumed run says what it would have."""
+    """Saved with the state, so that a resumed run reports what an uninterrupted run would have."""
 
     train_seconds: float = 0.0  # in the loop, compilation, evaluation and saving included
     step_seconds: float = 0.0  # in training steps alone, each run's first left out
@@ -17,8 +19,13 @@ class Account:
     summed_steps: int = 0  # steps in `sums`, which are those since the last line of training metrics
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def from_saved(cls, saved: Mapping[str, Any]) -> "Account":
+        """Returns a saved account; unknown fields are ignored, and missing ones have their defaults."""
+        return cls(**{field.name: saved[field.name] for field in dataclasses.fields(cls) if field.name in saved})
+
     def add(self, metrics: dict[str, float]) -> None:
-        """The metrics of one step more. One that was skipped counts, but is not in the means."""
+        """Adds the metrics of one step. A skipped step is counted, and left out of the means."""
         if metrics["skipped"]:
             self.skipped_steps += 1
             self.skipped_in_a_row += 1
@@ -28,7 +35,7 @@ class Account:
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in metrics.items()}
 
     def take_means(self) -> dict[str, float]:
-        """The means since the last call, and how many steps were skipped and compiled again so far."""
+        """Returns the means since the last call, and the number of steps skipped and compiled again so far."""
         means = {f"train/{name}": total / self.summed_steps for name, total in self.sums.items() if name != "skipped"}
         self.summed_steps, self.sums = 0, {}
         return {

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import errno
+import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,20 +14,44 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from orbax.checkpoint import checkpoint_managers
 
 from basisnet_jax import distributed, files, finite, integrity
 from basisnet_jax.errors import UserError
 from basisnet_jax.state import TrainState
 
 _BYTES_BESIDES = 2**13  # of each array, for its metadata and while it is written; measured, with room to spare
+_EVALUATION = "evaluation.json"  # in a checkpoint's folder: the metrics of its state, added once they are known
 _FULL = ("no space left", "disk quota exceeded")  # as tensorstore, whose errors have no number, says it
+
+
+@dataclasses.dataclass(frozen=True)
+class _NewestAndBest:
+    """Orbax's question which checkpoints to keep."""
+
+    keep: int  # newest
+    evaluations: Mapping[int, dict[str, float]]  # by step
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Returns the newest of some steps, and the best of those that were evaluated."""
+        evaluated = [step for step in steps if step in self.evaluations]
+        return {*sorted(steps)[-self.keep :], *_best_first(evaluated, self.evaluations)[:1]}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's interface."""
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _best_first(steps: Sequence[int], evaluations: Mapping[int, dict[str, float]]) -> list[int]:
+    """Returns steps from the highest top-1 to the lowest; of equal ones the later first."""
+    return sorted(steps, key=lambda step: (evaluations[step]["top1"], step), reverse=True)
 
 
 class Checkpoints:
     """The checkpoints of one workdir, by step; best is by the metric 'top1'. Use as a context manager.
 
     A checkpoint holds the state and a small dictionary of the run's own account, such as the seconds trained so far.
+    Its metrics are added once it has been evaluated, so that an evaluation which fails costs no step.
     A save that is killed leaves a temporary folder, which no restore takes for a checkpoint and the next run removes.
     What a newer checkpoint replaces is removed once that one is whole, with its checksums.
 
@@ -35,28 +60,28 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.Path, keep: int = 1, *, read_only: bool = False) -> None:
-        self._directory, self._keep, self._read_only = directory, keep, read_only
+        self._directory, self._read_only = directory, read_only
+        self._evaluations: dict[int, dict[str, float]] = {}  # by step, the same on all processes
+        self._policy = _NewestAndBest(keep, self._evaluations)
         self._saving: tuple[int, int] = (0, 0)  # (step, bytes) of the newest save
         self.unsaved: str | None = None
         self._manager = self._open()
+        self._evaluations.update(self._read_evaluations())
 
     def _open(self) -> ocp.CheckpointManager:
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(self._keep),
-                # Not `best_fn` with `max_to_keep`: that has dropped the newest checkpoints.
-                checkpoint_managers.BestN(get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy,
-            best_fn=_top1,  # without it metrics are not written, and a resumed run would not know its best
+            preservation_policy=self._policy,
             read_only=self._read_only,
-            lightweight_initialize=self._read_only,  # damaged metrics would be read
             cleanup_tmp_directories=not self._read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
         )
         return ocp.CheckpointManager(self._directory, options=options, item_names=("state", "account"))
+
+    def _read_evaluations(self) -> dict[int, dict[str, float]]:
+        """Returns what was recorded, by step. Process 0 reads it for all: they must not differ in what they know."""
+        found = {step: integrity.read_added(self._directory / str(step), _EVALUATION) for step in self.steps()}
+        text = distributed.from_first(json.dumps([[step, json.loads(text)] for step, text in found.items() if text]))
+        return dict(json.loads(text))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -85,11 +110,15 @@ class Checkpoints:
         return next((step for step in reversed(self.steps()) if self.is_sound(step)), None)
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best top-1 of those that are as they were written, None if none has one."""
-        found = {step: self._manager.metrics(step) for step in self.steps() if self.is_sound(step)}
-        return max((step for step in found if found[step]), key=lambda step: (_top1(found[step]), step), default=None)
+        """Step of the sound checkpoint with the best top-1; None if none was evaluated."""
+        steps = _best_first([step for step in self.steps() if step in self._evaluations], self._evaluations)
+        return next((step for step in steps if self.is_sound(step)), None)
 
-    def save(self, step: int, state: TrainState, account: dict[str, Any], metrics: dict[str, float] | None) -> None:
+    def evaluation(self, step: int) -> dict[str, float] | None:
+        """Returns the metrics that were recorded for a step's checkpoint; None if there are none."""
+        return self._evaluations.get(step)
+
+    def save(self, step: int, state: TrainState, account: dict[str, Any]) -> None:
         """Writes a checkpoint in the background; the state may be changed as soon as this returns.
 
         Where the disk is full, a warning says what is missing, and what is there is left as it is.
@@ -98,7 +127,6 @@ class Checkpoints:
           step: updates done; nothing is written if this step is saved already.
           state: what to save.
           account: JSON values that are saved beside it.
-          metrics: of an evaluation at this step, by which the best is known; None if there was none.
 
         Raises:
           UserError: the state has numbers that are not finite.
@@ -114,7 +142,31 @@ class Checkpoints:
             return
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(_as_dict(state)), account=ocp.args.JsonSave(account))
         with self._surviving_a_full_disk():
-            self._manager.save(step, args=items, metrics=metrics or {})  # None would be warned of
+            self._manager.save(step, args=items)
+
+    def record(self, step: int, evaluation: dict[str, float]) -> None:
+        """Adds the metrics of its state to a step's checkpoint, and removes the best one so far if this one is better.
+
+        Where the checkpoint is not on disk, as the disk was full, nothing is recorded.
+
+        Args:
+          step: of the checkpoint.
+          evaluation: its metrics, 'top1' among them; the same on all processes.
+        """
+        self.wait()
+        if step not in self.steps():
+            return
+        self._evaluations[step] = evaluation
+        if jax.process_index() == 0:
+            try:
+                integrity.add_file(self._directory / str(step), _EVALUATION, json.dumps(evaluation))
+            except OSError as error:
+                if not _disk_is_full(error):
+                    raise
+                logging.warning("the disk of %s is full: the top-1 of step %d is not recorded", self._directory, step)
+        kept = self._policy.kept(self.steps())
+        for replaced in [other for other in self.steps() if other not in kept]:
+            self._manager.delete(replaced)
 
     def wait(self) -> None:
         """Returns when everything is on disk, or `unsaved` says why it is not."""
@@ -157,7 +209,7 @@ class Checkpoints:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(
                 f"the checkpoint of step {step} in {self._directory} cannot be read ({reason}); take another one, or "
-                "move this one away to go on from the one before."
+                "move this one away to resume from the one before."
             ) from error
 
     def _add_checksums(self) -> None:
@@ -200,7 +252,7 @@ def restore_model(folder: epath.Path, which: str, abstract_state: TrainState) ->
 
     Args:
       folder: the run's workdir.
-      which: 'best' by top-1, 'newest', or a step such as '1621'. The first two pass over checkpoints that are damaged.
+      which: 'best' by top-1, 'newest', or a step such as '1621'. The first two skip checkpoints that are damaged.
       abstract_state: with no arrays in `opt_state`.
 
     Raises:
@@ -215,16 +267,25 @@ def restore_model(folder: epath.Path, which: str, abstract_state: TrainState) ->
         else:
             step = int(which) if int(which) in steps and checkpoints.is_sound(int(which)) else None
         if step is None:
-            there = ", ".join(map(str, steps)) or "none"
-            raise UserError(
-                f"config.eval.checkpoint = {which!r}: {folder} has no such checkpoint that can be used; it has {there}"
-                f"{', of which none was evaluated; take the newest' if which == 'best' else ''}."
-            )
+            raise UserError(_not_there(folder, which, steps))
         return checkpoints.restore(step, abstract_state)[0]
 
 
-def _top1(metrics: dict[str, float]) -> float:
-    return metrics.get("top1", -math.inf)
+def _not_there(folder: epath.Path, which: str, steps: Sequence[int]) -> str:
+    """Returns the sentence for a checkpoint that cannot be had."""
+    if not steps:
+        return f"{folder} has no checkpoint yet; let its run reach one."
+    there = ", ".join(map(str, steps))
+    if which == "best":
+        return (
+            f"no checkpoint in {folder} that can be used was evaluated, so there is no best one; take the newest with "
+            f"--config.eval.checkpoint=newest, or one of the steps {there}."
+        )
+    if which == "newest":
+        return f"all checkpoints in {folder} (steps {there}) are damaged; the log says which files; train again."
+    if int(which) in steps:
+        return f"config.eval.checkpoint = {which!r}: that checkpoint in {folder} is damaged; it has the steps {there}."
+    return f"config.eval.checkpoint = {which!r}: {folder} has no checkpoint of that step; it has the steps {there}."
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -159,7 +159,8 @@ def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.Con
     return backbone
 
 
-# Fields that change neither the parameters nor the order of the data, so a run may go on with other values.
+# Fields that change neither the parameters nor the order of the data, so a run may be resumed with other values. So may
+# the path of `distill.cache`, see `check_same_run`.
 FREE_TO_CHANGE = (
     "log_every_steps",
     "max_skipped_steps",
@@ -302,9 +303,11 @@ def fail(field: str, value: Any, rule: str) -> NoReturn:
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError, naming the field, its value and the rule, if a value is out of range."""
     fields = flatten(config)
-    for field, _value in flatten(default()).items():
-        if field not in fields:
+    for field, value in flatten(default()).items():
+        if fields.get(field) is None:
             fail(field, None, "is missing; start the config from basisnet_jax.config.default()")
+        if isinstance(value, tuple) and not all(isinstance(item, str) for item in fields[field]):
+            fail(field, tuple(fields[field]), "must be strings")
     for field in fields:
         if field not in flatten(default()):
             raise UserError(nearest_field(field, default()))
@@ -365,11 +368,23 @@ def _check_coefficients_from(model: ml_collections.ConfigDict) -> None:
 
 
 def check_same_run(
-    config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: str, free: Collection[str] = FREE_TO_CHANGE
+    config: ml_collections.ConfigDict,
+    saved: dict[str, Any],
+    workdir: str,
+    free: Collection[str] = FREE_TO_CHANGE,
+    *,
+    way_out: str = "leave these settings as they were, or give another --workdir",
 ) -> None:
-    """Raises UserError if a workdir's run was started with another config, fields that are `free` aside."""
+    """Raises UserError, which ends with `way_out`, if a workdir's run was started with another config.
+
+    Fields that are `free` may differ. So may the path of `distill.cache`, whose logits are checked against the teacher;
+    but a run either has one or has none.
+    """
     wanted = flatten(json.loads(config.to_json()))
     had = {**flatten(json.loads(default().to_json())), **flatten(saved)}  # an older version's run lacks fields
+    if bool(wanted.get("distill.cache")) == bool(had.get("distill.cache")):
+        wanted.pop("distill.cache", None)
+        had.pop("distill.cache", None)
     differing = [
         f"{field} was {had.get(field)!r} and is {wanted.get(field)!r}"
         for field in sorted(wanted.keys() | had.keys())
@@ -378,7 +393,7 @@ def check_same_run(
     if differing:
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(differing[:3])}"
-            f"{'; ...' if len(differing) > 3 else ''}); give another --workdir, or the config that it was started with."
+            f"{'; ...' if len(differing) > 3 else ''}); {way_out}."
         )
 
 

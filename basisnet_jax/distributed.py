@@ -136,6 +136,16 @@ def total(*counts: int) -> tuple[int, ...]:
     return tuple(everyones.sum(axis=0).tolist())
 
 
+def from_first(text: str) -> str:
+    """Returns the text of process 0, on all processes."""
+    if not jax.distributed.is_initialized():
+        return text
+    own = text.encode() if jax.process_index() == 0 else b""
+    (size,) = total(len(own))
+    padded = np.frombuffer(own.ljust(size, b"\0"), np.uint8)
+    return np.asarray(multihost_utils.process_allgather(padded)).reshape(-1, size)[0].tobytes().decode()
+
+
 def say(text: str) -> None:
     """Prints; of many processes the first does it for all."""
     if not jax.distributed.is_initialized() or jax.process_index() == 0:

@@ -36,6 +36,7 @@ class Experiment:
     mesh: jax.sharding.Mesh
     model: BasisNet
     teacher: networks.Trained | None  # None, too, where its logits are cached
+    teacher_fingerprint: str | None  # SHA-256 of its weights, also where its logits are cached
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
 
@@ -319,6 +320,7 @@ def make_experiment(
         mesh=mesh_lib.make_mesh(devices, config.mesh.fsdp),
         model=networks.make_model(config.model, data.num_classes),
         teacher=None if config.distill.cache else teacher,
+        teacher_fingerprint=teacher.fingerprint() if teacher else None,
         schedule=learning_rate,
         optimizer=optim.restrict(transformation, optimizer.trained),
     )

@@ -23,6 +23,27 @@ def write_checksums(folder: epath.Path) -> None:
     files.write(folder / NAME, "\n".join([_HEADER.format(len(lines)), *lines, ""]))
 
 
+def add_file(folder: epath.Path, name: str, content: str) -> None:
+    """Adds a file to a folder that has checksums, and the file's checksum to them, each whole or not at all.
+
+    A file that a kill left without its checksum counts as not there: see `read_added`.
+    """
+    files.write(folder / name, content)
+    _, *lines = (folder / NAME).read_text().splitlines()
+    lines = [line for line in lines if not line.endswith(f"  {name}")] + [f"{_sha256(folder / name)}  {name}"]
+    files.write(folder / NAME, "\n".join([_HEADER.format(len(lines)), *lines, ""]))
+
+
+def read_added(folder: epath.Path, name: str) -> str | None:
+    """Returns the content of a file that `add_file` added; None if it is not there whole, or not what was written."""
+    try:
+        if f"{_sha256(folder / name)}  {name}" in (folder / NAME).read_text().splitlines():
+            return (folder / name).read_text()
+    except (OSError, ValueError):  # not there, or no UTF-8
+        pass
+    return None
+
+
 def damage(folder: epath.Path) -> str | None:
     """What is wrong with a folder's files, as a part of a sentence; None if they are as they were written.
 
@@ -50,7 +71,7 @@ def damage(folder: epath.Path) -> str | None:
 
 
 def set_damaged_aside(checkpoints: epath.Path) -> None:
-    """Moves the checkpoints that are damaged out of the way, so that a run goes on from the newest one before them.
+    """Moves damaged checkpoints out of the way, so that a run resumes from the newest one before them.
 
     Raises:
       UserError: there would be none left.

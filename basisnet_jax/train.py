@@ -1,4 +1,4 @@
-"""The loop: evaluate, save, next batch, step."""
+"""The loop: save, evaluate, next batch, step."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from basisnet_jax.state import TrainState
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | None:
-    """Trains, evaluates and saves in a workdir; goes on from its newest checkpoint if there is one.
+    """Trains, evaluates and saves in a workdir; resumes from its newest checkpoint if there is one.
 
     Args:
       config: see `config.py`.
@@ -40,14 +40,20 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
     folder = files.absolute(workdir)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(distributed.stop_signals())
+        begin: Callable[[], None] = lambda: None  # noqa: E731
         with distributed.together():
+            results = workdir_lib.finished(config, folder)
+            if results:
+                distributed.say(
+                    f"{workdir}: this run was finished already, at step {results['step']}; to train longer, start "
+                    f"another one with --config.model.specialist.start_from={workdir} (and preview.start_from)."
+                )
+                return results
             experiment = make_experiment(config)  # opens the data before anything asks for a device
             if jax.process_index() == 0:
-                held.enter_context(workdir_lib.opened(config, folder))
+                begin = held.enter_context(workdir_lib.opened(config, folder))
                 integrity.set_damaged_aside(folder / "checkpoints")
-                with _writing(folder):
-                    report.write_json(folder / "config.json", json.loads(config.to_json()))
-                    report.write_json(folder / "data.json", experiment.data.facts())
+                _write_start(experiment, folder)
             else:
                 logging.set_verbosity(logging.WARNING)  # process 0 tells for all
         with distributed.together():
@@ -57,12 +63,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
                 )
         with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
             state, account = _start(experiment, checkpoints)
-            evaluation = _loop(experiment, checkpoints, folder, state, account, stop)
+            evaluation = _loop(experiment, checkpoints, folder, state, account, stop, begin)
             checkpoints.wait()
             if checkpoints.unsaved:
                 newest = checkpoints.latest_step()
                 raise UserError(
-                    f"{checkpoints.unsaved}; make room, and the same command goes on from "
+                    f"{checkpoints.unsaved}; make room, and the same command resumes from "
                     f"{'the start' if newest is None else f'step {newest}'}."
                 )
         if evaluation is None:
@@ -75,21 +81,40 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
         return results
 
 
+def _write_start(experiment: Experiment, folder: epath.Path) -> None:
+    """Writes `config.json` and `data.json`. Raises UserError if the teacher is not the one that the run began with."""
+    config, source = experiment.config, experiment.config.distill.teacher
+    path, facts = folder / "data.json", {**experiment.data.facts(), "teacher": experiment.teacher_fingerprint}
+    try:
+        before = json.loads(path.read_text()).get("teacher")
+    except (OSError, ValueError, AttributeError):  # not there, or not whole: an older version's
+        before = None
+    if before and before != facts["teacher"]:
+        raise UserError(
+            f"config.distill.teacher = {source!r} has other weights than when the run in {folder} was started; give "
+            "the same teacher, or another --workdir."
+        )
+    with _writing(folder):
+        report.write_json(folder / "config.json", json.loads(config.to_json()))
+        report.write_json(path, facts)
+
+
 @contextlib.contextmanager
 def _writing(folder: epath.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); mend that, and start again.") from None
+        raise UserError(f"cannot write to {folder} ({error.strerror}); fix this and run again.") from None
 
 
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Account]:
     step = checkpoints.latest_step()
     if step is None:
-        return experiment.init_state(), Account()
-    logging.info("going on from step %d", step)
+        with distributed.together():
+            return experiment.init_state(), Account()
+    logging.info("resuming from step %d", step)
     state, account = checkpoints.restore(step, experiment.abstract_state)
-    return state, Account(**account)
+    return state, Account.from_saved(account)
 
 
 def _loop(
@@ -99,8 +124,9 @@ def _loop(
     state: TrainState,
     account: Account,
     stop: Callable[[int], bool],
+    begin: Callable[[], None],
 ) -> dict[str, float] | None:
-    """Runs to the last step and returns its evaluation, or None where a signal stopped it."""
+    """Runs to the last step and returns its evaluation, or None where a signal stopped it; a step calls `begin`."""
     # CLU's writers import TensorFlow, which takes seconds: not at the top.
     from clu import metric_writers, parameter_overview, periodic_actions
 
@@ -156,30 +182,38 @@ def _loop(
             wait_share = {"input_wait_share": waited / taken} if taken else {}
             writer.write_scalars(step, {**account.take_means(), **wait_share})
 
+    def seconds() -> float:
+        return seconds_before + time.monotonic() - started
+
     try:
         for step in range(first, plan.total_steps + 1):  # here `step` updates are done
-            last = step == plan.total_steps
-            # What was due at the first step was done before the checkpoint that this run goes on from.
-            evaluating = last or (step > first and plan.due(step, config.eval_every_epochs))
-            stopping = stop(step)
-            if evaluating or stopping or (step > first and plan.due(step, config.checkpoint.every_epochs)):
+            last, stopping = step == plan.total_steps, stop(step)
+            evaluating = last or plan.due(step, config.eval_every_epochs)
+            if evaluating or stopping or plan.due(step, config.checkpoint.every_epochs):
                 fetch(step)
                 mark = None
-                evaluation = evaluate(experiment, eval_step, state) if evaluating else None
-                if evaluation:
-                    writer.write_scalars(step, {f"eval/{name}": value for name, value in evaluation.items()})
-                    bar.say(f"step {step}: top-1 {evaluation['top1']:.4f}, loss {evaluation['loss']:.4f}")
-                account.train_seconds = seconds_before + time.monotonic() - started
-                checkpoints.save(step, state, dataclasses.asdict(account), evaluation)
-            if last:
-                return evaluation
+                account.train_seconds = seconds()
+                writer.flush()  # a run that is killed from here on is resumed behind these lines
+                checkpoints.save(step, state, dataclasses.asdict(account))
             if stopping:
-                return None
+                return None  # what is due is evaluated when the run is resumed
+            # At the first step of a resumed run it may be recorded already, or a kill came before it was.
+            evaluation = checkpoints.evaluation(step)
+            if evaluating and evaluation is None:
+                evaluation = evaluate(experiment, eval_step, state)
+                writer.write_scalars(step, {f"eval/{name}": value for name, value in evaluation.items()})
+                writer.flush()
+                bar.say(f"step {step}: top-1 {evaluation['top1']:.4f}, loss {evaluation['loss']:.4f}")
+                checkpoints.record(step, evaluation)
+            if last:
+                account.train_seconds = seconds()
+                return evaluation
             asked = time.monotonic()
             batch = next(batches)
             if mark is not None:
                 account.wait_seconds += time.monotonic() - asked
             state, newest = train_step(state, batch, teacher)
+            begin()
             fetch(step)
             pending = newest
             for hook in hooks:

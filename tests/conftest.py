@@ -58,7 +58,8 @@ def save_untrained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     (workdir / "config.json").write_text(config.to_json())
     (workdir / "data.json").write_text(json.dumps(experiment.data.facts()))
     with Checkpoints(workdir / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(0, experiment.init_state(), {}, {"top1": 0.1})
+        checkpoints.save(0, experiment.init_state(), {})
+        checkpoints.record(0, {"top1": 0.1})
 
 
 @pytest.fixture

@@ -82,6 +82,17 @@ def test_a_run_of_an_older_version_had_the_defaults_of_fields_that_it_lacks():
         config_lib.check_same_run(config, saved, "runs/old")
 
 
+def test_the_cache_of_the_teachers_logits_may_move_but_not_come_or_go():
+    config = config_lib.default()
+    config.distill.update(teacher="efficientnet_lite0", cache="here")
+    saved = json.loads(config.to_json())
+    config.distill.cache = "there"
+    config_lib.check_same_run(config, saved, "runs/a")
+    config.distill.cache = ""
+    with pytest.raises(UserError, match=r"distill.cache was 'here' and is ''\); leave these settings as they were, or"):
+        config_lib.check_same_run(config, saved, "runs/a")
+
+
 def derive(config, devices=8, processes=1, **kwargs):
     sizes = {"train_examples": 1000, "eval_examples": 99}
     return plan_lib.derive(config, **sizes, devices=devices, processes=processes, **kwargs)

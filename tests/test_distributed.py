@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from basisnet_jax import checkpoint, distributed, train
+from basisnet_jax import checkpoint, distributed
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
 from basisnet_jax.experiment import make_experiment
@@ -100,7 +100,7 @@ def test_two_processes_are_one_run(config, tmp_path, start):
 
     codes, finished = ended(start(arguments))
     assert codes == [0, 0], finished
-    assert f"going on from step {step}" in finished[0]
+    assert f"resuming from step {step}" in finished[0]
     assert [len(re.findall(r"step 16: top-1", text)) for text in finished] == [1, 0], "one process tells"
     assert (workdir / "curves.png").exists()
 
@@ -122,9 +122,13 @@ def test_two_processes_are_one_run(config, tmp_path, start):
     for a, b, c in zip(one, eight, jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_allclose(a, c, rtol=1e-6, atol=1e-7)
-    again = train.train(config, str(workdir))  # on this process's eight devices
-    assert again["eval"]["count"] == expected["count"] == 37
-    assert again["eval"]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    here = make_experiment(config)  # on this process's eight devices
+    with checkpoint.Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        restored, _ = checkpoints.restore(experiment.plan.total_steps, here.abstract_state)
+        assert checkpoints.evaluation(experiment.plan.total_steps)["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    again = evaluate(here, here.eval_step(), restored)
+    assert again["count"] == expected["count"] == 37
+    assert again["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def test_what_one_process_is_refused_all_are(start):
@@ -162,7 +166,8 @@ def test_two_processes_agree_on_what_is_saved_damaged_and_full(tmp_path, start):
 
     with Checkpoints(folder / "checkpoints", 3) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, state_of(step), {}, {"top1": 0.5})
+            checkpoints.save(step, state_of(step), {})
+            checkpoints.record(step, {"top1": 0.5})
     if process == 0:
         (folder / "checkpoints" / "2" / "state" / "manifest.ocdbt").write_bytes(b"damaged")
     distributed.total(0)
@@ -171,12 +176,12 @@ def test_two_processes_agree_on_what_is_saved_damaged_and_full(tmp_path, start):
     print("restored", restored.step.addressable_data(0)[0], flush=True)
     with Checkpoints(folder / "checkpoints", 3) as checkpoints:
         try:
-            checkpoints.save(3, state_of(3, np.nan), {}, None)
+            checkpoints.save(3, state_of(3, np.nan), {})
         except UserError as error:
             print(error, flush=True)
         if process == 0:
             checkpoints._free_bytes = lambda: 10
-        checkpoints.save(4, state_of(4), {}, None)
+        checkpoints.save(4, state_of(4), {})
         checkpoints.wait()
         print("saved", checkpoints.steps(), checkpoints.unsaved is None, flush=True)
 """

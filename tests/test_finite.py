@@ -92,10 +92,10 @@ def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
     experiment = make_experiment(config, jax.devices()[:1])
     state = experiment.init_state()
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {}, None)
+        checkpoints.save(1, state, {})
         state.params["specialist"]["stem"]["kernel"] *= jnp.nan
         with pytest.raises(UserError, match="params/specialist/stem/kernel is no longer finite after step 2"):
-            checkpoints.save(2, state, {}, None)
+            checkpoints.save(2, state, {})
         assert checkpoints.steps() == [1]
 
 

@@ -30,7 +30,8 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "checkpoints"
     with Checkpoints(epath.Path(folder), keep=2) as checkpoints:
         for step in STEPS:
-            checkpoints.save(step, state_of(step), {"summed_steps": step}, {"top1": 0.1 * step})
+            checkpoints.save(step, state_of(step), {"summed_steps": step})
+            checkpoints.record(step, {"top1": 0.1 * step})
     return folder
 
 

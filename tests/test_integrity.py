@@ -30,7 +30,8 @@ def save(folder, *steps, keep=9, size=1000):
     """Checkpoints of those steps, the top-1 of each a hundredth of it; 30 is the best."""
     with Checkpoints(folder / "checkpoints", keep) as checkpoints:
         for step in steps:
-            checkpoints.save(step, state_of(step, size), {}, {"top1": 1.0 if step == 30 else step / 100})
+            checkpoints.save(step, state_of(step, size), {})
+            checkpoints.record(step, {"top1": 1.0 if step == 30 else step / 100})
 
 
 def value(folder, which):
@@ -74,11 +75,11 @@ def test_every_damage_to_every_file_is_noticed(folder):
 def test_a_run_goes_on_from_the_one_before_and_says_so(folder, caplog):
     save(folder, 10, 20, 30)
     flip(next(path for path in all_files(folder / "checkpoints" / "30" / "state") if path.parent.name == "d"))
-    (folder / "checkpoints" / "20" / "metrics" / "metrics").write_text("{")  # which Orbax would read at once
+    (folder / "checkpoints" / "20" / "evaluation.json").write_text("{")
     (folder / "checkpoints" / "40").mkdir()
     integrity.set_damaged_aside(folder / "checkpoints")
     text = caplog.text
-    assert "the checkpoint of step 20 is damaged (metrics/metrics is not what was written)" in text
+    assert "the checkpoint of step 20 is damaged (evaluation.json is not what was written)" in text
     assert "the checkpoint of step 30 is damaged (state/" in text
     assert "the checkpoint of step 40 is damaged (checksums.sha256 is missing)" in text
     assert sorted(path.name for path in (folder / "damaged").iterdir()) == ["20.0", "30.0", "40.0"]
@@ -106,8 +107,41 @@ def test_an_evaluation_passes_over_damaged_ones(folder, caplog):
         flip(folder / "checkpoints" / step / "state" / "manifest.ocdbt")
     assert [value(folder, which) for which in ("best", "newest")] == [20, 20]
     assert "the checkpoint of step 30 in" in caplog.text
-    with pytest.raises(UserError, match=r"'30': .* has no such checkpoint that can be used; it has 10, 20, 30, 31\."):
-        value(folder, "30")
+    for which, told in (
+        ("30", r"'30': that checkpoint in .* is damaged; it has the steps 10, 20, 30, 31\."),
+        ("7", r"'7': .* has no checkpoint of that step; it has the steps 10, 20, 30, 31\."),
+    ):
+        with pytest.raises(UserError, match=told):
+            value(folder, which)
+
+
+def test_a_checkpoint_that_cannot_be_had_is_answered_with_what_can(folder):
+    (folder / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="has no checkpoint yet; let its run reach one"):
+        value(folder, "best")
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(10, state_of(10), {})
+    with pytest.raises(UserError, match=r"so there is no best one; take the newest .* or one of the steps 10\."):
+        value(folder, "best")
+    flip(folder / "checkpoints" / "10" / "state" / "_METADATA")
+    with pytest.raises(UserError, match=r"all checkpoints in .* \(steps 10\) are damaged"):
+        value(folder, "newest")
+
+
+def test_an_evaluation_without_its_checksum_was_not_recorded(folder):
+    """As a kill leaves it between the two; and what is recorded twice is listed once."""
+    save(folder, 10)
+    place = folder / "checkpoints" / "10"
+    listed = (place / integrity.NAME).read_text()
+    (place / integrity.NAME).write_text(listed.replace("evaluation.json", "another.json"))
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        assert checkpoints.evaluation(10) is None
+        (place / integrity.NAME).write_text(listed)
+        checkpoints.record(10, {"top1": 0.5})
+        assert (place / integrity.NAME).read_text().count("evaluation.json") == 1
+    assert integrity.damage(place) is None
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.evaluation(10) == {"top1": 0.5}
 
 
 def test_what_checksums_cannot_tell_costs_a_sentence(folder):
@@ -115,7 +149,7 @@ def test_what_checksums_cannot_tell_costs_a_sentence(folder):
     save(folder, 10)
     place = folder / "checkpoints" / "10"
     (place / integrity.NAME).unlink()
-    assert value(folder, "best") == 10, "an older version's"
+    assert value(folder, "newest") == 10, "an older version's"
     flip(place / "state" / "manifest.ocdbt")
     with pytest.raises(UserError, match=r"the checkpoint of step 10 in .* cannot be read \("):
         value(folder, "newest")
@@ -126,7 +160,7 @@ def test_a_save_that_finds_no_room_is_left_out_with_a_warning(folder, monkeypatc
     save(folder, 10, keep=1)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5_000}))
     with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(20, state_of(20), {}, None)
+        checkpoints.save(20, state_of(20), {})
         checkpoints.wait()
         needed = sum(leaf.nbytes + 8192 for leaf in jax.tree.leaves(state_of(20)))
         told = f"it needs some {needed:,} bytes, and 5,000 are free ({needed - 5_000:,} are missing)"
@@ -134,7 +168,7 @@ def test_a_save_that_finds_no_room_is_left_out_with_a_warning(folder, monkeypatc
         assert "step 20 is not saved" in caplog.text
         assert checkpoints.latest_step() == 10
         monkeypatch.undo()
-        checkpoints.save(30, state_of(30), {}, None)
+        checkpoints.save(30, state_of(30), {})
         checkpoints.wait()
         assert checkpoints.unsaved is None
         assert checkpoints.steps() == [10, 30], "of which one is the newest, and one alone has a top-1"
@@ -158,7 +192,7 @@ def test_a_disk_that_fills_in_mid_save_loses_no_checkpoint(small_disk, monkeypat
     with Checkpoints(small_disk / "checkpoints", keep=1) as checkpoints:
         ballast.write_bytes(bytes(checkpoint.shutil.disk_usage(small_disk).free - 500_000))
         monkeypatch.setattr(Checkpoints, "_free_bytes", lambda self: math.inf)
-        checkpoints.save(20, state_of(20, 100_000), {}, None)
+        checkpoints.save(20, state_of(20, 100_000), {})
         monkeypatch.undo()
         checkpoints.wait()
         assert "step 20 is not saved" in checkpoints.unsaved
@@ -166,7 +200,7 @@ def test_a_disk_that_fills_in_mid_save_loses_no_checkpoint(small_disk, monkeypat
         assert checkpoints.latest_step() == 10
         assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["10"]
         ballast.unlink()
-        checkpoints.save(30, state_of(30, 100_000), {}, None)
+        checkpoints.save(30, state_of(30, 100_000), {})
     assert sorted(path.name for path in (small_disk / "checkpoints").iterdir()) == ["10", "30"]
     assert integrity.damage(small_disk / "checkpoints" / "30") is None
 
@@ -177,7 +211,7 @@ def test_other_errors_of_a_save_are_not_taken_for_a_full_disk(folder, monkeypatc
 
     monkeypatch.setattr(integrity, "write_checksums", fail)
     checkpoints = Checkpoints(folder / "checkpoints")
-    checkpoints.save(10, state_of(10), {}, None)
+    checkpoints.save(10, state_of(10), {})
     with pytest.raises(OSError, match="Input/output error"):
         checkpoints.wait()
     monkeypatch.undo()

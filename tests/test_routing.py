@@ -82,7 +82,7 @@ def test_a_run_with_any_routing(all_kinds, name, tmp_path):
     loss = summarize(predicted.logits_NxK, predicted.labels_N)["loss"]
     np.testing.assert_allclose(loss, evaluation["loss"], rtol=1e-5, err_msg="--mode=evaluate and training's evaluation")
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, after[1], {}, None)
+        checkpoints.save(1, after[1], {})
         checkpoints.wait()
         restored, _ = checkpoints.restore(1, eight.abstract_state)
     jax.tree.map(np.testing.assert_array_equal, restored, after[1])

@@ -52,7 +52,8 @@ def save_run(config, workdir):
     workdir.mkdir()
     (workdir / "config.json").write_text(config.to_json())
     with Checkpoints(workdir / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(1, make_experiment(config).init_state(), {}, {"top1": 0.5})
+        checkpoints.save(1, make_experiment(config).init_state(), {})
+        checkpoints.record(1, {"top1": 0.5})
     return str(workdir)
 
 

@@ -13,8 +13,9 @@ import optax
 import pytest
 from etils import epath
 
-from basisnet_jax import checkpoint, costing, evaluation, exporting, integrity, step, train
+from basisnet_jax import checkpoint, costing, evaluation, exporting, integrity, report, step, train
 from basisnet_jax import config as config_lib
+from basisnet_jax.account import Account
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
 from basisnet_jax.experiment import make_experiment
@@ -73,7 +74,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_other_meshes(config, tmp_path,
     old = make_experiment(config)
     state, batch = dataclasses.replace(old.init_state(), step=jax.numpy.int32(5)), next(old.train_batches(5))
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(5, state, {}, None)
+        checkpoints.save(5, state, {})
     for devices, fsdp in ((1, 1), (2, 2), (8, 1)):
         config.mesh.fsdp = fsdp
         new = make_experiment(config, jax.devices()[:devices])
@@ -125,36 +126,130 @@ def leaves(workdir, config):
 
 
 def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeypatch):
-    """Bit for bit: parameters, statistics, averages, optimizer, and the figures of the result."""
+    """Bit for bit: parameters, statistics, averages, optimizer, and the figures of the result.
+
+    The first life ends by a signal, the second in its first evaluation, as if it were killed there: the step is saved.
+    """
     straight = train.train(config, str(tmp_path / "straight"))
     take, stopped_at = train.Account.add, []
 
+    class KilledError(Exception):
+        pass
+
     def add_and_stop(self, metrics):
         take(self, metrics)
-        if len(stopped_at) < 2 and self.summed_steps == 2:
+        if not stopped_at and self.summed_steps == 2:
             stopped_at.append(self.summed_steps)
-            os.kill(os.getpid(), signal.SIGINT if len(stopped_at) == 1 else signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train.Account, "add", add_and_stop)
-    workdir = str(tmp_path / "stopped")
-    assert train.train(config, workdir) is None
-    assert not (tmp_path / "stopped" / "results.json").exists()
-    assert train.train(config, workdir) is None
-    resumed = train.train(config, workdir)
-    assert len(stopped_at) == 2
+    def die(*_):
+        raise KilledError
+
+    workdir = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Account, "add", add_and_stop)
+        assert train.train(config, str(workdir)) is None
+        patch.setattr(train, "evaluate", die)
+        with pytest.raises(KilledError):
+            train.train(config, str(workdir))
+    assert not (workdir / "results.json").exists()
+    assert stopped_at
+    newest = integrity.checkpoint_folders(epath.Path(workdir / "checkpoints"))[-1]
+    assert newest.name == "9", "saved before it is evaluated"
+    assert integrity.damage(newest) is None
+    resumed = train.train(config, str(workdir))
     assert resumed is not None
     assert straight is not None
     assert resumed["eval"] == straight["eval"]
-    for got, expected in zip(leaves(tmp_path / "stopped", config), leaves(tmp_path / "straight", config), strict=True):
+    for got, expected in zip(leaves(workdir, config), leaves(tmp_path / "straight", config), strict=True):
         np.testing.assert_array_equal(got, expected)
+    kept = [sorted((tmp_path / name / "checkpoints").glob("*/evaluation.json")) for name in ("stopped", "straight")]
+    assert [path.parent.name for path in kept[0]] == [path.parent.name for path in kept[1]]
+    assert [path.read_text() for path in kept[0]] == [path.read_text() for path in kept[1]]
     # The curves too: each line of training metrics is there once, with the value that it would have had.
     from basisnet_jax.report import _read_events
 
     curves = [_read_events(tmp_path / name / "events") for name in ("stopped", "straight")]
     assert curves[0] == curves[1]
     assert sorted(curves[0]["train/loss"]) == [3, 6, 9, 12, 15, 16]
-    # A finished run says again what it reached, and changes nothing.
-    assert train.train(config, workdir)["eval"] == straight["eval"]
+    assert sorted(curves[0]["eval/top1"]) == [9, 16]
+
+
+def test_a_finished_run_says_so_and_what_it_reached(config, trained_config, trained, monkeypatch, capsys):
+    monkeypatch.setattr(train, "make_experiment", lambda *_: pytest.fail("nothing is opened, and nothing compiled"))
+    results = train.train(trained_config, str(trained))
+    assert results == json.loads((trained / "results.json").read_text())
+    told = capsys.readouterr().out
+    assert f"{trained}: this run was finished already, at step 16" in told
+    assert f"--config.model.specialist.start_from={trained}" in told
+    trained_config.epochs = 1.0
+    with pytest.raises(UserError, match=r"epochs was 0.2 and is 1.0\); leave .* or give another .*start_from="):
+        train.train(trained_config, str(trained))
+
+
+def everything(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_a_run_that_is_refused_before_its_first_step_leaves_nothing_behind(config, trained, tmp_path, monkeypatch):
+    """Whether its folder was not there, empty, or held something: the mended config finds it as it was."""
+    workdirs = [tmp_path / "runs" / "new", tmp_path / "empty", tmp_path / "counted"]
+    workdirs[1].mkdir()
+    workdirs[2].mkdir()
+    (workdirs[2] / "cost.json").write_text("{}")
+    before = everything(tmp_path)
+
+    def refused(words):
+        for workdir in workdirs:
+            with pytest.raises(UserError, match=words):
+                train.train(config, str(workdir))
+            assert everything(tmp_path) == before
+
+    config.model.specialist.start_from = "runs/nowhere"
+    refused("'runs/nowhere' is neither a network")
+    config.model.specialist.update(start_from=str(trained), width=2.0)
+    refused("source 0 does not fit the specialist")
+    config.model.specialist.update(start_from="", width=1.0)
+    config.data.name = "mnist"
+    refused("is not prepared")
+    config.data.name = "digits"
+    config.batch_size = 12
+    refused("does not divide over 8 devices")
+    config.batch_size = 16
+
+    def bad_image(self, start_step):
+        raise UserError("every image is bad")
+        yield
+
+    monkeypatch.setattr("basisnet_jax.experiment.Experiment.train_batches", bad_image)
+    refused("every image is bad")
+
+
+def test_a_run_that_died_after_its_first_step_keeps_its_folder(config, tmp_path, monkeypatch):
+    def die(self, metrics):
+        raise UserError("a step later")
+
+    monkeypatch.setattr(train.Account, "add", die)
+    with pytest.raises(UserError, match="a step later"):
+        train.train(config, str(tmp_path / "run"))
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_account_of_another_version_is_read():
+    """Unknown fields are left out, and missing ones have their defaults."""
+    saved = {**dataclasses.asdict(Account(train_seconds=3.0, sums={"loss": 1.0})), "renamed": 7}
+    del saved["skipped_steps"]
+    assert Account.from_saved(saved) == Account(train_seconds=3.0, sums={"loss": 1.0})
+
+
+def test_a_run_whose_first_step_was_its_only_one_is_summed_up():
+    """It has no speed: the first step of each process is not timed."""
+    results = {
+        **{"step": 1, "train_seconds": 2.0, "images_per_second": None, "parameters": 7},
+        "madds": {"preview": 0, "synthesis": 0, "specialist": 9, "total": 9},
+        "eval": {"top1": 0.5, "top5": 1.0, "count": 4, "preview_top1": None},
+    }
+    assert report.summary(results).endswith("1 steps in 2 s")
 
 
 def test_a_signal_in_compilation_or_in_mid_save_stops_the_run_as_any_other(config, tmp_path, monkeypatch):
@@ -238,8 +333,9 @@ def test_the_newest_and_the_best_checkpoints_are_kept(config, tmp_path):
     for run in (((1, None), (2, 0.3)), ((3, 0.9), (4, None)), ((5, 0.5), (6, None), (7, 0.4))):
         with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
             for step, top1 in run:
-                metrics = None if top1 is None else {"top1": top1}
-                checkpoints.save(step, state, {"train_seconds": float(step)}, metrics)
+                checkpoints.save(step, state, {"train_seconds": float(step)})
+                if top1 is not None:
+                    checkpoints.record(step, {"top1": top1})
     with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.steps() == [3, 6, 7]
         assert checkpoints.best_step() == 3

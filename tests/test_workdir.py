@@ -57,7 +57,7 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
 
 def test_checkpoints_that_are_no_folder_are_refused(tmp_path):
     (tmp_path / "checkpoints").touch()
-    with pytest.raises(UserError, match="no folder"), workdir.opened(config_lib.default(), epath.Path(tmp_path)):
+    with pytest.raises(UserError, match="is not a folder"), workdir.opened(config_lib.default(), epath.Path(tmp_path)):
         pass
 
 
@@ -66,7 +66,7 @@ def test_a_config_that_is_none_is_refused_and_kept(tmp_path, content):
     path = pathlib.Path(tmp_path / "config.json")
     path.write_bytes(content)
     with (
-        pytest.raises(UserError, match="is no config; give another --workdir, or remove it"),
+        pytest.raises(UserError, match="is not a config; give another --workdir, or remove it"),
         workdir.opened(config_lib.default(), epath.Path(tmp_path)),
     ):
         pass
@@ -121,3 +121,72 @@ def test_a_path_is_where_the_user_says(tmp_path, monkeypatch):
         ("/runs/../runs", "/runs"),
     ):
         assert os.fspath(files.absolute(given)) == expected
+
+
+def test_what_a_refused_run_has_rewritten_is_as_it_was(tmp_path):
+    """Where it was to be resumed: its files stay, whatever is checked first."""
+    saved = config_lib.default().to_json()
+    (tmp_path / "config.json").write_text(saved)
+    (tmp_path / "events").mkdir()
+    folder = epath.Path(tmp_path)
+
+    def run(*, begun):
+        with workdir.opened(config_lib.default(), folder) as begin:
+            files.write(folder / "config.json", "{}")
+            files.write(folder / "data.json", "{}")
+            (folder / "checkpoints").mkdir()
+            if begun:
+                begin()
+            raise UserError("refused")
+
+    with pytest.raises(UserError, match="refused"):
+        run(begun=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "events"}
+    assert (tmp_path / "config.json").read_text() == saved
+    with pytest.raises(UserError, match="refused"):
+        run(begun=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "events", "data.json", "checkpoints", ".lock"}
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_a_lock_that_a_refused_run_removes_is_no_lock(tmp_path, monkeypatch):
+    """Between another run's opening of the file and its lock, the refused one removes it."""
+    folder, flock, removed = epath.Path(tmp_path), workdir.fcntl.flock, []
+
+    def remove_and_lock(descriptor, how):
+        if not removed:
+            removed.append((tmp_path / ".lock").unlink())
+        flock(descriptor, how)
+
+    monkeypatch.setattr(workdir.fcntl, "flock", remove_and_lock)
+    with workdir.opened(config_lib.default(), folder):
+        assert removed
+        with pytest.raises(UserError, match="another run is under way"), workdir.opened(config_lib.default(), folder):
+            pass
+
+
+def test_a_finished_run_is_known_by_its_results_and_its_last_checkpoint(tmp_path):
+    folder, config = epath.Path(tmp_path), config_lib.default()
+    assert workdir.finished(config, folder) is None
+    files.write(folder / "config.json", config.to_json())
+    files.write(folder / "results.json", '{"step": 20}')
+    assert workdir.finished(config, folder) is None
+    (folder / "checkpoints" / "20").mkdir(parents=True)
+    integrity.write_checksums(folder / "checkpoints" / "20")
+    assert workdir.finished(config, folder) == {"step": 20}
+    (folder / "checkpoints" / "21").mkdir()
+    integrity.write_checksums(folder / "checkpoints" / "21")
+    assert workdir.finished(config, folder) is None
+    for damaged in ("{", "[]", "7"):
+        files.write(folder / "results.json", damaged)
+        assert workdir.finished(config, folder) is None
+    files.write(folder / "results.json", '{"step": 21}')
+    config.seed = 1
+    with pytest.raises(UserError, match="seed was 0 and is 1"):
+        workdir.finished(config, folder)
+
+
+def test_an_export_is_no_workdir(tmp_path):
+    (tmp_path / "manifest.json").touch()
+    with pytest.raises(UserError, match="is an export"), workdir.opened(config_lib.default(), epath.Path(tmp_path)):
+        pass
