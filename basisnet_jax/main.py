@@ -4,19 +4,18 @@ Data workers import this module again, so importing it starts nothing.
 """
 
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-if __name__ == "__main__":  # first of all: it starts this program again
-    from basisnet_jax import allocator, noise
-
-    training = "--mode=train" in sys.argv or not any(x.lstrip("-").startswith("mode") for x in sys.argv)
-    allocator.keep_freed_memory(arenas=None if training else 1)
-    noise.filter_native_stderr()
-
 try:
+    from basisnet_jax import allocator, arguments, noise
+
+    if __name__ == "__main__":  # before the imports that take long: it starts this program again
+        training = arguments.read(sys.argv, "mode")["mode"] in (None, "train")
+        allocator.keep_freed_memory(arenas=None if training else 1)
+        noise.filter_native_stderr()
+
     from absl import app, flags
     from ml_collections import config_flags
 except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed without them
@@ -24,12 +23,17 @@ except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed witho
     sys.exit(2)
 
 from basisnet_jax import config as config_lib
+from basisnet_jax import config_files
 from basisnet_jax.errors import UserError
 from basisnet_jax.output import ending_with_its_reader
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/; any field of it is a flag too: --config.batch_size=64.", lock_config=True
+    "config",
+    None,
+    "A file of configs/, or the config.json of a run; any field of it is a flag too: --config.batch_size=64. "
+    "Default: the config of the run in --workdir.",
 )
+flags.FLAGS["config"].parser = config_files.Parser()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; evaluate, predict: or of an export. Default: runs/<the config's name>."
 )
@@ -71,12 +75,17 @@ _STOPPED_CODE = flags.DEFINE_integer(
 )
 
 
+_NO_CONFIG = (
+    "--config is missing; give a file of configs/, as in --config=configs/digits.py, or the --workdir of a run, which "
+    "has its own."
+)
 INTERRUPTED = 130  # exit code after a second Ctrl-C, as a shell has it
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Absl's parsing, with a sentence for each mistake."""
     try:
+        argv = _with_config(argv)
         positional = flags.FLAGS(argv)
         if len(positional) > 1:
             raise UserError(
@@ -88,13 +97,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise UserError(f"--specialize={_SPECIALIZE.value} is not for --mode={_MODE.value}; say --mode=export.")
         if _MODE.value == "predict" and _IMAGES.value is None:
             raise UserError("--images is missing; name image files, as in --images='photos/*.jpg'.")
-        if _CONFIG.value is None and _MODE.value in ("evaluate", "predict") and _WORKDIR.value is not None:
-            return positional  # a run knows its config, and an export its run's
         if _CONFIG.value is None:
-            raise UserError("--config is missing; give a file of configs/, as in --config=configs/digits.py.")
-        filename = _config_filename()
-        if not os.path.exists(filename):
-            raise UserError(f"there is no config file {filename!r}; those that come with the project are in configs/.")
+            raise UserError(_NO_CONFIG)
         return positional
     except UserError as error:
         _fail(error)
@@ -104,9 +108,22 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         _fail(_config_mistake(error, argv))
 
 
-def _config_filename() -> str:
-    """The file that --config names, without the argument that may follow a colon."""
-    return config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+def _with_config(argv: Sequence[str]) -> Sequence[str]:
+    """Returns the command line, with the config of the run in --workdir if it names none.
+
+    Raises:
+      UserError: there is no run in that folder.
+    """
+    given = arguments.read(argv, "config", "workdir", "mode")
+    if given["config"] is not None:
+        return argv
+    if not given["workdir"]:
+        if any(argument.lstrip("-").startswith("config.") for argument in argv[1:]):
+            raise UserError(_NO_CONFIG)  # config_flags would say that it knows no such flag
+        return argv
+    path = config_files.of_workdir(given["workdir"], or_export=given["mode"] in ("evaluate", "predict"))
+    sys.argv = [argv[0], f"--config={path}", *argv[1:]]  # where config_flags looks for overrides
+    return sys.argv
 
 
 def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
@@ -116,7 +133,7 @@ def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
         name = argument.removeprefix("--").split("=")[0].removeprefix("no")
         if name.startswith("config.") and name.removeprefix("config.") not in known:
             return config_lib.nearest_field(name.removeprefix("config."), config_lib.default())
-    return f"the config cannot be read: {str(error).strip().splitlines()[0]}"
+    return f"a --config. flag cannot be read: {str(error).strip().splitlines()[0]}"
 
 
 def _on_one_line(text: str) -> str:
@@ -151,8 +168,9 @@ def _run() -> int:
 
     if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
         cache.use_compilation_cache()
-    name = pathlib.Path(_config_filename()).stem if _CONFIG.value else ""
-    workdir = _WORKDIR.value or os.path.join("runs", name)
+    filename = config_flags.get_config_filename(flags.FLAGS["config"])
+    workdir = _WORKDIR.value or config_files.default_workdir(filename)
+    name = os.path.basename(os.path.normpath(workdir))
     try:
         if _MODE.value in _SHARED:
             distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _CONNECT_SECONDS.value)

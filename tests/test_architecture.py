@@ -7,7 +7,10 @@ import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
-    {"files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables", "terminal"},
+    {
+        *("files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables", "terminal"),
+        "arguments",
+    },
     {
         "noise",
         "runtime",
@@ -25,7 +28,7 @@ LAYERS = [
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
     {"models.routing", "models.weight_files", "models.weight_names", "allocator", "integrity"},
     {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
-    {"workdir", "data.datasets", "data.teacher_logits", "plan", "termination"},
+    {"workdir", "config_files", "data.datasets", "data.teacher_logits", "plan", "termination"},
     {"models.basisnet", "models.pretrained", "figures"},
     {"losses", "optim", "state"},
     {"metrics", "checkpoint"},
