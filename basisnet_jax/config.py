@@ -39,6 +39,8 @@ def default() -> ml_collections.ConfigDict:
     data.dir = ""  # where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg
     data.train_split = "train"  # TFDS split to train on; slices such as 'train[:90%]' too
     data.eval_split = "test"  # TFDS split to evaluate on
+    # For a 'folder' of class/*.jpg without splits: the share of each class's images in 'test'; the rest is in 'train'.
+    data.eval_share = 0.0
     data.rotations = False  # each image four times, turned by 0, 90, 180, 270 degrees, and each class four
     data.task = ""  # routing 'task': the integer feature that says which task an example is of, as 'coarse_label'
     data.exif_orientation = True  # turn photographs upright as their EXIF data says; False: pixels as they are stored
@@ -255,7 +257,14 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be in [0, 1)": (
         lambda value: 0 <= value < 1,
         (
-            *("ema_decay", "data.max_bad_share", "loss.label_smoothing", "optimizer.momentum", "optimizer.decay"),
+            *(
+                "ema_decay",
+                "data.max_bad_share",
+                "data.eval_share",
+                "loss.label_smoothing",
+                "optimizer.momentum",
+                "optimizer.decay",
+            ),
             *("model.specialist.dropout", "model.preview.dropout"),
         ),
     ),
@@ -328,6 +337,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _check_synthesized(config.model)
     if config.model.routing == "preview":
         _check_coefficients_from(config.model)
+    if config.data.eval_share and config.data.name != "folder":
+        fail("data.eval_share", config.data.eval_share, "splits a 'folder'; slice a TFDS split, as in 'train[:90%]'")
     if config.model.routing == "task" and not config.data.task:
         fail("data.task", config.data.task, "the routing 'task' needs an integer feature of the data set")
     if config.model.routing == "task" and config.loss.mix != "none":

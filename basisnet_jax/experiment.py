@@ -259,10 +259,20 @@ def teacher_identity(teacher: networks.Trained, data: datasets.Dataset) -> dict[
     }
 
 
+def open_data(
+    settings: ml_collections.ConfigDict, open_dataset: Callable[..., datasets.Dataset] = datasets.open_dataset
+) -> datasets.Dataset:
+    """Opens the data set that `config.data` names. Raises UserError if it is not there or has one class."""
+    data = open_dataset(settings.name, settings.dir, settings.train_split, settings.eval_split, settings.eval_share)
+    data = datasets.with_rotations(data) if settings.rotations else data
+    datasets.check_classes(data.name, data.classes)
+    return data
+
+
 def make_experiment(
     config: ml_collections.ConfigDict,
     devices: Sequence[jax.Device] | None = None,
-    open_dataset: Callable[[str, str, str, str], datasets.Dataset] = datasets.open_dataset,
+    open_dataset: Callable[..., datasets.Dataset] = datasets.open_dataset,
     *,
     training: bool = True,
 ) -> Experiment:
@@ -276,8 +286,7 @@ def make_experiment(
     """
     config_lib.validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
-    data = open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
-    data = datasets.with_rotations(data) if config.data.rotations else data
+    data = open_data(config.data, open_dataset)
     data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
     teacher = load_teacher(config, data) if training else None
     if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):

@@ -55,7 +55,7 @@ def export_run(config: ml_collections.ConfigDict, workdir: str) -> str:
         **describe(opened, network, files, logits),
         "rule": vars(rule) if rule else None,
         "accuracy": {
-            "images": f"{len(labels_N)} of {config.data.name} {config.data.eval_split}",
+            "images": f"{len(labels_N)} of {opened.data_name} {config.data.eval_split}",
             **{name: accuracy(x, labels_N, rule, cost) for name, x in logits.items()},
         },
     }
@@ -143,6 +143,7 @@ def describe(
             }
             for name, content in files.items()
         },
+        "data": {"name": opened.data_name, "train_split": opened.config.data.train_split},
         "config": json.loads(opened.config.to_json()),
         "versions": {**report.versions(), **_versions(packages)},
     }

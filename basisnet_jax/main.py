@@ -48,7 +48,9 @@ _MODES = {
 }
 _SHARED = ("train", "evaluate", "teacher")  # modes that many processes can do together
 _MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "; ".join(f"{name}: {what}" for name, what in _MODES.items()))
-_IMAGES = flags.DEFINE_string("images", None, "predict: image files, as in 'photos/*.jpg'; ** is any folders.")
+_IMAGES = flags.DEFINE_string(
+    "images", None, "predict: a folder of images, or their names, as in 'photos/*.jpg'; ** is any folders."
+)
 _FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "predict: how the answers are printed.")
 _THRESHOLD = flags.DEFINE_float(
     "threshold",
@@ -58,7 +60,9 @@ _THRESHOLD = flags.DEFINE_float(
     lower_bound=0.0,
 )
 _SPECIALIZE = flags.DEFINE_string(
-    "specialize", None, "export: images of one place, as in 'photos/*.jpg', that a static network is frozen for."
+    "specialize",
+    None,
+    "export: a folder or names of images of one place, as in 'photos/*.jpg', that a static network is frozen for.",
 )
 _TOPOLOGY = flags.DEFINE_string("topology", None, "compile: the TPU, as in v5e:16x16 or v4:2x2x1.")
 _SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology.")

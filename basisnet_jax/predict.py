@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import functools
-import glob
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.config import eval_resolution, fail, is_export, open_run, with_defaults
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.decode import BadExampleError
+from basisnet_jax.data.folder import as_text, find_images
 from basisnet_jax.errors import UserError
 from basisnet_jax.mesh import make_mesh
 from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet
@@ -41,6 +41,7 @@ class OpenedRun:
     model: BasisNet
     state: state_lib.TrainState
     warm_start_steps: int
+    data_name: str  # what people call the data set that it was trained on
     classes: tuple[str, ...]
     side: int  # of the images, in pixels
     channels: int
@@ -76,6 +77,7 @@ def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, 
         model=model,
         state=restore_model(folder, config.eval.checkpoint, abstract),
         warm_start_steps=plan.warm_start_steps,
+        data_name=facts.get("name") or config.data.name,
         classes=tuple(facts["classes"]),
         side=side,
         channels=facts["channels"],
@@ -219,17 +221,15 @@ def predict_files(classifier: TwoStageClassifier, pattern: str) -> tuple[list[Ro
 
     Args:
       classifier: a trained model.
-      pattern: of their names, such as 'photos/*.jpg'; ** is any folders.
+      pattern: a folder, or a pattern of names such as 'photos/*.jpg'; see `folder.find_images`.
 
     Returns:
       A row for each image in the order of their names, and a sentence for each file that is none.
 
     Raises:
-      UserError: no file has such a name.
+      UserError: there is no such image.
     """
-    files = sorted(glob.glob(pattern, recursive=True))
-    if not files:
-        raise UserError(f"--images = {pattern!r} names no file; quote the pattern, as in --images='photos/*.jpg'.")
+    files = find_images(pattern, "images")
     rows: list[Row] = []
     bad: list[str] = []
     for start in range(0, len(files), READ_AT_ONCE):
@@ -240,7 +240,7 @@ def predict_files(classifier: TwoStageClassifier, pattern: str) -> tuple[list[Ro
         answers = classifier.classify(np.stack(list(images.values())))
         for file, label, probability, early, madds in zip(images, *answers, strict=True):
             stage = "preview" if early else "specialist"
-            rows.append(Row(file, classifier.classes[label], float(probability), stage, int(madds)))
+            rows.append(Row(as_text(file), classifier.classes[label], float(probability), stage, int(madds)))
     return rows, bad
 
 

@@ -6,7 +6,6 @@ uniform average of the bases is printed with it.
 """
 
 import dataclasses
-import glob
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from basisnet_jax.data.folder import find_images
 from basisnet_jax.errors import UserError
 from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
 from basisnet_jax.export.stages import Network
@@ -47,8 +47,8 @@ def specialize_run(config: ml_collections.ConfigDict, workdir: str, pattern: str
     Args:
       config: the run's.
       workdir: its folder.
-      pattern: of names of image files, such as 'photos/*.jpg'; ** is any folders. If all lie in folders named as
-        classes, their classes are known.
+      pattern: a folder of images, or a pattern of their names such as 'photos/*.jpg'; see `folder.find_images`. If all
+        lie in folders named as classes, their classes are known.
 
     Raises:
       UserError: as `exporting.export_run`; no preview, no file has such a name, or one is no image.
@@ -58,9 +58,7 @@ def specialize_run(config: ml_collections.ConfigDict, workdir: str, pattern: str
         raise UserError(
             f"--specialize={pattern}: the run in {workdir} has no preview, and so no coefficients to average."
         )
-    files = sorted(glob.glob(pattern, recursive=True))
-    if not files:
-        raise UserError(f"--specialize={pattern} names no file; quote the pattern, as in --specialize='photos/*.jpg'.")
+    files = find_images(pattern, "specialize")
     bad: list[str] = []
     images = dict(read_images(files, network.side, network.channels, eval_crop(opened.config.data), bad))
     if bad:

@@ -8,9 +8,9 @@ import tqdm
 from basisnet_jax import distributed, files, report, step
 from basisnet_jax import mesh as mesh_lib
 from basisnet_jax.config import fail, validate
-from basisnet_jax.data import datasets, pipeline, teacher_logits
+from basisnet_jax.data import pipeline, teacher_logits
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import load_teacher, teacher_identity
+from basisnet_jax.experiment import load_teacher, open_data, teacher_identity
 
 
 def cache_logits(config: ml_collections.ConfigDict) -> str:
@@ -27,8 +27,7 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
     if not config.distill.cache:
         fail("distill.cache", "", "must name the folder for the teacher's logits")
     with distributed.together():
-        data = datasets.open_dataset(config.data.name, config.data.dir, config.data.train_split, config.data.eval_split)
-        data = datasets.with_rotations(data) if config.data.rotations else data
+        data = open_data(config.data)
         teacher = load_teacher(config, data)
         if teacher is None:
             fail("distill.teacher", "", "must name the teacher")

@@ -254,7 +254,7 @@ def test_a_specialist_is_frozen_for_photographs(trained, trained_config, images,
     (tmp_path / "unknown" / "b.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"b.png is no image.*; 1 of 7 files of --specialize"):
         specialize_run(trained_config, str(trained), f"{tmp_path}/*/*")
-    with pytest.raises(UserError, match="names no file"):
+    with pytest.raises(UserError, match="matches no files"):
         specialize_run(trained_config, str(trained), f"{tmp_path}/*.gif")
 
 

@@ -1,14 +1,19 @@
 """Folders of images as data sets, and what is said of data that is not there, before a device is asked for."""
 
+import collections
+import os
 import pickle
+import shutil
 
 import cv2
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
-from basisnet_jax import train
-from basisnet_jax.data import datasets
+from basisnet_jax import costing, teacher, train
+from basisnet_jax.config import validate
+from basisnet_jax.data import datasets, folder
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import make_experiment
 
@@ -77,11 +82,177 @@ def test_mistakes_in_a_folder_are_answered_in_a_sentence(photos):
     assert "has the class 'dog' in only one of 'train' and 'val'" in sentence()
     (photos / "val" / "dog").rmdir()
     (photos / "val" / "bee" / "notes.txt").touch()
-    assert "bee/notes.txt is no .jpg, .jpeg or .png" in sentence()
+    assert "bee/notes.txt is none of .jpg, .jpeg, .jfif, .png, .gif, .webp, .bmp; convert it" in sentence()
+    (photos / "val" / "bee" / "notes.txt").unlink()
+    (photos / "val" / "bee" / "more.jpg").mkdir()
+    assert "bee/more.jpg is a folder" in sentence()
+    (photos / "val" / "bee" / "more.jpg").rmdir()
+    (photos / "val" / "lost.JPG").touch()
+    assert "val/lost.JPG lies in no class folder" in sentence()
+    (photos / "val" / "lost.JPG").unlink()
+    (photos / "val" / "readme.txt").touch()
+    datasets.open_dataset("folder", str(photos), "train", "val")
     (photos / "empty" / "ant").mkdir(parents=True)
     (photos / "empty" / "bee").mkdir()
     (photos / "empty" / "cat").mkdir()
     assert "empty holds no images" in sentence(split="empty")
+
+
+def test_what_the_system_puts_beside_images_is_skipped(photos, caplog):
+    before = datasets.open_dataset("folder", str(photos), "train", "val")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", ".hidden.jpg", "._1.jpg"):
+        (photos / "train" / "ant" / name).write_bytes(b"no image")
+    (photos / "train" / ".cache").mkdir()
+    (photos / "train" / "ant" / ".cache").mkdir()
+    data = datasets.open_dataset("folder", str(photos), "train", "val")
+    assert data == before
+    assert [x.getMessage() for x in caplog.records] == [
+        f"{photos}/train: 2 files named thumbs.db or desktop.ini are skipped"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tab\tname", r"class folder 'tab\tname' of"),
+        ("line\nname", r"class folder 'line\nname' of"),
+        ("red\x1b[31m", r"class folder 'red\x1b[31m' of"),
+        (b"\xffatin-1", r"class folder '\udcffatin-1' of"),
+        ("n" * 101, "has a name of 101 characters; rename it with at most 100"),
+    ],
+)
+def test_a_class_name_that_cannot_be_printed_is_refused(photos, name, words):
+    for split in ("train", "val"):
+        os.rename(photos / split / "ant", os.path.join(os.fsencode(photos / split), os.fsencode(name)))
+    with pytest.raises(UserError) as error:
+        datasets.open_dataset("folder", str(photos), "train", "val")
+    assert words in str(error.value)
+    assert "rename it" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_class_names_in_any_script_are_taken(photos):
+    names = ("n" * 100, "\N{CJK UNIFIED IDEOGRAPH-732B}", "\N{DOG FACE}\N{ZERO WIDTH JOINER}$x$")
+    for split in ("train", "val"):
+        for old, new in zip(("ant", "bee", "cat"), names, strict=True):
+            (photos / split / old).rename(photos / split / new)
+    assert datasets.open_dataset("folder", str(photos), "train", "val").classes == names
+
+
+def test_the_data_set_is_called_as_its_folder(photos, tmp_path, monkeypatch):
+    data = datasets.open_dataset("folder", f"{photos}/", "train", "val")
+    assert data.facts() == {"name": photos.name, "classes": ("ant", "bee", "cat"), "channels": 3, "train_examples": 12}
+    assert datasets.with_rotations(data).name == photos.name
+    monkeypatch.chdir(photos)
+    assert datasets.open_dataset("folder", ".", "train", "val").name == photos.name
+    assert folder.name_of("/photos/line\nname") == "line\\nname"
+
+
+@pytest.fixture
+def unsplit(photos):
+    """Three classes of 10, 5 and 2 images, in no splits."""
+    for name, count in (("ant", 10), ("bee", 5), ("cat", 2)):
+        (photos / "all" / name).mkdir(parents=True)
+        for number in range(count):
+            (photos / "all" / name / f"{number}.jpg").write_bytes(b"")
+    return photos / "all"
+
+
+def test_a_folder_without_splits_is_split_by_a_share_of_each_class(unsplit):
+    data = datasets.open_dataset("folder", str(unsplit), "train", "test", 0.2)
+    train, test = ([data_file.split("/") for data_file in split.files] for split in (data.train, data.eval))
+    assert collections.Counter(name for name, _ in train) == {"ant": 8, "bee": 4, "cat": 1}
+    assert collections.Counter(name for name, _ in test) == {"ant": 2, "bee": 1, "cat": 1}
+    assert len({*map(tuple, train + test)}) == 17, "every image is in one of the two"
+    assert [data.classes[label] for label in data.train.labels] == [name for name, _ in train]
+    assert datasets.open_dataset("folder", str(unsplit), "train", "test", 0.2) == data, "always the same"
+    assert datasets.open_dataset("folder", str(unsplit), "test", "train", 0.2).train == data.eval
+    (unsplit / "ant" / "new.jpg").touch()
+    grown = datasets.open_dataset("folder", str(unsplit), "train", "test", 0.2)
+    assert len({*data.eval.files} - {*grown.eval.files}) <= 1, "a new image moves one other at most"
+
+
+def test_mistakes_in_a_folder_without_splits_are_answered_in_a_sentence(unsplit):
+    def sentence(split="test", share=0.2):
+        with pytest.raises(UserError) as error:
+            datasets.open_dataset("folder", str(unsplit), "train", split, share)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert (
+        f"config.data.train_split = 'train' is no folder of {unsplit}, which has classes, whose folders hold images "
+        "themselves (ant, bee, cat); --config.data.eval_share=0.2 keeps a fifth" in sentence(share=0.0)
+    )
+    assert "'val': with config.data.eval_share it must be 'train' or 'test'" in sentence(split="val")
+    (unsplit / "cat" / "0.jpg").unlink()
+    assert f"{unsplit}/cat holds one image, which cannot be in training and evaluation" in sentence()
+    (unsplit / "cat" / "1.jpg").unlink()
+    assert f"the class folder {unsplit}/cat holds no images" in sentence()
+
+
+def test_eval_share_is_for_a_folder(config):
+    config.data.eval_share = 0.2
+    with pytest.raises(UserError, match=r"config.data.eval_share = 0.2: splits a 'folder'; slice a TFDS split"):
+        validate(config)
+
+
+def test_a_class_without_training_images_is_refused(photos):
+    for number in range(4):
+        (photos / "train" / "bee" / f"{number}.JPEG").unlink()
+    with pytest.raises(UserError, match=r"class folder .*train/bee holds no images; fill it, or remove it"):
+        datasets.open_dataset("folder", str(photos), "train", "val")
+
+
+def test_one_class_is_refused_wherever_it_is_known(photos, config, tmp_path):
+    for split in ("train", "val"):
+        for name in ("bee", "cat"):
+            shutil.rmtree(photos / split / name)
+    config.data.update(name="folder", dir=str(photos), eval_split="val")
+    words = r"has 1 class \(ant\), and nothing to tell it from; a classifier needs at least 2 classes"
+    with pytest.raises(UserError, match=words):
+        train.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=words):
+        costing.cost(config, str(tmp_path / "run"))
+    with pytest.raises(UserError, match=words):
+        make_experiment(config, open_dataset=datasets.describe_dataset)
+    config.distill.update(teacher="efficientnet_lite0", cache=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=words):
+        teacher.cache_logits(config)
+    config.distill.update(teacher="", cache="")
+    config.data.rotations = True  # four classes
+    config.epochs = 20.0
+    make_experiment(config)
+    one = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["a"])})
+    with pytest.raises(UserError, match=r"has 1 class \(a\)"):
+        datasets.check_classes("one", one["label"].names)
+
+
+def test_images_are_found_below_a_folder(photos, monkeypatch, caplog):
+    (photos / "train" / "bee" / "Thumbs.db").touch()
+    (photos / "train" / ".trash").mkdir()
+    (photos / "train" / ".trash" / "1.jpg").touch()
+    (photos / "train" / "notes.txt").touch()
+    monkeypatch.chdir(photos)
+    expected = [f"train/{x}" for x in sorted(datasets.open_dataset("folder", ".", "train", "val").train.files)]
+    for given in ("train", "train/"):
+        found = folder.find_images(given, "images")
+        assert [os.path.normpath(x) for x in found] == expected
+    skipped = [x.getMessage() for x in caplog.records if "not images" in x.getMessage()]
+    assert skipped == [
+        "train: 4 files that are not images are skipped",
+        "train/: 4 files that are not images are skipped",
+    ]
+    assert folder.find_images("train/*/*.jp*g", "images") == folder.find_images("train/**/*.jp*g", "images")
+    assert folder.find_images("train/bee/*", "images") == [f"train/bee/{x}.JPEG" for x in range(4)]
+    (photos / "empty").mkdir()
+    for pattern, words in (
+        ("empty", "--images = 'empty' is a folder that has no images below it"),
+        ("t*", "--images = 't.' matches folders and no image files"),
+        ("nowhere", "--images = 'nowhere' matches no files; quote the pattern"),
+    ):
+        with pytest.raises(UserError, match=words):
+            folder.find_images(pattern, "images")
 
 
 def test_a_file_that_vanishes_is_named(photos):

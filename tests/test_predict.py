@@ -171,7 +171,7 @@ def test_files_are_classified_and_the_bad_named(trained, trained_config, photos)
     parsed = list(csv.DictReader(io.StringIO(predict.table(rows, "csv"))))
     assert [row["label"] for row in parsed] == [row.label for row in rows]
     assert json.loads(predict.table(rows, "json")) == [row._asdict() for row in rows]
-    with pytest.raises(UserError, match="names no file"):
+    with pytest.raises(UserError, match="matches no files"):
         predict.predict_files(classifier, str(photos / "*.gif"))
 
 

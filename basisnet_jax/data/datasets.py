@@ -30,6 +30,7 @@ class Dataset:
     classes: tuple[str, ...]  # their names, '0', '1', ... where the data set has none
     channels: int  # 1 or 3
     identity: str  # of the training split: the same for the same examples in the same order
+    name: str = ""  # what people call it: TFDS's name, or the folder's
 
     @property
     def num_classes(self) -> int:
@@ -38,7 +39,12 @@ class Dataset:
 
     def facts(self) -> dict[str, Any]:
         """What a trained model is used with where its data is not: JSON values."""
-        return {"classes": self.classes, "channels": self.channels, "train_examples": len(self.train)}
+        return {
+            "name": self.name,
+            "classes": self.classes,
+            "channels": self.channels,
+            "train_examples": len(self.train),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +132,9 @@ def with_rotations(data: Dataset) -> Dataset:
         for source in (data.train, data.eval)
     )
     identity = f"{data.identity}, in four rotations"
-    return Dataset(train, evaluation, rotated_classes(data.classes), data.channels, identity)
+    return dataclasses.replace(
+        data, train=train, eval=evaluation, classes=rotated_classes(data.classes), identity=identity
+    )
 
 
 def rotated_classes(classes: Sequence[str]) -> tuple[str, ...]:
@@ -134,7 +142,16 @@ def rotated_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name} turned by {90 * turns}" for name in classes for turns in range(TURNS))
 
 
-def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:
+def check_classes(name: str, classes: Sequence[str]) -> None:
+    """Raises UserError if there are not two classes to tell apart."""
+    if len(classes) < 2:
+        raise UserError(
+            f"data set {name!r} has {len(classes)} class ({', '.join(classes)}), and nothing to tell it from; a "
+            "classifier needs at least 2 classes."
+        )
+
+
+def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str, eval_share: float = 0.0) -> Dataset:
     """Opens a prepared data set; prepares the embedded one if need be, and no other. Starts no device.
 
     Args:
@@ -143,13 +160,15 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) ->
         For 'folder', the folder itself.
       train_split: in TFDS's syntax, such as 'train[:90%]'; for 'folder', the name of a folder.
       eval_split: likewise.
+      eval_share: for a 'folder' that is not split, the share of each class's images to evaluate.
 
     Raises:
       UserError: an unknown name or split, data that is not prepared (with the command that does), or other features.
     """
     if name == "folder":
-        train, evaluation, classes = folder.open_splits(data_dir, train_split, eval_split)
-        return Dataset(train, evaluation, classes, channels=3, identity=train.identity())
+        train, evaluation, classes = folder.open_splits(data_dir, train_split, eval_split, eval_share)
+        shown = folder.name_of(data_dir)
+        return Dataset(train, evaluation, classes, channels=3, identity=train.identity(), name=shown)
     builder = _prepared(_builder(name, data_dir), data_dir)
     classes, channels = _classes_and_channels(builder)
     train_source = _source(builder, train_split, "data.train_split")
@@ -159,17 +178,18 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str) ->
         classes=classes,
         channels=channels,
         identity=f"{builder.info.full_name}, {train_split}, {len(train_source)} examples",
+        name=builder.name,
     )
 
 
-def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str) -> Dataset:
+def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str, eval_share: float = 0.0) -> Dataset:
     """As `open_dataset`, for a data set that need not be there: its splits may be `Unread`.
 
     Raises:
       UserError: besides, a data set that is not prepared and whose size is not in `SIZES`.
     """
     if name in ("digits", "folder"):
-        return open_dataset(name, data_dir, train_split, eval_split)
+        return open_dataset(name, data_dir, train_split, eval_split, eval_share)
     builder = _builder(name, data_dir)
     if builder.is_prepared() or name not in SIZES:
         splits = _prepared(builder, data_dir).info.splits
@@ -188,13 +208,16 @@ def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str
         classes=classes,
         channels=channels,
         identity="unread",
+        name=name,
     )
 
 
-def classes_and_channels(name: str, data_dir: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...], int]:
+def classes_and_channels(
+    name: str, data_dir: str, train_split: str, eval_split: str, eval_share: float = 0.0
+) -> tuple[tuple[str, ...], int]:
     """(names of the classes, channels of its images) of a data set, which TFDS need not have prepared."""
     if name == "folder":
-        return folder.open_splits(data_dir, train_split, eval_split)[2], 3
+        return folder.open_splits(data_dir, train_split, eval_split, eval_share)[2], 3
     return _classes_and_channels(_builder(name, data_dir))
 
 

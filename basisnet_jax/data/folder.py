@@ -1,14 +1,26 @@
-"""A folder of images as a data set: FOLDER/split/class/*.jpg, *.jpeg or *.png."""
+"""A folder of images as a data set: FOLDER/split/class/*.jpg, or FOLDER/class/*.jpg split by a share of each class."""
 
+import collections
 import dataclasses
+import glob
 import hashlib
+import os
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
+
 from basisnet_jax.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp")
+LAYOUT = f"data.name 'folder' reads split/class/*{SUFFIXES[0]} in it (and {', '.join(SUFFIXES[1:])})"
+OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # and hidden files: what Windows and macOS put beside images
+LONGEST_NAME = 100  # characters of a class's name, which stands in tables and plots
+
+# Unicode's categories of what would break a line or steer a terminal, and of bytes that are no text
+_NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,50 +49,184 @@ class Split:
             raise UserError(f"cannot read {path} ({error.strerror}), which was there when the run began.") from None
 
 
-def open_splits(folder: str, train: str, evaluation: str) -> tuple[Split, Split, tuple[str, ...]]:
+def open_splits(folder: str, train: str, evaluation: str, eval_share: float) -> tuple[Split, Split, tuple[str, ...]]:
     """Lists two splits; no image is read.
 
     Args:
-      folder: that holds a folder for each split.
+      folder: holds a folder for each split, or for each class if there is an `eval_share`.
       train: the training split's name.
       evaluation: the evaluation split's name.
+      eval_share: of each class's images that are in the split 'test', the others are in 'train'; 0: there are folders
+        for the splits.
 
     Returns:
       The two splits and the names of the classes.
 
     Raises:
-      UserError: a folder that is not there or has no images, other files in it, or splits of different classes.
+      UserError: a folder that is not there or has no images, other files in it, a class's name that cannot be printed,
+        or splits of different classes.
     """
-    layout = "data.name 'folder' reads split/class/*.jpg, *.jpeg and *.png in it"
     root = pathlib.Path(folder).expanduser().absolute()
     if not folder or not root.is_dir():
-        raise UserError(f"config.data.dir = {folder!r} is no folder; {layout}.")
-    names = {name: _folders(root / name) for name in (train, evaluation) if (root / name).is_dir()}
+        raise UserError(f"config.data.dir = {folder!r} is no folder; {LAYOUT}.")
+    if eval_share:
+        return _divided(root, train, evaluation, eval_share)
+    names = {name: _class_names(root / name) for name in (train, evaluation) if (root / name).is_dir()}
     for field, name in (("train_split", train), ("eval_split", evaluation)):
         if name not in names:
-            there = ", ".join(_folders(root)) or "no folders"
-            raise UserError(f"config.data.{field} = {name!r} is no folder of {root}, which has {there}; {layout}.")
+            raise UserError(f"config.data.{field} = {name!r} is no folder of {root}, which has {_instead(root)}")
     differing = sorted(set(names[train]) ^ set(names[evaluation]))
     if differing:
         raise UserError(
             f"{root} has the class {differing[0]!r} in only one of {train!r} and {evaluation!r} "
             f"({len(differing)} such); give both splits the same class folders."
         )
-    return _split(root / train, names[train]), _split(root / evaluation, names[train]), tuple(names[train])
+    splits = [_split(root / name, names[train]) for name in (train, evaluation)]
+    _check_every_class(root / train, splits[0], names[train])
+    return splits[0], splits[1], tuple(names[train])
 
 
-def _folders(path: pathlib.Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _instead(root: pathlib.Path) -> str:
+    """What a folder has in the place of a split, and what to do about it."""
+    folders = [entry.name for entry in _entries(root) if entry.is_dir()]
+    if any(entry.name.lower().endswith(SUFFIXES) for name in folders for entry in _entries(root / name)):
+        return (
+            f"classes, whose folders hold images themselves ({', '.join(folders[:3])}); --config.data.eval_share=0.2 "
+            "keeps a fifth of each class for evaluation."
+        )
+    return f"{', '.join(folders[:20]) or 'no folders'}; {LAYOUT}."
+
+
+def _divided(
+    root: pathlib.Path, train: str, evaluation: str, eval_share: float
+) -> tuple[Split, Split, tuple[str, ...]]:
+    """Takes a share of each class for the split 'test': the files whose names have the smallest hashes.
+
+    So the split is the same on every machine, and a new image moves at most one other image.
+    """
+    for field, name in (("train_split", train), ("eval_split", evaluation)):
+        if name not in ("train", "test"):
+            raise UserError(
+                f"config.data.{field} = {name!r}: with config.data.eval_share it must be 'train' or 'test'."
+            )
+    classes = _class_names(root)
+    whole = _split(root, classes)
+    _check_every_class(root, whole, classes)
+    by_class = collections.defaultdict(list)
+    for file, label in zip(whole.files, whole.labels, strict=True):
+        by_class[label].append(file)
+    kept: set[str] = set()
+    for label, files in by_class.items():
+        if len(files) < 2:
+            raise UserError(
+                f"{root / classes[label]} holds one image, which cannot be in training and evaluation; add another."
+            )
+        count = min(max(1, round(eval_share * len(files))), len(files) - 1)
+        kept.update(sorted(files, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:count])
+    splits = {}
+    for name in ("train", "test"):
+        pairs = [x for x in zip(whole.files, whole.labels, strict=True) if (x[0] in kept) == (name == "test")]
+        splits[name] = Split(whole.root, tuple(file for file, _ in pairs), tuple(label for _, label in pairs))
+    return splits[train], splits[evaluation], tuple(classes)
+
+
+def name_of(folder: str) -> str:
+    """Returns a folder's own name, without what is above it."""
+    return as_text(pathlib.Path(folder).expanduser().absolute().name)
+
+
+def as_text(name: str) -> str:
+    """Returns a file's name, with escapes if it has control characters or bytes that are no text."""
+    return name if _is_text(name) else repr(name)[1:-1]
+
+
+def _is_text(name: str) -> bool:
+    return not any(unicodedata.category(character) in _NO_TEXT for character in name)
+
+
+def find_images(pattern: str, flag: str) -> list[str]:
+    """Returns the names of image files, sorted.
+
+    Args:
+      pattern: a folder, for all images below it; or a pattern of names such as 'photos/*.jpg', where ** is any folders.
+      flag: the flag that the user gave it with, for messages.
+
+    Raises:
+      UserError: there is none.
+    """
+    if os.path.isdir(pattern):
+        below = [os.path.join(place, name) for place, _, names in os.walk(pattern) for name in names]
+        found = [file for file in below if file.lower().endswith(SUFFIXES) and not _is_hidden(file, pattern)]
+        if not found:
+            raise UserError(
+                f"--{flag} = {pattern!r} is a folder that has no images below it ({', '.join(SUFFIXES)}); name another."
+            )
+        if len(found) < len(below):
+            logging.warning("%s: %d files that are not images are skipped", pattern, len(below) - len(found))
+        return sorted(found)
+    matched = glob.glob(pattern, recursive=True)
+    found = [x for x in matched if not os.path.isdir(x) and os.path.basename(x).lower() not in OF_THE_SYSTEM]
+    if found:
+        return sorted(found)
+    if matched:
+        raise UserError(f"--{flag} = {pattern!r} matches folders and no image files; name one folder, or their files.")
+    raise UserError(f"--{flag} = {pattern!r} matches no files; quote the pattern, as in --{flag}='photos/*.jpg'.")
+
+
+def _is_hidden(file: str, root: str) -> bool:
+    """Whether the file or one of the folders between it and the root has a hidden name."""
+    return any(part.startswith(".") for part in os.path.relpath(file, root).split(os.sep))
+
+
+def _entries(path: pathlib.Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted by name, without hidden files."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted((x for x in entries if not x.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"cannot read the folder {path} ({error.strerror}); make it readable.") from None
+
+
+def _class_names(path: pathlib.Path) -> list[str]:
+    """The names of the class folders in a split's folder. Raises UserError where one cannot be a class's name."""
+    names = []
+    for entry in _entries(path):
+        if entry.is_dir():
+            names.append(entry.name)
+        elif entry.name.lower().endswith(SUFFIXES):
+            raise UserError(f"{path / entry.name} lies in no class folder; move it into one, as in {path}/cat.")
+    for name in names:
+        if not _is_text(name):
+            raise UserError(f"the class folder {name!r} of {path} has control characters in its name; rename it.")
+        if len(name) > LONGEST_NAME:
+            raise UserError(
+                f"the class folder {name!r} of {path} has a name of {len(name)} characters; rename it with at most "
+                f"{LONGEST_NAME}."
+            )
+    return names
 
 
 def _split(root: pathlib.Path, classes: Sequence[str]) -> Split:
-    files, labels = [], []
+    files, labels, skipped = [], [], 0
     for label, name in enumerate(classes):
-        for entry in sorted(path.name for path in (root / name).iterdir() if not path.name.startswith(".")):
-            if not entry.lower().endswith(SUFFIXES):
-                raise UserError(f"{root / name / entry} is no .jpg, .jpeg or .png; move it elsewhere.")
-            files.append(f"{name}/{entry}")
+        for entry in _entries(root / name):
+            if entry.name.lower() in OF_THE_SYSTEM:
+                skipped += 1
+                continue
+            if not entry.name.lower().endswith(SUFFIXES) or entry.is_dir():
+                kind = "a folder" if entry.is_dir() else f"none of {', '.join(SUFFIXES)}"
+                raise UserError(f"{root / name / entry.name} is {kind}; convert it, or move it elsewhere.")
+            files.append(f"{name}/{entry.name}")
             labels.append(label)
     if not files:
         raise UserError(f"{root} holds no images; put them in folders of their class, as in {root / 'cat' / '1.jpg'}.")
+    if skipped:
+        logging.warning("%s: %d files named %s are skipped", root, skipped, " or ".join(OF_THE_SYSTEM))
     return Split(str(root), tuple(files), tuple(labels))
+
+
+def _check_every_class(root: pathlib.Path, split: Split, classes: Sequence[str]) -> None:
+    """Raises UserError if a class has no image to learn it from."""
+    missing = sorted({*range(len(classes))} - {*split.labels})
+    if missing:
+        raise UserError(f"the class folder {root / classes[missing[0]]} holds no images; fill it, or remove it.")

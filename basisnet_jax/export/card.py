@@ -39,7 +39,7 @@ def summary(out: os.PathLike[str], manifest: dict[str, Any]) -> str:
 
 def model_card(manifest: dict[str, Any], classes: Sequence[str]) -> str:
     """Markdown for whoever gets the files without the run."""
-    model, data, shape = manifest["config"]["model"], manifest["config"]["data"], manifest["input"]
+    model, data, shape = manifest["config"]["model"], manifest["data"], manifest["input"]
     shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
     madds = {name: count for name, count in manifest["madds"].items() if count}
     rule = manifest["rule"]
