@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from basisnet_jax import figures, files
+from basisnet_jax import files, plotting
 from basisnet_jax.errors import UserError
 from basisnet_jax.output import ending_with_its_reader
 
@@ -37,13 +37,18 @@ class Row:
     workdir: str  # of the first run
 
 
-def read(folders: Sequence[str | os.PathLike]) -> list[Row]:
-    """The rows of runs' workdirs, from the fewest multiply-adds to the most.
+def read(folders: Sequence[str | os.PathLike]) -> tuple[list[Row], list[str]]:
+    """Reads finished runs.
+
+    Returns:
+      The rows, from the fewest multiply-adds to the most; a sentence for each folder that is left out.
 
     Raises:
-      UserError: a run is not finished, given twice, or of another data set than the others.
+      UserError: none of the runs is finished, or two of them do not compare.
     """
-    runs = {str(folder): _results(epath.Path(folder).expanduser()) for folder in folders}
+    runs, left_out = _finished(folders)
+    if not runs:
+        raise UserError(f"there is no finished run to compare: {'; '.join(left_out)}.")
     networks: dict[str, dict[str, dict[str, Any]]] = {}
     evaluated: dict[tuple[str, str, int], str] = {}
     for folder, results in runs.items():
@@ -55,16 +60,39 @@ def read(folders: Sequence[str | os.PathLike]) -> list[Row]:
             f"{where} on {count} images of {name} {split}" for (name, split, count), where in evaluated.items()
         )
         raise UserError(f"the runs were evaluated on different images ({said}); compare runs of one data set.")
-    return sorted((_row(runs) for runs in networks.values()), key=lambda row: row.madds)
+    return sorted((_row(runs) for runs in networks.values()), key=lambda row: row.madds), left_out
 
 
-def _results(folder: epath.Path) -> dict[str, Any]:
+def _finished(folders: Sequence[str | os.PathLike]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Returns {workdir: results} of the finished runs, and a sentence for each other folder."""
+    runs: dict[str, dict[str, Any]] = {}
+    left_out: list[str] = []
+    places: dict[str, str] = {}
+    for name in map(str, folders):
+        folder = epath.Path(name).expanduser()
+        place = os.path.realpath(folder)
+        if place in places:
+            left_out.append(f"{name} is {places[place]} again, and counts once")
+            continue
+        places[place] = name
+        results = _results(folder)
+        if not folder.is_dir():
+            left_out.append(f"{name} is not a folder")
+        elif results is None:
+            left_out.append(f"{name} has no results.json of a finished run")
+        else:
+            runs[name] = results
+    return runs, left_out
+
+
+def _results(folder: epath.Path) -> dict[str, Any] | None:
+    """Returns what a finished run says of itself; None if there is no such file, or it is another one."""
     try:
-        return json.loads((folder / "results.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        raise UserError(
-            f"{folder} has no results.json that can be read: let its run finish, or leave it out."
-        ) from None
+        results = json.loads((folder / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    needed = {"config", "eval", "madds", "parameters", "train_seconds"}
+    return results if isinstance(results, dict) and needed <= results.keys() else None
 
 
 def _row(runs: dict[str, dict[str, Any]]) -> Row:
@@ -94,35 +122,47 @@ def markdown(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        top1 = f"{row.top1:.4f}" + ("" if row.spread is None else f" ± {row.spread:.4f}")
         seeds = ", ".join(map(str, row.seeds))
         lines.append(
-            f"| {row.name} | {row.routing} | {top1} | {seeds} | {row.madds:,} | {row.parameters:,} | "
+            f"| {row.name} | {row.routing} | {_top1(row)} | {seeds} | {row.madds:,} | {row.parameters:,} | "
             f"{row.train_seconds:.0f} s |"
         )
     return "\n".join(lines)
 
 
-def write(rows: Sequence[Row], folder: str | os.PathLike) -> None:
-    """`comparison.csv`, and `comparison.png` with top-1 over multiply-adds, into a folder."""
+def write(rows: Sequence[Row], folder: str | os.PathLike) -> list[str]:
+    """Writes `comparison.csv`, and `comparison.png` with top-1 over multiply-adds, and returns where."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(Row))
     for row in rows:
         writer.writerow({**dataclasses.asdict(row), "seeds": " ".join(map(str, row.seeds))}.values())
-    figure, axis = figures.new_figure(figsize=(7, 5))
-    for row in rows:
-        axis.errorbar(row.madds / 1e6, row.top1, yerr=row.spread, marker="o", capsize=3, label=row.name)
-    axis.set(xlabel="multiply-adds an image, millions", ylabel="top-1")
-    axis.grid(alpha=0.3)
-    axis.legend()
     place = epath.Path(folder).expanduser()
     try:
         place.mkdir(parents=True, exist_ok=True)
         files.write(place / "comparison.csv", table.getvalue())
-        figures.save(figure, place / "comparison.png")
+        _draw(rows, place / "comparison.png")
     except OSError as error:
         raise UserError(f"cannot write to {place} ({error.strerror}); give another place with --out.") from None
+    return [os.fspath(place / "comparison.csv"), os.fspath(place / "comparison.png")]
+
+
+def _draw(rows: Sequence[Row], path: epath.Path) -> None:
+    figure = plotting.new_figure(4.5 + 0.2 * len(rows))
+    axes = figure.subplots()
+    for index, row in enumerate(rows):
+        seeds = f"{len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''}"
+        label = f"{plotting.drawable(row.name, 50)}: {_top1(row)}, {seeds}, {row.madds:,} multiply-adds"
+        style = plotting.marker(index) | {"markersize": 8, "markeredgecolor": "black", "capsize": 4}
+        axes.errorbar(row.madds, row.top1, yerr=row.spread, label=label, **style)
+    plotting.label_madds(axes, average=False)
+    axes.margins(0.08)
+    plotting.key_below(figure)
+    plotting.save(figure, path)
+
+
+def _top1(row: Row) -> str:
+    return f"{row.top1:.4f}" + ("" if row.spread is None else f" ± {row.spread:.4f}")
 
 
 def main() -> None:
@@ -132,12 +172,15 @@ def main() -> None:
     parser.add_argument("--out", default="runs", help="folder for comparison.csv and comparison.png (default: runs)")
     arguments = parser.parse_args()
     try:
-        rows = read(arguments.runs)
-        write(rows, arguments.out)
+        rows, left_out = read(arguments.runs)
+        for sentence in left_out:
+            print(f"left out: {sentence}", file=sys.stderr)
+        written = write(rows, arguments.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     print(markdown(rows))
+    print(f"written: {', '.join(written)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

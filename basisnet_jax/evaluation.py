@@ -16,11 +16,13 @@ from etils import epath
 
 from basisnet_jax import calibration, figures, files, report, runtime, tables, termination
 from basisnet_jax.checkpoint import restore_model
+from basisnet_jax.coefficient_figure import draw_coefficients
 from basisnet_jax.config import fail, is_export, open_run
 from basisnet_jax.data import preprocess
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import Predictions, Stages, is_correct, predict, stages_of_state, summarize
 from basisnet_jax.experiment import Experiment, make_experiment
+from basisnet_jax.figures import Network, Picture
 from basisnet_jax.networks import eval_crop
 from basisnet_jax.runtime import NEVER
 from basisnet_jax.termination import Candidate
@@ -93,8 +95,8 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[int, 
     return step, (first, lambda *arrays_Bx: on_host(classifier.second_stage, *arrays_Bx)[0])
 
 
-def _compared(workdir: str, experiment: Experiment) -> tuple[str, float, float]:
-    """(name, multiply-adds, top-1 on the half that is reported on) of another evaluated run."""
+def _compared(workdir: str, experiment: Experiment) -> Network:
+    """Returns another evaluated run, with its top-1 on the half that is reported on."""
     path = epath.Path(workdir).expanduser() / "evaluation" / "results.json"
     if not path.exists():
         fail("eval.compare", workdir, "has no evaluation/results.json; run --mode=evaluate on it first")
@@ -103,7 +105,7 @@ def _compared(workdir: str, experiment: Experiment) -> tuple[str, float, float]:
         if other["config"]["data"][field] != data[field]:
             was = other["config"]["data"][field]
             fail("eval.compare", workdir, f"was evaluated with data.{field} = {was!r}, not {data[field]!r}")
-    return epath.Path(workdir).name, other["madds"]["total"], other["reported_half"]["top1"]
+    return Network(epath.Path(workdir).name, other["madds"]["total"], other["reported_half"]["top1"])
 
 
 def _candidates(experiment: Experiment, predictions: Predictions) -> list[Candidate]:
@@ -189,7 +191,7 @@ def _write_files(
     predictions: Predictions,
     candidates: list[Candidate],
     results: dict[str, Any],
-    compared: list[tuple[str, float, float]],
+    compared: list[Network],
 ) -> None:
     labels_N = predictions.labels_N
     stages = {"specialist": predictions.logits_NxK, "preview": predictions.preview_logits_NxK}
@@ -199,40 +201,47 @@ def _write_files(
         if logits_NxK is not None
     }
     figures.draw_reliability(out / "reliability.png", bins)
-    whole = (experiment.cost().total, results["reported_half"]["top1"])
-    figures.draw_accuracy(
-        out / "accuracy_over_madds.png", candidates, whole, compared, re.split("[/:]", experiment.config.data.name)[0]
-    )
-    if not candidates or predictions.coefficients is None:
+    whole = Network("this network", experiment.cost().total, results["reported_half"]["top1"])
+    exits = _exits_in_use(candidates, results) if candidates else None
+    data_set = re.split("[/:]", experiment.config.data.name)[0]
+    figures.draw_accuracy(out / "accuracy_over_madds.png", whole, exits, compared, data_set)
+    if exits is None or predictions.preview_logits_NxK is None or predictions.coefficients is None:
         return
     files.write(out / "early_termination.csv", _table(candidates))
-    figures.draw_coefficients(
+    draw_coefficients(
         out / "coefficients.png", experiment.vector_names(), experiment.data.classes, predictions.coefficients.means()
     )
-    best = candidates[_best(candidates)].rule(0)
-    assert predictions.preview_logits_NxK is not None
-    order = np.argsort(-best.confidence(predictions.preview_logits_NxK), kind="stable")
+    confidence_N = exits[0].rule(0).confidence(predictions.preview_logits_NxK)
+    order = np.argsort(-confidence_N, kind="stable")
     figures.draw_images(
         out / "first_and_last_exits.png",
         {
-            "the preview is surest of": _shown(experiment, predictions, order[:SHOWN]),
-            "the preview is least sure of": _shown(experiment, predictions, order[::-1][:SHOWN]),
+            "The preview is surest of these images": _pictures(experiment, predictions, order[:SHOWN]),
+            "The preview is least sure of these": _pictures(experiment, predictions, order[::-1][:SHOWN]),
         },
     )
 
 
-def _shown(experiment: Experiment, predictions: Predictions, indices: np.ndarray) -> list[tuple[np.ndarray, str]]:
-    """(pixels as the specialist sees them, what they are and were taken for) of some images of the split."""
-    data, shown = experiment.data, []
+def _exits_in_use(candidates: list[Candidate], results: dict[str, Any]) -> tuple[Candidate, int]:
+    """Returns the best criterion, and the index of the threshold that prediction uses."""
+    best = candidates[_best(candidates)]
+    threshold = results["early_termination"]["rule"]["threshold"]
+    return best, int(np.flatnonzero(best.chosen_on.threshold == threshold)[0])
+
+
+def _pictures(experiment: Experiment, predictions: Predictions, indices: np.ndarray) -> list[Picture]:
+    """Returns images of the split as the specialist sees them, with their class and both stages' answers."""
+    data, pictures = experiment.data, []
     assert predictions.preview_logits_NxK is not None
     for index, example in zip(indices, data.eval.__getitems__([int(i) for i in indices]), strict=True):
         image = preprocess.load_eval(
             example, experiment.eval_side, data.channels, data.num_classes, eval_crop(experiment.config.data)
         )["image"]
-        label = data.classes[predictions.labels_N[index]]
-        guesses = [x[index].argmax() for x in (predictions.preview_logits_NxK, predictions.logits_NxK)]
-        shown.append((image, f"{label}\npreview: {data.classes[guesses[0]]}\nspecialist: {data.classes[guesses[1]]}"))
-    return shown
+        label = int(predictions.labels_N[index])
+        stages = {"preview": predictions.preview_logits_NxK, "specialist": predictions.logits_NxK}
+        answers = {name: int(logits_NxK[index].argmax()) for name, logits_NxK in stages.items()}
+        pictures.append(figures.answered(image, label, answers, data.classes))
+    return pictures
 
 
 def _table(candidates: list[Candidate]) -> str:

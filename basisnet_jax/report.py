@@ -11,7 +11,7 @@ import tqdm
 from etils import epath
 
 import basisnet_jax
-from basisnet_jax import figures, files
+from basisnet_jax import files
 
 PACKAGES = (
     "jax",
@@ -88,37 +88,3 @@ def summary(results: dict[str, Any]) -> str:
             f"{results['step']} steps in {results['train_seconds']:.0f} s{speed}",
         ]
     )
-
-
-def plot_curves(event_dir: epath.Path, path: epath.Path) -> None:
-    """Draws loss, top-1 and learning rate over steps from a workdir's event files, as PNG."""
-    series = _read_events(event_dir)
-    panels = {
-        "loss": ("train/loss", "eval/loss"),
-        "top-1": ("train/top1", "eval/top1", "eval/preview_top1"),
-        "learning rate": ("train/learning_rate",),
-    }
-    figure, axes = figures.new_figure(1, len(panels), figsize=(15, 4))
-    for axis, (title, names) in zip(axes, panels.items(), strict=True):
-        for name in names:
-            if name in series:
-                steps, values = zip(*sorted(series[name].items()), strict=True)
-                axis.plot(steps, values, label=name, marker="." if name.startswith("eval") else None)
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figures.save(figure, path)
-
-
-def _read_events(event_dir: epath.Path) -> dict[str, dict[int, float]]:
-    """{name: {step: value}}; where a run was stopped and a step was done again, the later value."""
-    from tensorboard.backend.event_processing import event_accumulator
-    from tensorboard.util import tensor_util
-
-    events = event_accumulator.EventAccumulator(str(event_dir), size_guidance={event_accumulator.TENSORS: 0})
-    events.Reload()
-    return {
-        name: {event.step: float(tensor_util.make_ndarray(event.tensor_proto)) for event in events.Tensors(name)}
-        for name in events.Tags()["tensors"]
-        if name.startswith(("train/", "eval/"))
-    }

@@ -12,7 +12,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from basisnet_jax import distributed, divergence, files, finite, integrity, recompilation, report
+from basisnet_jax import curves, distributed, divergence, files, finite, integrity, recompilation, report
 from basisnet_jax import workdir as workdir_lib
 from basisnet_jax.account import Account
 from basisnet_jax.checkpoint import Checkpoints
@@ -77,7 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
         if jax.process_index() == 0:
             with _writing(folder):
                 report.write_json(folder / "results.json", results)
-                report.plot_curves(folder / "events", folder / "curves.png")
+                curves.plot_curves(folder / "events", folder / "curves.png")
         return results
 
 

@@ -11,6 +11,7 @@ import argparse
 import functools
 import pathlib
 import statistics
+import sys
 from collections.abc import Callable
 
 import jax
@@ -53,9 +54,11 @@ def main() -> None:
     allocator.keep_freed_memory()
     cache.use_compilation_cache()
     try:
-        rows = compare.read(options.runs)
+        rows, left_out = compare.read(options.runs)
     except UserError as error:
         parser.error(str(error))
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
     calls = {f"{row.workdir} {part}": call for row in rows for part, call in classify(row.workdir).items()}
     times = timing.interleaved(calls, rounds=options.rounds, turn=options.turn)
 

@@ -115,9 +115,9 @@ def compared(runs: Runs, one: pathlib.Path, processes: int, devices: int, fsdp: 
 
 def difference(ours: pathlib.Path, theirs: pathlib.Path, name: str) -> float:
     """Largest relative difference of two runs' curves."""
-    from basisnet_jax import report
+    from basisnet_jax.curves import read_events
 
-    curves = [report._read_events(run / "events")[name] for run in (ours, theirs)]
+    curves = [read_events(run / "events")[name] for run in (ours, theirs)]
     if curves[0].keys() != curves[1].keys():
         raise RuntimeError(f"{name} is at steps {sorted(curves[0])} and {sorted(curves[1])}")
     return max(abs(curves[0][step] / curves[1][step] - 1) for step in curves[0])

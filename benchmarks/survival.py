@@ -166,7 +166,7 @@ def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
     import numpy as np
     import orbax.checkpoint as ocp
 
-    from basisnet_jax import report
+    from basisnet_jax.curves import read_events
 
     results = [json.loads((run / "results.json").read_text()) for run in (killed, whole)]
     found = [f"result {name}" for name in ("eval", "step", "config") if results[0][name] != results[1][name]]
@@ -178,7 +178,7 @@ def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
     found += [f"arrays {flat[0].keys() ^ flat[1].keys()}"] if flat[0].keys() != flat[1].keys() else []
     same = (np.asarray(flat[0][path]).tobytes() == np.asarray(flat[1].get(path)).tobytes() for path in flat[0])
     found += [f"array {jax.tree_util.keystr(path)}" for path, equal in zip(flat[0], same, strict=True) if not equal]
-    curves = [report._read_events(run / "events") for run in (killed, whole)]
+    curves = [read_events(run / "events") for run in (killed, whole)]
     for name in sorted(curves[0].keys() | curves[1].keys()):
         ours, theirs = (curve.get(name, {}) for curve in curves)
         wrong = [step for step in sorted(ours.keys() | theirs.keys()) if ours.get(step) != theirs.get(step)]

@@ -31,7 +31,8 @@ def test_seeds_of_one_network_are_one_row(tmp_path, capsys, monkeypatch):
     runs.append(finished(tmp_path / "other", 3, 0.5, routing="condconv", madds=50))
     monkeypatch.setattr("sys.argv", ["compare", *map(str, runs), f"--out={tmp_path / 'out'}"])
     compare.main()
-    *_, other, net = capsys.readouterr().out.strip().splitlines()
+    said = capsys.readouterr()
+    *_, other, net = said.out.strip().splitlines()
     assert other == "| other | condconv | 0.5000 | 3 | 50 | 7 | 30 s |"
     assert net == f"| net | static | {np.mean(top1):.4f} ± {np.std(top1, ddof=1):.4f} | 0, 1, 2 | 100 | 7 | 10 s |"
     with open(tmp_path / "out" / "comparison.csv") as file:
@@ -39,16 +40,37 @@ def test_seeds_of_one_network_are_one_row(tmp_path, capsys, monkeypatch):
     assert [row["name"] for row in rows] == ["other", "net"]
     np.testing.assert_allclose(float(rows[1]["spread"]), np.std(top1, ddof=1))
     assert rows[0]["spread"] == ""
+    assert said.err == f"written: {tmp_path}/out/comparison.csv, {tmp_path}/out/comparison.png\n"
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_no_finished_run_or_the_same_run_again_is_named_and_left_out(tmp_path, capsys, monkeypatch):
+    good, unfinished, damaged = finished(tmp_path / "good", 0, 0.9), tmp_path / "unfinished", tmp_path / "damaged"
+    for folder, content in ((unfinished, ""), (damaged, '{"config": {}}')):
+        folder.mkdir()
+        (folder / "results.json").write_text(content)
+    file = tmp_path / "comparison.csv"  # of a comparison before, where runs/* finds it
+    file.write_text("")
+    runs = [good, unfinished, damaged, file, f"{good}/"]
+    monkeypatch.setattr("sys.argv", ["compare", *map(str, runs), f"--out={tmp_path / 'out'}"])
+    compare.main()
+    said = capsys.readouterr()
+    assert said.out.splitlines()[2:] == ["| good | static | 0.9000 | 0 | 100 | 7 | 0 s |"]
+    assert said.err.splitlines()[:-1] == [
+        f"left out: {unfinished} has no results.json of a finished run",
+        f"left out: {damaged} has no results.json of a finished run",
+        f"left out: {file} is not a folder",
+        f"left out: {good}/ is {good} again, and counts once",
+    ]
 
 
 def test_runs_that_do_not_compare_are_refused(tmp_path):
     good = finished(tmp_path / "good", 0, 0.9)
     (tmp_path / "unfinished").mkdir()
-    for other, sentence in (
-        (tmp_path / "unfinished", "has no results.json that can be read"),
-        (finished(tmp_path / "again", 0, 0.8), "have a seed in common"),
-        (finished(tmp_path / "elsewhere", 1, 0.8, split="train"), "evaluated on different images"),
+    for runs, sentence in (
+        ([tmp_path / "unfinished"], "there is no finished run to compare: "),
+        ([good, finished(tmp_path / "again", 0, 0.8)], "have a seed in common"),
+        ([good, finished(tmp_path / "elsewhere", 1, 0.8, split="train")], "evaluated on different images"),
     ):
         with pytest.raises(UserError, match=re.escape(sentence)):
-            compare.read([good, other])
+            compare.read(runs)

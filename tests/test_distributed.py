@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from basisnet_jax import checkpoint, distributed
+from basisnet_jax.curves import read_events
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
 from basisnet_jax.experiment import make_experiment
-from basisnet_jax.report import _read_events
 from tests.test_main import command, wait_for
 
 # What the scripts below share: they meet, and do what follows as a run does.
@@ -110,7 +110,7 @@ def test_two_processes_are_one_run(config, tmp_path, start):
     for _ in range(experiment.plan.total_steps):
         state, metrics = train_step(state, next(batches), None)
         losses.append(float(metrics["loss"]))
-    curves = _read_events(workdir / "events")
+    curves = read_events(workdir / "events")
     assert sorted(curves["train/loss"]) == [3, 6, 9, 12, 15, 16]
     for end, value in curves["train/loss"].items():
         begin = (end - 1) // 3 * 3

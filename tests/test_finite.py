@@ -10,9 +10,9 @@ from flax import linen as nn
 
 from basisnet_jax import finite, train
 from basisnet_jax.checkpoint import Checkpoints
+from basisnet_jax.curves import read_events
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import Experiment, make_experiment
-from basisnet_jax.report import _read_events
 
 
 def floats(batch, bad):
@@ -61,7 +61,7 @@ def test_bad_steps_are_counted_and_too_many_in_a_row_stop_the_run(config, tmp_pa
     )
     with pytest.raises(UserError, match=expected):
         train.train(config, str(tmp_path))
-    curves = _read_events(tmp_path / "events")
+    curves = read_events(tmp_path / "events")
     assert curves["train/skipped_steps"] == {3: 0.0, 6: 2.0, 9: 2.0, 12: 3.0}
     assert np.isfinite([*curves["train/loss"].values()]).all(), "a skipped step is not in the means"
     experiment = make_experiment(config)

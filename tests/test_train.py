@@ -167,9 +167,9 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     assert [path.parent.name for path in kept[0]] == [path.parent.name for path in kept[1]]
     assert [path.read_text() for path in kept[0]] == [path.read_text() for path in kept[1]]
     # The curves too: each line of training metrics is there once, with the value that it would have had.
-    from basisnet_jax.report import _read_events
+    from basisnet_jax.curves import read_events
 
-    curves = [_read_events(tmp_path / name / "events") for name in ("stopped", "straight")]
+    curves = [read_events(tmp_path / name / "events") for name in ("stopped", "straight")]
     assert curves[0] == curves[1]
     assert sorted(curves[0]["train/loss"]) == [3, 6, 9, 12, 15, 16]
     assert sorted(curves[0]["eval/top1"]) == [9, 16]
