@@ -35,7 +35,6 @@ FRAMEWORK = [
     "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
     "tensorflow-datasets>=4.9.8",
-    "tqdm>=4.66",
 ]
 
 setuptools.setup(

@@ -40,6 +40,16 @@ class Account:
         self.summed_steps, self.sums = 0, {}
         return {
             **means,
-            "train/skipped_steps": float(self.skipped_steps),
-            "train/recompilations": float(self.recompilations),
+            "run/skipped_steps": float(self.skipped_steps),
+            "run/recompilations": float(self.recompilations),
+        }
+
+    def speed_since(self, before: "Account", batch_size: int) -> dict[str, float]:
+        """Returns images/s and the share spent waiting for data since `before`; nothing where no step was timed."""
+        seconds, steps = self.step_seconds - before.step_seconds, self.timed_steps - before.timed_steps
+        if not steps or not seconds:
+            return {}
+        return {
+            "run/images_per_second": steps * batch_size / seconds,
+            "run/input_wait_share": (self.wait_seconds - before.wait_seconds) / seconds,
         }

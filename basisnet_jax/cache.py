@@ -20,8 +20,7 @@ def use_compilation_cache() -> None:
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    folder = pathlib.Path(home, "basisnet_jax", "jax", f"{cores}-cores").expanduser()
+    folder = pathlib.Path(home, "basisnet_jax", "jax", f"{usable_cores()}-cores").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{os.getpid()}"
@@ -36,3 +35,14 @@ def use_compilation_cache() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+
+
+def usable_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compiling() -> str:
+    """Returns what is shown while a program is compiled: that it is kept, if it is."""
+    kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return "compiling, once (kept: the next run starts sooner)" if kept else "compiling, once"

@@ -57,7 +57,7 @@ def _draw(axes: "Axes", name: str, series: Series) -> None:
     axes.plot(steps, values, color=color, marker=marker or few, markersize=6, linestyle=line, label=label)
 
 
-def read_events(event_dir: epath.Path) -> dict[str, Series]:
+def read_events(event_dir: epath.Path, groups: tuple[str, ...] = ("train/", "eval/")) -> dict[str, Series]:
     """Returns {name: series}; where a run was stopped and a step was done again, the later value."""
     from tensorboard.backend.event_processing import event_accumulator
     from tensorboard.util import tensor_util
@@ -67,5 +67,5 @@ def read_events(event_dir: epath.Path) -> dict[str, Series]:
     return {
         name: {event.step: float(tensor_util.make_ndarray(event.tensor_proto)) for event in events.Tensors(name)}
         for name in events.Tags()["tensors"]
-        if name.startswith(("train/", "eval/"))
+        if name.startswith(groups)
     }

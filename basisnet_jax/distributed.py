@@ -146,9 +146,14 @@ def from_first(text: str) -> str:
     return np.asarray(multihost_utils.process_allgather(padded)).reshape(-1, size)[0].tobytes().decode()
 
 
+def is_first() -> bool:
+    """Returns whether this process is alone or the first of many. One that is alone starts no device for it."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
 def say(text: str) -> None:
     """Prints; of many processes the first does it for all."""
-    if not jax.distributed.is_initialized() or jax.process_index() == 0:
+    if is_first():
         print(text)
 
 

@@ -17,10 +17,19 @@ from basisnet_jax.losses import correct
 from basisnet_jax.metrics import Metrics, merge
 from basisnet_jax.models.ablations import ABLATIONS, random_cycle
 from basisnet_jax.state import TrainState
+from basisnet_jax.terminal import Progress
 
 
-def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState) -> dict[str, float]:
+def evaluate(
+    experiment: Experiment, eval_step: EvalStep, state: TrainState, progress: Progress | None = None
+) -> dict[str, float]:
     """Metrics over the evaluation split, every example counted once, and their 'count'.
+
+    Args:
+      experiment: its data, mesh and evaluation settings.
+      eval_step: the experiment's.
+      state: what is evaluated.
+      progress: counts the images of its stage.
 
     Returns:
       'count', 'top1', 'top5', 'loss', and for a network with a preview 'preview_top1' and 'coefficient_entropy'.
@@ -31,6 +40,8 @@ def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState) -> 
     total: Metrics | None = None
     for batch in experiment.eval_batches():
         total = merge(total, eval_step(state, batch))
+        if progress:
+            progress.advance(len(batch["image"]))
     assert total is not None  # open_dataset refuses an empty split
     count = round(float(total["top1"].count))
     _check_count(count, experiment)
@@ -115,7 +126,9 @@ def stages_of_state(experiment: Experiment, state: TrainState) -> Stages:
     return first, second
 
 
-def predict(experiment: Experiment, stages: Stages, coefficients: str = "predicted") -> Predictions:
+def predict(
+    experiment: Experiment, stages: Stages, coefficients: str = "predicted", progress: Progress | None = None
+) -> Predictions:
     """Runs the evaluation split through both stages.
 
     Args:
@@ -124,6 +137,7 @@ def predict(experiment: Experiment, stages: Stages, coefficients: str = "predict
         the model has no preview; images, coefficients or None, tasks int32[B] or None -> logits [B, K]; float32.
       coefficients: one of `ABLATIONS`, what the specialist gets. For 'shuffle_images' it gets for image i what the
         preview predicts for image `random_cycle(count)[i]` of the split, whatever the batches and the devices.
+      progress: counts the images of its stage.
 
     Raises:
       RuntimeError: the number of examples counted is not that of the split.
@@ -149,6 +163,8 @@ def predict(experiment: Experiment, stages: Stages, coefficients: str = "predict
             sums = sums or CoefficientSums.zero(experiment.data.num_classes, *coefficients_BxLxN.shape[1:])
             sums.add(coefficients_BxLxN, piece["labels"], piece["preview"].argmax(axis=-1))
         pieces.append(piece)
+        if progress:
+            progress.advance(len(piece["labels"]))
     whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     _check_count(len(whole["labels"]), experiment)
     return Predictions(whole["labels"], whole["logits"], whole.get("preview"), sums)

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from basisnet_jax import calibration, figures, files, report, runtime, tables, termination
+from basisnet_jax import cache, calibration, distributed, figures, files, report, runtime, tables, terminal, termination
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.coefficient_figure import draw_coefficients
 from basisnet_jax.config import fail, is_export, open_run
@@ -47,6 +47,17 @@ def evaluate_run(
     Raises:
       UserError: config, data, devices, workdir or checkpoint do not fit.
     """
+    with terminal.Progress(silent=not distributed.is_first()) as progress:
+        return _evaluate(config, workdir, devices, progress)
+
+
+def _evaluate(
+    config: ml_collections.ConfigDict | None,
+    workdir: str,
+    devices: Sequence[jax.Device] | None,
+    progress: terminal.Progress,
+) -> dict[str, Any]:
+    progress.stage("opening run and data")
     folder, config = open_run(workdir, config, or_export=True)
     experiment = make_experiment(config, devices, training=False)
     ablations = [name for name in config.eval.coefficients if name != "predicted"]
@@ -59,15 +70,25 @@ def evaluate_run(
     else:
         state = restore_model(folder, config.eval.checkpoint, experiment.abstract_model_state)
         step, stages = int(state.step), stages_of_state(experiment, state)
-    predictions = predict(experiment, stages)
-    ablated = {name: predict(experiment, stages, name) for name in ablations}
+
+    def predicted(number: int, coefficients: str) -> Predictions:
+        """By the coefficients of that name, the number-th to be evaluated."""
+        which = "" if coefficients == "predicted" else f" with coefficients {coefficients}"
+        count = f" {number}/{1 + len(ablations)}" if ablations else ""
+        progress.stage(f"evaluating{count}{which}", experiment.plan.eval_examples, waiting=cache.compiling())
+        return predict(experiment, stages, coefficients, progress)
+
+    predictions = predicted(1, "predicted")
+    ablated = {name: predicted(number, name) for number, name in enumerate(ablations, 2)}
     for found in (predictions, *ablated.values()):
         if not np.isfinite(found.logits_NxK).all():
             raise UserError(f"the network's logits at step {step} are not finite; take another checkpoint.")
+    progress.stage("choosing thresholds")
     candidates = _candidates(experiment, predictions)
     results = _results(experiment, step, predictions, ablated, candidates)
     if jax.process_index() == 0:
         out = folder / "evaluation"
+        progress.stage("drawing")
         try:
             out.mkdir(parents=True, exist_ok=True)
             report.write_json(out / "results.json", results)

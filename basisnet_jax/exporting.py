@@ -15,13 +15,14 @@ import numpy as np
 from etils import epath
 
 from basisnet_jax import files as file_lib
-from basisnet_jax import report
+from basisnet_jax import report, terminal
+from basisnet_jax.config import validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import is_correct
 from basisnet_jax.experiment import make_experiment
 from basisnet_jax.export import card
 from basisnet_jax.export.checks import Logits, convert_and_check, differences
-from basisnet_jax.export.formats import FORMATS
+from basisnet_jax.export.formats import FORMATS, check_installed
 from basisnet_jax.export.stages import OUTPUTS, Network
 from basisnet_jax.models.cost import Cost
 from basisnet_jax.networks import eval_crop, model_cost
@@ -37,6 +38,14 @@ def export_run(config: ml_collections.ConfigDict, workdir: str) -> str:
       UserError: config, data, workdir or checkpoint do not fit, a format's packages are missing, a file answers
         otherwise than the network, or the workdir cannot be written.
     """
+    validate(config)
+    check_installed(config.export.formats)
+    with terminal.Progress() as progress:
+        return _export(config, workdir, progress)
+
+
+def _export(config: ml_collections.ConfigDict, workdir: str, progress: terminal.Progress) -> str:
+    progress.stage("opening run and data")
     opened, network = open_network(config, workdir)
     experiment = make_experiment(config, jax.devices()[:1], training=False)
     labels: list[np.ndarray] = []
@@ -48,7 +57,8 @@ def export_run(config: ml_collections.ConfigDict, workdir: str) -> str:
             labels.append(np.asarray(batch["label"])[good])
             yield np.asarray(batch["image"])[good]
 
-    files, logits = convert_and_check(network, config.export.formats, batches())
+    images = experiment.plan.eval_examples
+    files, logits = convert_and_check(network, config.export.formats, batches(), images, progress)
     labels_N = np.concatenate(labels)
     rule, cost = _rule(opened.folder) if network.model.preview else None, cost_of(network)
     found = {

@@ -1,9 +1,20 @@
-"""The command line: `python -m basisnet_jax.main --config=configs/digits.py`.
+"""Trains, evaluates, uses and exports two-stage image classifiers (BasisNet).
 
-Data workers import this module again, so importing it starts nothing.
+    python -m basisnet_jax.main --config=configs/digits.py                              train, or resume
+    python -m basisnet_jax.main --config=configs/digits.py --config.batch_size=64 --workdir=runs/wide
+    python -m basisnet_jax.main --mode=evaluate --workdir=runs/digits                   look at the run closely
+    python -m basisnet_jax.main --mode=predict --workdir=runs/digits --images='photos/*.jpg'
+    python -m basisnet_jax.main --mode=export --workdir=runs/digits                     files for phones and servers
+    python -m basisnet_jax.main --mode=cost --config=configs/imagenet_mbv3.py           multiply-adds; needs no data
+
+Every field of a config is a flag too; basisnet_jax/config.py has them all with their meaning. What other libraries
+log is shown with --verbosity=0 (information) or --verbosity=-1 (warnings).
 """
 
+# Data workers import this module again, so importing it starts nothing.
+
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -23,7 +34,7 @@ except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed witho
     sys.exit(2)
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import config_files
+from basisnet_jax import config_files, terminal
 from basisnet_jax.errors import UserError
 from basisnet_jax.output import ending_with_its_reader
 
@@ -74,6 +85,7 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, if the environment does not tell.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This one's number, from 0; likewise.")
 _CONNECT_SECONDS = flags.DEFINE_integer("connect_seconds", 300, "How long the processes wait for each other to start.")
+_VERSION = flags.DEFINE_bool("version", False, "Print the versions of this package, JAX and Python.")
 _STOPPED_CODE = flags.DEFINE_integer(
     "stopped_code", 0, "Exit code after a signal; what starts a run again can tell it from a finished one's 0."
 )
@@ -91,6 +103,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         argv = _with_config(argv)
         positional = flags.FLAGS(argv)
+        if _VERSION.value:
+            from basisnet_jax import opening
+
+            print(opening.versions_line())
+            sys.exit(0)
         if len(positional) > 1:
             raise UserError(
                 f"unknown argument {positional[1]!r}; flags start with --, as in --config=configs/digits.py."
@@ -168,7 +185,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _run() -> int:
     """Meets the other processes, if there are any, and dispatches on --mode."""
-    from basisnet_jax import cache, costing, distributed, evaluation, report, teacher, train
+    with terminal.Progress() as progress:
+        progress.begin(terminal.Stage("starting"))  # these imports take seconds
+        from basisnet_jax import cache, costing, distributed, evaluation, report, teacher, train
 
     if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
         cache.use_compilation_cache()
@@ -186,10 +205,12 @@ def _run() -> int:
                     return _STOPPED_CODE.value
                 distributed.say(f"{name}: {report.summary(results)}")
                 distributed.say(f"{workdir}: results.json, curves.png, config.json, checkpoints, events")
+                distributed.say(f"next: {_command('evaluate', workdir)}")
             case "evaluate":
                 distributed.say(evaluation.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
                 files = "results.json, plots, and early_termination.csv if there is a preview"
                 distributed.say(f"{workdir}/evaluation: {files}")
+                distributed.say(f"next: {_command('predict', workdir)} --images='photos/*.jpg'")
             case "predict":
                 _predict(workdir)
             case "export":
@@ -206,6 +227,11 @@ def _run() -> int:
         print("error: stopped at once; the same command goes on from the newest checkpoint.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     return 0
+
+
+def _command(mode: str, workdir: str) -> str:
+    """Returns the command line for another mode on a run."""
+    return f"python -m basisnet_jax.main --mode={mode} --workdir={shlex.quote(workdir)}"
 
 
 def _predict(workdir: str) -> None:

@@ -13,11 +13,16 @@ import sys
 from basisnet_jax import terminal
 
 PACKAGE = str(pathlib.Path(__file__).parent)
-# Lines of C++ libraries: absl's and glog's, LiteRT's, TensorFlow's of old; and XLA's alarm at a compilation that takes
-# minutes, which says that it is an error: the live line says how long it takes.
-_NATIVE = re.compile(
-    rb"[IW]\d{4} [\d:.]+ |INFO: |WARNING: All log messages before absl::InitializeLog|[\d-]{10} [\d:.]{8,}: [IW] "
-    rb"|E\d{4} .*slow_operation_alarm.cc|\*{32}$|\[Compiling module .*\] Very slow compile\?|$"
+_NATIVE = re.compile(  # information and warnings of C++ libraries
+    rb"[IW]\d{4} [\d:.]+ "  # absl's and glog's
+    rb"|WARNING: All log messages before absl::InitializeLog"
+    rb"|INFO: "  # LiteRT's
+    rb"|[\d-]{10} [\d:.]{8,}: [IW] "  # TensorFlow's of old
+    rb"|To enable the following instructions: .* rebuild TensorFlow"
+    rb"|(\x1b\[[\d;]*m)?[\d-]{10} [\d:.]{8,} \[[IVW]:onnxruntime"
+    # XLA's alarm at a compilation that takes minutes calls itself an error: the live line says how long it takes.
+    rb"|E\d{4} .*slow_operation_alarm.cc|\*{32}$|\[Compiling module .*\] Very slow compile\?"
+    rb"|$"
 )
 _own_stderr: int | None = None  # file descriptor of the stderr that the process was started with
 

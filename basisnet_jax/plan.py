@@ -22,6 +22,10 @@ class Plan:
     warm_start_steps: int
     decay_steps: int  # a stair of the exponential schedule
 
+    def epoch(self, step: int) -> int:
+        """Returns the number, from 1, of the epoch that the step `step` (from 1) ends in."""
+        return -(-step * self.batch_size // self.train_examples)
+
     def due(self, step: int, every_epochs: float) -> bool:
         """Whether `step` updates just reached a multiple of `every_epochs`, or the end."""
 

@@ -15,7 +15,7 @@ import optax
 from etils import epath
 from jax.flatten_util import ravel_pytree
 
-from basisnet_jax import buckets, runtime, step, tables
+from basisnet_jax import buckets, runtime, step, tables, terminal
 from basisnet_jax import state as state_lib
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.config import eval_resolution, fail, is_export, open_run, with_defaults
@@ -232,16 +232,23 @@ def predict_files(classifier: TwoStageClassifier, pattern: str) -> tuple[list[Ro
     files = find_images(pattern, "images")
     rows: list[Row] = []
     bad: list[str] = []
-    for start in range(0, len(files), READ_AT_ONCE):
-        some = files[start : start + READ_AT_ONCE]
-        images = dict(read_images(some, classifier.side, classifier.channels, classifier.crop, bad))
-        if not images:
-            continue
-        answers = classifier.classify(np.stack(list(images.values())))
-        for file, label, probability, early, madds in zip(images, *answers, strict=True):
-            stage = "preview" if early else "specialist"
-            rows.append(Row(as_text(file), classifier.classes[label], float(probability), stage, int(madds)))
+    with terminal.Progress() as progress:
+        progress.stage("classifying", len(files))
+        for start in range(0, len(files), READ_AT_ONCE):
+            some = files[start : start + READ_AT_ONCE]
+            images = dict(read_images(some, classifier.side, classifier.channels, classifier.crop, bad))
+            if images:
+                rows += _rows(classifier, images)
+            progress.advance(len(some))
     return rows, bad
+
+
+def _rows(classifier: TwoStageClassifier, images: dict[str, np.ndarray]) -> Iterator[Row]:
+    """Yields the answers on images, {file: pixels}."""
+    answers = classifier.classify(np.stack(list(images.values())))
+    for file, label, probability, early, madds in zip(images, *answers, strict=True):
+        stage = "preview" if early else "specialist"
+        yield Row(as_text(file), classifier.classes[label], float(probability), stage, int(madds))
 
 
 def read_images(

@@ -1,17 +1,23 @@
-"""What a run says: a progress bar or plain lines while it trains, and files in the workdir when it is done."""
+"""What a run says when it is done: the lines that are printed, and files in its workdir."""
+
+from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import tqdm
+import ml_collections
 from etils import epath
 
 import basisnet_jax
+from basisnet_jax import config as config_lib
 from basisnet_jax import files
+
+if TYPE_CHECKING:
+    from clu import metric_writers
 
 PACKAGES = (
     "jax",
@@ -24,41 +30,6 @@ PACKAGES = (
     "ml-collections",
     "numpy",
 )
-
-
-class ProgressBar:
-    """A live bar on a terminal; nothing in a log file, where CLU's lines tell. Of many processes the first has it."""
-
-    def __init__(self, *, total_steps: int, start_step: int, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._silent = jax.process_index() > 0
-        self._bar = tqdm.tqdm(
-            total=total_steps * batch_size,
-            initial=start_step * batch_size,
-            unit=" images",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=self._silent or not on_terminal(),
-        )
-
-    def update(self, **shown: float) -> None:
-        """One step more, and the figures to show beside the bar."""
-        self._bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
-        self._bar.update(self._batch_size)
-
-    def say(self, line: str) -> None:
-        """A line above the bar."""
-        if not self._silent:
-            self._bar.write(line, file=sys.stderr)
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
-
-
-def on_terminal() -> bool:
-    """Whether somebody is looking."""
-    return sys.stderr.isatty()
 
 
 def versions() -> dict[str, str]:
@@ -88,3 +59,33 @@ def summary(results: dict[str, Any]) -> str:
             f"{results['step']} steps in {results['train_seconds']:.0f} s{speed}",
         ]
     )
+
+
+def evaluation_line(step: int, epoch: int, evaluation: dict[str, float]) -> str:
+    """Returns the line that is printed of an evaluation while a run trains."""
+    preview = f", the preview alone {evaluation['preview_top1']:.4f}" if "preview_top1" in evaluation else ""
+    return f"step {step:,}, epoch {epoch}: top-1 {evaluation['top1']:.4f}{preview}, loss {evaluation['loss']:.4f}"
+
+
+def event_writer(folder: epath.Path, config: ml_collections.ConfigDict | None) -> metric_writers.MetricWriter:
+    """Returns what writes TensorBoard's event files; of many processes the first alone writes.
+
+    Args:
+      folder: of the event files.
+      config: written once as text and as hyperparameters, where a run is new.
+    """
+    from clu import metric_writers  # imports TensorFlow, which takes seconds: not at the top
+
+    if jax.process_index() > 0:
+        return metric_writers.MultiWriter([])
+    writer = metric_writers.SummaryWriter(os.fspath(folder))
+    if config is not None:
+        fields = config_lib.flatten(config)
+        writer.write_texts(0, {"config": "\n".join(f"    {name} = {value!r}" for name, value in fields.items())})
+        writer.write_hparams({x: y if isinstance(y, bool | int | float | str) else str(y) for x, y in fields.items()})
+    return writer
+
+
+def write_evaluation(writer: metric_writers.MetricWriter, step: int, evaluation: dict[str, float]) -> None:
+    """Writes an evaluation's metrics into the event files, its count left out: it is always the same."""
+    writer.write_scalars(step, {f"eval/{name}": value for name, value in evaluation.items() if name != "count"})

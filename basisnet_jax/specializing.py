@@ -14,9 +14,12 @@ import jax
 import ml_collections
 import numpy as np
 
+from basisnet_jax import terminal
+from basisnet_jax.config import validate
 from basisnet_jax.data.folder import find_images
 from basisnet_jax.errors import UserError
 from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
+from basisnet_jax.export.formats import check_installed
 from basisnet_jax.export.stages import Network
 from basisnet_jax.exporting import describe, open_network, write
 from basisnet_jax.models import folding
@@ -53,12 +56,21 @@ def specialize_run(config: ml_collections.ConfigDict, workdir: str, pattern: str
     Raises:
       UserError: as `exporting.export_run`; no preview, no file has such a name, or one is no image.
     """
+    validate(config)
+    check_installed(config.export.formats)
+    with terminal.Progress() as progress:
+        return _specialize(config, workdir, pattern, progress)
+
+
+def _specialize(config: ml_collections.ConfigDict, workdir: str, pattern: str, progress: terminal.Progress) -> str:
+    progress.stage("opening the run")
     opened, network = open_network(config, workdir)
     if network.model.preview is None:
         raise UserError(
             f"--specialize={pattern}: the run in {workdir} has no preview, and so no coefficients to average."
         )
     files = find_images(pattern, "specialize")
+    progress.stage("averaging coefficients")
     bad: list[str] = []
     images = dict(read_images(files, network.side, network.channels, eval_crop(opened.config.data), bad))
     if bad:
@@ -69,7 +81,7 @@ def specialize_run(config: ml_collections.ConfigDict, workdir: str, pattern: str
     coefficients_LxN = mean_coefficients(network, batches)
     uniform_LxN = np.full_like(coefficients_LxN, 1 / coefficients_LxN.shape[1])
     here, uniform = frozen(network, coefficients_LxN), frozen(network, uniform_LxN)
-    contents, logits = convert_and_check(here, opened.config.export.formats, batches)
+    contents, logits = convert_and_check(here, opened.config.export.formats, batches, len(pixels), progress)
     full = _run(network, batches)
     answers = {"frozen here": logits["jax"], "uniform average": _run(uniform, batches), "both stages": full}
     labels_N = _labels(files, opened.classes)

@@ -3,9 +3,9 @@
 import jax
 import ml_collections
 import numpy as np
-import tqdm
+from etils import epath
 
-from basisnet_jax import distributed, files, report, step
+from basisnet_jax import distributed, files, report, step, terminal
 from basisnet_jax import mesh as mesh_lib
 from basisnet_jax.config import fail, validate
 from basisnet_jax.data import pipeline, teacher_logits
@@ -40,41 +40,45 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
 
     folder = files.absolute(config.distill.cache)
     identity = teacher_identity(teacher, data)
-    hits = seen = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not teacher_logits.check_identity(folder, identity) and jax.process_index() == 0:
             report.write_json(folder / "identity.json", identity)
-        names = teacher_logits.file_names(len(data.train))
-        silent = jax.process_index() > 0 or not report.on_terminal()
-        bar = tqdm.tqdm(total=len(data.train), unit=" images", disable=silent)
-        for number in range(jax.process_index(), len(names), jax.process_count()):
-            start = number * teacher_logits.EXAMPLES_A_FILE
-            indices = np.arange(start, min(start + teacher_logits.EXAMPLES_A_FILE, len(data.train)))
-            if (folder / names[number]).exists():
-                bar.update(len(indices))
-                continue
-            logits: list[np.ndarray] = []
-            for batch in pipeline.eval_batches(
-                pipeline.Reordered(data.train, indices),
-                batch_size=batch_size,
-                side=teacher.resolution,
-                channels=data.channels,
-                num_classes=data.num_classes,
-                crop=teacher.crop,
-                threads=config.data.threads,
-                blank_bad=True,
-            ):
-                good = batch["mask"] > 0
-                logits_BxK = np.asarray(apply(variables, mesh_lib.to_global(mesh, batch)["image"]))
-                hits += int(np.sum((logits_BxK.argmax(-1) == batch["label"])[good]))
-                seen += int(good.sum())
-                logits.append(logits_BxK)
-                bar.update(int(good.sum()))
-            teacher_logits.write_file(folder / names[number], np.concatenate(logits)[: len(indices)])
-        bar.close()
+        missing = _missing(folder, len(data.train))
+        hits = seen = 0
+        with terminal.Progress(silent=not distributed.is_first()) as progress:
+            progress.stage("computing the teacher's logits", sum(map(len, missing.values())))
+            for name, indices in missing.items():
+                logits: list[np.ndarray] = []
+                for batch in pipeline.eval_batches(
+                    pipeline.Reordered(data.train, indices),
+                    batch_size=batch_size,
+                    side=teacher.resolution,
+                    channels=data.channels,
+                    num_classes=data.num_classes,
+                    crop=teacher.crop,
+                    threads=config.data.threads,
+                    blank_bad=True,
+                ):
+                    good = batch["mask"] > 0
+                    logits_BxK = np.asarray(apply(variables, mesh_lib.to_global(mesh, batch)["image"]))
+                    hits += int(np.sum((logits_BxK.argmax(-1) == batch["label"])[good]))
+                    seen += int(good.sum())
+                    logits.append(logits_BxK)
+                    progress.advance(len(good))
+                teacher_logits.write_file(folder / name, np.concatenate(logits)[: len(indices)])
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); name another config.distill.cache.") from None
     hits, seen = distributed.total(hits, seen)
     accuracy = f"; its top-1 on the {seen} computed now is {hits / seen:.4f}" if seen else ""
     return f"{folder}: logits of {config.distill.teacher} for {len(data.train)} training examples{accuracy}"
+
+
+def _missing(folder: epath.Path, examples: int) -> dict[str, np.ndarray]:
+    """Returns {file: indices of its examples} for the files of this process that are not there."""
+    found = {}
+    for number, name in enumerate(teacher_logits.file_names(examples)):
+        if number % jax.process_count() == jax.process_index() and not (folder / name).exists():
+            start = number * teacher_logits.EXAMPLES_A_FILE
+            found[name] = np.arange(start, min(start + teacher_logits.EXAMPLES_A_FILE, examples))
+    return found

@@ -6,19 +6,18 @@ All of it goes to stderr; stdout is for results.
 import contextlib
 import dataclasses
 import os
-import shutil
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
 REDRAW_SECONDS = 0.25  # between two drawings of the live line
 LOG_SECONDS = 60.0  # between two lines on the same stage in a log file
 RATE_SECONDS = 30.0  # over which images/s are measured
-SHORTEST_BAR = 8
+SHORTEST_BAR = 5
 LONGEST_BAR = 40
 
 _lock = threading.RLock()
@@ -28,6 +27,14 @@ _shown: "Progress | None" = None  # a terminal has one bottom line
 def on_terminal() -> bool:
     """Returns whether stderr is a terminal whose lines can be drawn again."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _columns() -> int:
+    """Returns how wide the terminal is; some do not know."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def say(line: str) -> None:
@@ -73,7 +80,7 @@ class Stage:
 
     def advance(self, units: int, now: float) -> None:
         """Counts units that have just ended."""
-        self.done += units
+        self.done = min(self.done + units, self.total or self.done + units)  # the last batch may be padded
         self.marks.append((now, self.done))
         while len(self.marks) > 2 and now - self.marks[1][0] > RATE_SECONDS:
             self.marks.popleft()
@@ -126,23 +133,26 @@ class Progress:
                 _shown = None
 
     def say(self, line: str) -> None:
-        """Prints a line above the live one."""
+        """Prints a line above the live one, in a log file with date and time."""
         if not self._silent:
             log(line)
 
     def stage(self, name: str, total: int = 0, *, unit: str = "images", waiting: str = "") -> None:
         """Ends the stage before, and begins another one; see `Stage`."""
-        self._begin([], Stage(name, total, unit, waiting=waiting))
+        self.begin(Stage(name, total, unit, waiting=waiting))
+        self._log(name)
 
     def begin(self, stage: Stage) -> None:
-        """As `stage`, for a stage that says more of itself, or has begun before."""
-        self._begin([], stage)
+        """As `stage`, for a stage that says more of itself; a log file does not hear of its beginning."""
+        with _lock:
+            self._stages = [stage]
 
     @contextlib.contextmanager
     def aside(self, name: str, total: int = 0, *, unit: str = "images", waiting: str = "") -> Iterator[None]:
         """Shows another stage in here; the one before then goes on, and its rate does not count the time between."""
         before, began = list(self._stages), time.monotonic()
-        self._begin(before, Stage(name, total, unit, waiting=waiting))
+        with _lock:
+            self._stages = [*before, Stage(name, total, unit, waiting=waiting)]
         try:
             yield
         finally:
@@ -151,25 +161,17 @@ class Progress:
                 for stage in before:
                     stage.pause(time.monotonic() - began)
 
-    def advance(self, units: int = 1, **figures: str) -> None:
-        """Counts units of the stage that have ended, and shows these figures beside the bar."""
+    def advance(self, units: int = 1, name: str = "", figures: Mapping[str, str] | None = None) -> None:
+        """Counts units of the stage that have ended; it may have another name now, and other figures beside its bar."""
         now = time.monotonic()
         with _lock:
             stage = self._stages[-1]
+            waited, stage.name = not stage.marks and stage.waiting, name or stage.name
             stage.advance(units, now)
-            stage.figures.update(figures)
-        if now - stage.logged >= LOG_SECONDS:
+            stage.figures.update(figures or {})
+        if waited or now - stage.logged >= LOG_SECONDS:
             stage.logged = now
-            self._log(plain_line(stage))
-
-    def rename(self, name: str) -> None:
-        """Gives the stage another name, such as the next epoch's."""
-        self._stages[-1].name = name
-
-    def show(self, **figures: str) -> None:
-        """Shows these figures beside the bar from now on."""
-        with _lock:
-            self._stages[-1].figures.update(figures)
+            self._log(f"{stage.name}: {waited}: {duration(now - stage.began)}" if waited else plain_line(stage))
 
     def erase(self) -> None:
         """Takes the live line off the terminal."""
@@ -180,16 +182,9 @@ class Progress:
     def draw(self) -> None:
         """Draws the live line as things stand."""
         if self._stages:
-            columns = shutil.get_terminal_size().columns
-            line = live_line(self._stages[-1], time.monotonic(), columns - 1)
+            line = live_line(self._stages[-1], time.monotonic(), _columns() - 1)
             print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
             self._drawn = True
-
-    def _begin(self, before: list[Stage], stage: Stage) -> None:
-        with _lock:
-            self._stages = [*before, stage]
-        waiting = f": {stage.waiting}" if stage.waiting else ""
-        self._log(f"{stage.name}{waiting}")
 
     def _log(self, line: str) -> None:
         """Prints a line to a log file; on a terminal the live line says the same."""
@@ -200,6 +195,11 @@ class Progress:
         while not self._ended.wait(REDRAW_SECONDS):
             with _lock:
                 self.draw()
+
+
+def share(value: float) -> str:
+    """Returns a share of 1 as '.953' or '1.000'."""
+    return f"{value:.3f}".removeprefix("0")
 
 
 def duration(seconds: float) -> str:
@@ -222,7 +222,7 @@ def live_line(stage: Stage, now: float, columns: int) -> str:
         return f"{stage.name}{waiting} {now - stage.began:.0f} s"[:columns]
     rate = stage.rate()
     long, short = (f"{rate * stage.images:,.0f}{unit}" if rate else "" for unit in (" images/s", "/s"))
-    figures = [f"{name.replace('_', ' ')} {value}" for name, value in stage.figures.items()]
+    figures = [f"{name} {value}" for name, value in stage.figures.items()]
     percent = f"{stage.done / stage.total:.0%}" if stage.total else f"{stage.done:,} {stage.unit}"
     for speed in (long, short, ""):
         texts = [text for text in (percent, *figures, speed, stage.left()) if text]
@@ -245,7 +245,7 @@ def plain_line(stage: Stage) -> str:
     whole = f" of {stage.total:,}" if stage.total else ""
     texts = [
         f"{stage.done:,}{whole} {stage.unit}",
-        *(f"{name.replace('_', ' ')} {value}" for name, value in stage.figures.items()),
+        *(f"{name} {value}" for name, value in stage.figures.items()),
         f"{rate * stage.images:,.0f} images/s" if rate else "",
         stage.left(),
     ]

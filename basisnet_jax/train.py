@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,19 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from basisnet_jax import curves, distributed, divergence, files, finite, integrity, recompilation, report
+from basisnet_jax import (
+    cache,
+    curves,
+    distributed,
+    divergence,
+    files,
+    finite,
+    integrity,
+    opening,
+    recompilation,
+    report,
+    terminal,
+)
 from basisnet_jax import workdir as workdir_lib
 from basisnet_jax.account import Account
 from basisnet_jax.checkpoint import Checkpoints
@@ -56,14 +69,17 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
                 _write_start(experiment, folder)
             else:
                 logging.set_verbosity(logging.WARNING)  # process 0 tells for all
+            progress = held.enter_context(terminal.Progress(silent=not distributed.is_first()))
         with distributed.together():
             if not (folder / "config.json").exists():
                 raise UserError(
                     f"{folder} is not the same folder on all hosts; give one that they share with --workdir."
                 )
         with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
-            state, account = _start(experiment, checkpoints)
-            evaluation = _loop(experiment, checkpoints, folder, state, account, stop, begin)
+            for line in opening.first_lines(experiment, folder, checkpoints.latest_step()):
+                progress.say(line)
+            state, account = _start(experiment, checkpoints, progress)
+            evaluation = _loop(experiment, checkpoints, folder, state, account, stop, begin, progress)
             checkpoints.wait()
             if checkpoints.unsaved:
                 newest = checkpoints.latest_step()
@@ -107,12 +123,13 @@ def _writing(folder: epath.Path) -> Iterator[None]:
         raise UserError(f"cannot write to {folder} ({error.strerror}); fix this and run again.") from None
 
 
-def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Account]:
+def _start(experiment: Experiment, checkpoints: Checkpoints, progress: terminal.Progress) -> tuple[TrainState, Account]:
     step = checkpoints.latest_step()
     if step is None:
+        progress.stage("making the network")
         with distributed.together():
             return experiment.init_state(), Account()
-    logging.info("resuming from step %d", step)
+    progress.stage(f"restoring step {step}")
     state, account = checkpoints.restore(step, experiment.abstract_state)
     return state, Account.from_saved(account)
 
@@ -125,26 +142,13 @@ def _loop(
     account: Account,
     stop: Callable[[int], bool],
     begin: Callable[[], None],
+    progress: terminal.Progress,
 ) -> dict[str, float] | None:
     """Runs to the last step and returns its evaluation, or None where a signal stopped it; a step calls `begin`."""
-    # CLU's writers import TensorFlow, which takes seconds: not at the top.
-    from clu import metric_writers, parameter_overview, periodic_actions
-
     plan, config, first = experiment.plan, experiment.config, int(state.step)
-    writer = metric_writers.create_default_writer(
-        folder / "events", just_logging=jax.process_index() > 0, asynchronous=False
-    )
-    hooks: list[Callable[[int], bool]] = [
-        periodic_actions.ReportProgress(num_train_steps=plan.total_steps, writer=writer)
-    ]
-    if config.profile_steps:
-        steps = {"first_profile": first + 10, "num_profile_steps": config.profile_steps}
-        hooks.append(
-            periodic_actions.Profile(logdir=folder / "events", profile_duration_ms=0, every_secs=None, **steps)
-        )
-    bar = report.ProgressBar(total_steps=plan.total_steps, start_step=first, batch_size=plan.batch_size)
-    logging.info("parameters\n%s", parameter_overview.get_parameter_overview(state.params))
-    logging.info("%s on %s", plan, experiment.mesh)
+    progress.stage("opening the event files")
+    writer = report.event_writer(folder / "events", config if first == 0 else None)
+    profile = _profile(folder / "events", first, config.profile_steps)
 
     def compiled_again() -> None:
         account.recompilations += 1
@@ -155,7 +159,17 @@ def _loop(
     started, seconds_before = time.monotonic(), account.train_seconds
     pending: dict[str, Any] | None = None  # metrics of the newest step, fetched while the next one runs
     mark: float | None = None  # when the step before the newest was seen to end
-    told = (account.wait_seconds, account.step_seconds)  # at the last line of training metrics
+    told = dataclasses.replace(account)  # at the last line of training metrics
+    epochs = math.ceil(config.epochs)
+    training = terminal.Stage(
+        f"epoch {plan.epoch(first + 1)}/{epochs}",
+        plan.total_steps,
+        unit="steps",
+        images=plan.batch_size,
+        waiting=cache.compiling(),
+        done=first,
+    )
+    progress.begin(training)
 
     def fetch(step: int) -> None:
         """Waits for `step` to end, and accounts for it."""
@@ -171,16 +185,16 @@ def _loop(
         mark = now
         account.add(metrics)
         if metrics["skipped"]:
-            bar.say(f"step {step} is skipped: {divergence.numbers(metrics)}")
+            progress.say(f"step {step} is skipped: {divergence.numbers(metrics)}")
         if culprit or account.skipped_in_a_row > config.max_skipped_steps:
             culprit = culprit or divergence.find_culprit(experiment, state, step, teacher)
             raise UserError(divergence.sentence(step, metrics, account.skipped_in_a_row, culprit))
-        bar.update(loss=metrics["loss"], top1=metrics["top1"])
+        figures = {"loss": f"{metrics['loss']:.3f}", "top-1": terminal.share(metrics["top1"])}
+        progress.advance(1, f"epoch {plan.epoch(step)}/{epochs}", figures)
         if step % config.log_every_steps == 0 or step == plan.total_steps:
-            waited, taken = account.wait_seconds - told[0], account.step_seconds - told[1]
-            told = (account.wait_seconds, account.step_seconds)
-            wait_share = {"input_wait_share": waited / taken} if taken else {}
-            writer.write_scalars(step, {**account.take_means(), **wait_share})
+            speed = account.speed_since(told, plan.batch_size)
+            told = dataclasses.replace(account)
+            writer.write_scalars(step, {**account.take_means(), **speed})
 
     def seconds() -> float:
         return seconds_before + time.monotonic() - started
@@ -194,16 +208,20 @@ def _loop(
                 mark = None
                 account.train_seconds = seconds()
                 writer.flush()  # a run that is killed from here on is resumed behind these lines
-                checkpoints.save(step, state, dataclasses.asdict(account))
+                with progress.aside("saving"):
+                    checkpoints.save(step, state, dataclasses.asdict(account))
             if stopping:
                 return None  # what is due is evaluated when the run is resumed
             # At the first step of a resumed run it may be recorded already, or a kill came before it was.
             evaluation = checkpoints.evaluation(step)
             if evaluating and evaluation is None:
-                evaluation = evaluate(experiment, eval_step, state)
-                writer.write_scalars(step, {f"eval/{name}": value for name, value in evaluation.items()})
+                waiting = "" if "eval" in training.figures else cache.compiling()
+                with progress.aside("evaluating", plan.eval_examples, waiting=waiting):
+                    evaluation = evaluate(experiment, eval_step, state, progress)
+                training.figures["eval"] = terminal.share(evaluation["top1"])
+                report.write_evaluation(writer, step, evaluation)
                 writer.flush()
-                bar.say(f"step {step}: top-1 {evaluation['top1']:.4f}, loss {evaluation['loss']:.4f}")
+                progress.say(report.evaluation_line(step, plan.epoch(step), evaluation))
                 checkpoints.record(step, evaluation)
             if last:
                 account.train_seconds = seconds()
@@ -216,15 +234,25 @@ def _loop(
             begin()
             fetch(step)
             pending = newest
-            for hook in hooks:
-                hook(step + 1)
+            if profile:
+                profile(step + 1)
         raise AssertionError("the loop ends at the last step")
     finally:
-        bar.close()
         writer.close()
         if config.profile_steps:
             with contextlib.suppress(RuntimeError):  # where no trace is running: it ended, or had not begun
                 jax.profiler.stop_trace()
+
+
+def _profile(folder: epath.Path, first: int, steps: int) -> Callable[[int], bool] | None:
+    """Returns what writes a profiler's trace of so many steps once it is called at each step; None for none."""
+    if not steps:
+        return None
+    from clu import periodic_actions
+
+    return periodic_actions.Profile(
+        logdir=folder, profile_duration_ms=0, every_secs=None, first_profile=first + 10, num_profile_steps=steps
+    )
 
 
 def _results(experiment: Experiment, evaluation: dict[str, float], account: Account) -> dict[str, Any]:

@@ -34,7 +34,7 @@ LAYERS = [
     {"metrics", "checkpoint"},
     {"step", "networks", "export.quantization", "export.small_image"},
     {"experiment", "models.folding", "export.litert", "export.stablehlo", "export.onnx"},
-    {"evaluate", "report", "divergence", "export.stages", "export.one_image", "export.card"},
+    {"evaluate", "report", "opening", "divergence", "export.stages", "export.one_image", "export.card"},
     {"predict", "export.formats"},
     {"export.checks"},
     {"exporting"},

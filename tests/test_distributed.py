@@ -100,8 +100,8 @@ def test_two_processes_are_one_run(config, tmp_path, start):
 
     codes, finished = ended(start(arguments))
     assert codes == [0, 0], finished
-    assert f"resuming from step {step}" in finished[0]
-    assert [len(re.findall(r"step 16: top-1", text)) for text in finished] == [1, 0], "one process tells"
+    assert f"(resumed from step {step}" in finished[0]
+    assert [len(re.findall(r"step 16, epoch 1: top-1", text)) for text in finished] == [1, 0], "one process tells"
     assert (workdir / "curves.png").exists()
 
     experiment = make_experiment(config, jax.devices()[:2])

@@ -265,9 +265,15 @@ def test_what_cannot_be_exported_is_told(config, trained, trained_config, tmp_pa
             validate(config)
     trained_config.export.formats = ("tflite", "onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr("basisnet_jax.export.formats.to_tflite", lambda *_: b"")
-    with pytest.raises(UserError, match=r"'onnx', and onnxruntime is missing; pip install -e '.\[onnx\]'"):
-        exporting.export_run(trained_config, str(trained))
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "open_network", None)  # it is told before anything is opened
+        expected = (
+            r"'onnx', for which .*onnxruntime must be installed; run pip install -e '\.\[onnx\]', or leave 'onnx' out"
+        )
+        with pytest.raises(UserError, match=expected):
+            exporting.export_run(trained_config, str(trained))
+        with pytest.raises(UserError, match=expected):
+            specialize_run(trained_config, str(trained), "*")
     with pytest.raises(UserError, match=r"has no manifest\.json, so it is no export"):
         runtime.TwoStageClassifier.from_export(str(tmp_path))
     (tmp_path / "manifest.json").write_text(json.dumps({"files": {"preview.tflite": {}}, "rule": None}))

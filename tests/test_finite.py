@@ -61,8 +61,8 @@ def test_bad_steps_are_counted_and_too_many_in_a_row_stop_the_run(config, tmp_pa
     )
     with pytest.raises(UserError, match=expected):
         train.train(config, str(tmp_path))
-    curves = read_events(tmp_path / "events")
-    assert curves["train/skipped_steps"] == {3: 0.0, 6: 2.0, 9: 2.0, 12: 3.0}
+    curves = read_events(tmp_path / "events", ("train/", "run/"))
+    assert curves["run/skipped_steps"] == {3: 0.0, 6: 2.0, 9: 2.0, 12: 3.0}
     assert np.isfinite([*curves["train/loss"].values()]).all(), "a skipped step is not in the means"
     experiment = make_experiment(config)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,17 @@ import time
 
 import pytest
 
+DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+LOG = (
+    DATED + r"(basisnet_jax |  (devices|data|preview|specialist|both|training|workdir) ).*",
+    DATED + r"preparing digits in .*",
+    DATED + r"(making the network|opening the event files)",
+    DATED + r"epoch \d+/400: compiling, once \(.*\): \d+:\d\d",
+    DATED
+    + r"epoch \d+/400: [\d,]+ of 32,425 steps, loss [\d.]+, top-1 [\d.]+(, eval [\d.]+)?, [\d,]+ images/s, .* left",
+    DATED + r"step [\d,]+, epoch \d+: top-1 [\d.]+, the preview alone [\d.]+, loss [\d.]+",
+    r"stopped and saved; the same command goes on from there \(workdir .*\)\.",
+)
 TINY = "--config=tests/configs/tiny.py"
 
 
@@ -49,6 +61,19 @@ def test_a_mistake_costs_one_sentence_and_code_2(arguments, words, tmp_path):
     assert not list(tmp_path.rglob("checkpoints"))
 
 
+def test_help_begins_with_examples_and_version_needs_no_config():
+    done = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120)
+    head = done.stdout.split("flags:")[0]
+    assert head.startswith("Trains, evaluates, uses and exports two-stage image classifiers")
+    for mode in ("evaluate", "predict", "export", "cost"):
+        assert f"python -m basisnet_jax.main --mode={mode} " in head
+    assert "--version" in done.stdout
+    assert done.stderr == ""
+    done = subprocess.run(command("--version"), capture_output=True, text=True, timeout=120)
+    assert re.fullmatch(r"basisnet_jax [\d.]+, JAX [\d.]+, Python [\d.]+\n", done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_ctrl_c_saves_and_says_so(config, tmp_path):
     run = command(
         "--mode", "train", TINY, f"--workdir={tmp_path}", f"--config.data.dir={config.data.dir}", "--config.epochs=400"
@@ -66,6 +91,8 @@ def test_ctrl_c_saves_and_says_so(config, tmp_path):
         assert "GLIBC_TUNABLES=" in tunables, "freed memory is kept"
         assert "arena_max" not in tunables, "in several arenas, as training wants it"
     assert "stopped and saved; the same command goes on from there" in output
+    lines = [line for line in output.splitlines() if not any(re.fullmatch(pattern, line) for pattern in LOG)]
+    assert not lines, "what a log file gets besides a run's own lines"
     assert list((tmp_path / "cache" / "basisnet_jax" / "jax").glob("*/jit_train_step*")), "compiled programs are kept"
 
 

@@ -5,14 +5,22 @@ import re
 import subprocess
 import sys
 
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import save_untrained
+
 START = "import os, sys\nfrom basisnet_jax import noise\nnoise.filter_native_stderr()\n"
 NOISE = [
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     "W0000 00:00:1795876230.096851   11371 tf_tfl_flatbuffer_helpers.cc:364] Ignored output_format.",
     "I0000 00:00:1795876230.096903   11371 cpu_feature_guard.cc:227] To enable the following instructions",
+    "To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow with other flags.",
     "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
     "2026-11-28 14:30:32.849587: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.",
     "2026-11-28 14:30:32.849587: W tensorflow/core/framework/op.cc:1] an operation is old",
+    "2026-11-28 14:30:32.849587103 [W:onnxruntime:, execution_frame.cc:876] Expected shape differs",
     "E1128 14:40:42.449298   18693 slow_operation_alarm.cc:73] ",
     "********************************",
     "[Compiling module jit_train_step for CPU] Very slow compile? If you want to file a bug, run with envvar X",
@@ -105,3 +113,26 @@ def test_python_prints_our_lines_the_warnings_of_jax_and_all_errors():
     assert len(lines) == len(texts)
     for line, text in zip(lines, texts, strict=True):
         assert re.fullmatch(dated + text, line), line
+
+
+DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+STAGES = (
+    *("opening run and data", "evaluating", "choosing thresholds", "drawing", "classifying"),
+    *(r"exporting (preview|specialist)\.(tflite|stablehlo)", "checking every file on every image"),
+    r"evaluating: compiling, once( \(.*\))?: \d+:\d\d",
+)
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "export", "predict"])
+def test_a_command_prints_its_own_lines_alone(mode, config, tmp_path):
+    """Training's are in tests/test_main.py, where it is stopped."""
+    save_untrained(config, tmp_path)
+    (tmp_path / "photo.png").write_bytes(cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes())
+    run = [sys.executable, "-m", "basisnet_jax.main", "--config=tests/configs/tiny.py", f"--workdir={tmp_path}"]
+    run += [f"--mode={mode}", f"--config.data.dir={config.data.dir}"]
+    run += ["--threshold=0.5", f"--images={tmp_path}/*.png"] if mode == "predict" else []
+    done = subprocess.run(run, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    foreign = [line for line in done.stderr.splitlines() if not re.fullmatch(f"{DATED}({'|'.join(STAGES)})", line)]
+    assert foreign == []
+    assert "WARNING" not in done.stdout

@@ -300,10 +300,26 @@ def test_a_run_leaves_what_the_readme_says(config, tmp_path):
     assert sum(results["madds"][x] for x in ("preview", "synthesis", "specialist")) == results["madds"]["total"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "events").glob("events.out.tfevents.*"))
+    assert tags(tmp_path / "events") == {
+        *(f"train/{x}" for x in ("loss", "top1", "top5", "preview_top1", "learning_rate", "gradient_norm")),
+        *("train/coefficient_entropy", "eval/coefficient_entropy"),
+        *(f"eval/{x}" for x in ("loss", "top1", "top5", "preview_top1")),
+        *(f"run/{x}" for x in ("images_per_second", "input_wait_share", "skipped_steps", "recompilations")),
+        *("config", "_hparams_/session_start_info"),
+    }
     assert list((tmp_path / "events").glob("plugins/profile/*/*.xplane.pb")), "the profiler's trace"
     assert 0 <= results["input_wait_share"] <= 1
     with checkpoint.Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
         assert checkpoints.steps()[-1] == results["step"] == 16
+
+
+def tags(folder):
+    """Of all that TensorBoard shows of a run."""
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    return {*events.Tags()["tensors"], *events.PluginTagToContent("hparams")}
 
 
 def test_a_static_network_trains_by_the_same_step(config, tmp_path):
@@ -418,7 +434,9 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(costing, "validate", lambda config: None)
     train.train(config, str(tmp_path))
     evaluation.evaluate_run(config, str(tmp_path))
-    monkeypatch.setattr(exporting, "convert_and_check", lambda network, formats, images: (list(images), ({}, {}))[1])
+    monkeypatch.setattr(
+        exporting, "convert_and_check", lambda network, formats, images, *_: (list(images), ({}, {}))[1]
+    )
     exporting.export_run(config, str(tmp_path))
     config.model.routing = "dynamic"  # which reads what the preview does not
     costing.cost(config, str(tmp_path))

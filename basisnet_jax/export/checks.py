@@ -11,6 +11,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.export.formats import FORMATS, convert
 from basisnet_jax.export.stages import Network
 from basisnet_jax.step import normalize
+from basisnet_jax.terminal import Progress
 
 CALIBRATION_IMAGES = 100
 TOLERANCE = 1e-4  # of an image: the largest difference of its logits over the largest of them
@@ -57,7 +58,11 @@ def by_files(files: Mapping[str, bytes], suffix: str) -> Answer:
 
 
 def convert_and_check(
-    network: Network, formats: Iterable[str], batches: Iterable[np.ndarray]
+    network: Network,
+    formats: Iterable[str],
+    batches: Iterable[np.ndarray],
+    count: int = 0,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Logits]]:
     """Converts, and runs every file on every image.
 
@@ -65,6 +70,8 @@ def convert_and_check(
       network: what to convert.
       formats: names of FORMATS.
       batches: uint8[b, side, side, channels] each; the first images of them calibrate 'int8.tflite'.
+      count: of the images, for the progress.
+      progress: shows what is converted and checked; None is silent.
 
     Returns:
       {file: content}, and the logits of all images by 'jax' and by each format.
@@ -72,14 +79,16 @@ def convert_and_check(
     Raises:
       UserError: an exact format's logits are further than TOLERANCE from the model's, or an image gets another class.
     """
-    formats, batches = tuple(formats), iter(batches)
+    formats, batches, progress = tuple(formats), iter(batches), progress or Progress(silent=True)
     first = list(itertools.islice(batches, 1))
-    files = convert(network, formats, first[0][:CALIBRATION_IMAGES])
+    files = convert(network, formats, first[0][:CALIBRATION_IMAGES], progress)
     answers = {"jax": by_jax(network), **{name: by_files(files, name) for name in formats}}
     pieces: dict[str, list[Logits]] = {name: [] for name in answers}
+    progress.stage("checking every file on every image", count)
     for images_BxHxWxC in itertools.chain(first, batches):
         for name, answer in answers.items():
             pieces[name].append(answer(images_BxHxWxC))
+        progress.advance(len(images_BxHxWxC))
     logits = {name: joined(parts) for name, parts in pieces.items()}
     for name in filter(lambda name: FORMATS[name].exact, formats):
         for stage, error, differing in differences(logits["jax"], logits[name]):

@@ -4,12 +4,14 @@ A format's name is what follows the stage in its files' names: 'preview.int8.tfl
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.export import one_image
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.export.onnx import load_onnx, to_onnx
@@ -17,6 +19,7 @@ from basisnet_jax.export.quantization import KINDS, ROWS, quantizer
 from basisnet_jax.export.stablehlo import load_stablehlo, to_stablehlo
 from basisnet_jax.export.stages import OUTPUTS, Network
 from basisnet_jax.runtime import load_tflite
+from basisnet_jax.terminal import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,35 +29,55 @@ class Format:
     Attributes:
       runtime: what runs its files.
       packages: whose versions matter.
+      modules: what must be importable.
       load: a file's content -> a function of arrays_Bx for any B that gives a list of outputs.
       exact: the files must answer as the network does; what a quantized one loses is reported.
     """
 
     runtime: str
     packages: tuple[str, ...]
+    modules: tuple[str, ...]
     load: Callable[[bytes], Callable[..., Sequence[Any]]]
     exact: bool = True
 
 
-_LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), load_tflite)
+_LITERT_MODULES = ("tensorflow", "ai_edge_litert")
+_LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), _LITERT_MODULES, load_tflite)
 FORMATS = {
     "tflite": _LITERT,
     **{f"{kind}.tflite": dataclasses.replace(_LITERT, exact=False) for kind in KINDS},
-    "stablehlo": Format("jax.export", ("jax", "jaxlib"), load_stablehlo),
-    "onnx": Format("ONNX Runtime", ("tf2onnx", "onnx", "onnxruntime"), load_onnx),
+    "stablehlo": Format("jax.export", ("jax", "jaxlib"), (), load_stablehlo),
+    "onnx": Format(
+        "ONNX Runtime",
+        ("tf2onnx", "onnx", "onnxruntime"),
+        (*_LITERT_MODULES, "tf2onnx", "onnx", "onnxruntime"),
+        load_onnx,
+    ),
 }
 
 
-def convert(network: Network, formats: Sequence[str], calibration_BxHxWxC: np.ndarray) -> dict[str, bytes]:
+def check_installed(formats: Iterable[str]) -> None:
+    """Raises UserError if what a format needs is not installed; nothing is imported for that."""
+    for name in formats:
+        missing = [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
+        if missing:
+            names, extra = " and ".join(missing), "onnx" if name == "onnx" else "train"
+            raise UserError(
+                f"config.export.formats has {name!r}, for which {names} must be installed; run pip install -e "
+                f"'.[{extra}]', or leave {name!r} out."
+            )
+
+
+def convert(
+    network: Network, formats: Sequence[str], calibration_BxHxWxC: np.ndarray, progress: Progress
+) -> dict[str, bytes]:
     """{file's name, such as 'preview.tflite': content}, a file for each stage and format.
 
     Args:
       network: what to convert.
       formats: names of FORMATS.
       calibration_BxHxWxC: uint8 images whose activations int8 must hold.
-
-    Raises:
-      UserError: a format's packages are not installed.
+      progress: shows which file is converted.
     """
     files = {}
     for name in formats:
@@ -63,13 +86,16 @@ def convert(network: Network, formats: Sequence[str], calibration_BxHxWxC: np.nd
             examples = _examples(network, calibration_BxHxWxC) if kind == "int8" else []
             for stage, function in network.stages(one_image.interceptor(ROWS.get(kind, 1))).named().items():
                 shapes = {key: (network.batch, *shape) for key, shape in network.inputs(stage).items()}
+                progress.stage(f"exporting {stage}.{name}")
                 quantize = quantizer(kind, [{key: example[key] for key in shapes} for example in examples])
                 files[f"{stage}.{name}"] = to_tflite(function, shapes, OUTPUTS[stage], quantize)
     if "stablehlo" in formats:
         for stage, function in network.stages().named().items():
+            progress.stage(f"exporting {stage}.stablehlo")
             files[f"{stage}.stablehlo"] = to_stablehlo(function, network.inputs(stage))
     if "onnx" in formats:
         for stage in network.stages().named():
+            progress.stage(f"exporting {stage}.onnx")
             files[f"{stage}.onnx"] = to_onnx(files[f"{stage}.tflite"])
     return files
 
