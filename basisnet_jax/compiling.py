@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import logging
 
 from basisnet_jax import batch_checks, files, hlo, report
@@ -102,10 +103,13 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
     train = what == "train"
     step: Any = experiment.train_step() if train else experiment.eval_step()
     size = experiment.plan.batch_size if train else experiment.plan.eval_batch_size
-    teacher = (experiment.abstract_teacher,) if train else ()
+    state = experiment.abstract_state
 
     def trace(size: int) -> jax.stages.Traced:
-        return step.trace(experiment.abstract_state, experiment.abstract_batch(size, training=train), *teacher)
+        batch = experiment.abstract_batch(size, training=train)
+        if train:
+            return step.trace(state, batch, experiment.schedule, experiment.abstract_teacher)
+        return step.trace(state, np.float32(0.0), batch)
 
     traced = trace(size)
     batch_checks.refuse_groups(traced.jaxpr.jaxpr, trace(2 * size).jaxpr.jaxpr)

@@ -27,11 +27,14 @@ def default() -> ml_collections.ConfigDict:
     config.epochs = 10.0  # passes over the training split
     config.accumulate_steps = 1  # pieces that a batch is worked off in, one after the other, where memory is short
     config.log_every_steps = 50  # steps between lines of training metrics
-    config.max_skipped_steps = 10  # steps in a row with a loss or gradient that is not finite before the run stops
+    # Steps in a row with a loss or gradient that is not finite before the run stops; 0 waits for each step to end.
+    config.max_skipped_steps = 10
     config.debug = False  # check every layer in every step; the first number that is not finite stops the run
     config.profile_steps = 0  # steps in the profiler's trace, which starts after ten; 0: no trace
     config.eval_every_epochs = 1.0  # epochs between evaluations, each followed by a checkpoint; always one at the end
-    config.ema_decay = 0.999  # of the moving average of parameters and batch statistics; 0 is no average
+    # Both of the next two are smaller in early steps (`schedule.decay_at`), so that a short run's averages are its own.
+    config.batch_norm_momentum = 0.99  # of batch norm's running mean and variance; 0: those of the newest batch
+    config.ema_decay = 0.999  # of the moving average of parameters and running statistics; 0 is no average
     config.warm_start_epochs = 0.0  # epochs in which the coefficients go from uniform to the routing's own
 
     config.data = data = ml_collections.ConfigDict()
@@ -258,6 +261,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         lambda value: 0 <= value < 1,
         (
             *(
+                "batch_norm_momentum",
                 "ema_decay",
                 "data.max_bad_share",
                 "data.eval_share",
@@ -355,8 +359,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("export.formats", tuple(config.export.formats), rule)
     if config.eval.checkpoint not in ("best", "newest") and not config.eval.checkpoint.isdecimal():
         fail("eval.checkpoint", config.eval.checkpoint, "must be 'best', 'newest' or a step such as '1621'")
-    if config.schedule.warmup_epochs >= config.epochs:
-        fail("schedule.warmup_epochs", config.schedule.warmup_epochs, f"must be less than epochs, {config.epochs}")
 
 
 def _check_synthesized(model: ml_collections.ConfigDict) -> None:

@@ -21,13 +21,13 @@ def find_culprit(experiment: Experiment, state: TrainState, step: int, teacher: 
 
     Args:
       experiment: of the run.
-      state: after the step; its memory is taken over.
+      state: after the step and before any other, so but for its count what it was before; its memory is taken over.
       step: counted from 1.
       teacher: its variables.
     """
     before = dataclasses.replace(state, step=jnp.full_like(state.step, step - 1))
     batch = next(experiment.train_batches(step - 1))
-    _, metrics = experiment.train_step(debug=True)(before, batch, teacher)
+    _, metrics = experiment.train_step(debug=True)(before, batch, experiment.schedule, teacher)
     return finite.first_failed(metrics["finite"]) or "no single layer"
 
 

@@ -38,8 +38,9 @@ def evaluate(
       RuntimeError: the number of examples counted is not that of the split.
     """
     total: Metrics | None = None
+    left = experiment.warm_start_left(state)
     for batch in experiment.eval_batches():
-        total = merge(total, eval_step(state, batch))
+        total = merge(total, eval_step(state, left, batch))
         if progress:
             progress.advance(len(batch["image"]))
     assert total is not None  # open_dataset refuses an empty split
@@ -122,7 +123,8 @@ Stages = tuple[Callable[..., Any], Callable[..., Any]]  # see `predict`
 
 def stages_of_state(experiment: Experiment, state: TrainState) -> Stages:
     """The network's, sharded over the mesh; the state in the shardings of `experiment.abstract_model_state`."""
-    first, second = (functools.partial(stage, state) for stage in experiment.stages)
+    left = experiment.warm_start_left(state)
+    first, second = (functools.partial(stage, state, left) for stage in experiment.stages)
     return first, second
 
 

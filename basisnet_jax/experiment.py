@@ -15,6 +15,7 @@ from basisnet_jax import config as config_lib
 from basisnet_jax import files, networks, optim, state, step
 from basisnet_jax import mesh as mesh_lib
 from basisnet_jax import plan as plan_lib
+from basisnet_jax import schedule as schedule_lib
 from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
 from basisnet_jax.errors import UserError
 from basisnet_jax.losses import Distillation
@@ -22,8 +23,10 @@ from basisnet_jax.metrics import Metrics
 from basisnet_jax.models import cost, routing
 from basisnet_jax.models.basisnet import BasisNet
 
-TrainStep = Callable[[state.TrainState, step.Batch, Any], tuple[state.TrainState, dict[str, Any]]]
-EvalStep = Callable[[state.TrainState, step.Batch], Metrics]
+TrainStep = Callable[
+    [state.TrainState, step.Batch, schedule_lib.Schedule, Any], tuple[state.TrainState, dict[str, Any]]
+]
+EvalStep = Callable[[state.TrainState, Any, step.Batch], Metrics]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Experiment:
     model: BasisNet
     teacher: networks.Trained | None  # None, too, where its logits are cached
     teacher_fingerprint: str | None  # SHA-256 of its weights, also where its logits are cached
-    schedule: optax.Schedule
-    optimizer: optax.GradientTransformation
+    schedule: schedule_lib.Schedule  # an argument of the training step
+    optimizer: optax.GradientTransformationExtraArgs
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -109,6 +112,10 @@ class Experiment:
         variables = self.teacher.variables if self.teacher else None
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), variables)
 
+    def warm_start_left(self, of_state: state.TrainState) -> float:
+        """Returns how much of the warm start is left at a state's step, as the evaluation wants it."""
+        return float(schedule_lib.warm_start(int(of_state.step), self.plan.warm_start_steps))
+
     def _gather(self, params: Any) -> Any:
         """Without it XLA gathers the batch instead, wherever that is the smaller of the two."""
         return jax.lax.with_sharding_constraint(params, mesh_lib.replicated(self.mesh))
@@ -128,45 +135,46 @@ class Experiment:
             doubt=loss.doubt,
             self_distillation=own if own.weight else None,
             class_share_weight=loss.class_share_weight,
-            warm_start_steps=self.plan.warm_start_steps,
             accumulate_steps=self.config.accumulate_steps,
+            batch_norm_momentum=self.config.batch_norm_momentum,
             ema_decay=self.config.ema_decay,
             seed=self.config.seed,
             debug=debug,
         )
+        learning_rate = schedule_lib.LEARNING_RATES[self.config.schedule.name]
         teacher = step.make_teacher(self.teacher.model, self.teacher.resolution) if self.teacher else None
-        function = step.make_train_step(self.model, self.optimizer, self.schedule, settings, teacher, self._gather)
+        function = step.make_train_step(self.model, self.optimizer, learning_rate, settings, teacher, self._gather)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        whole = mesh_lib.replicated(self.mesh)
         return jax.jit(
             mesh_lib.traced_under(self.mesh, function),
-            in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), mesh_lib.replicated(self.mesh)),
-            out_shardings=(shardings, mesh_lib.replicated(self.mesh)),
+            in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), whole, whole),
+            out_shardings=(shardings, whole),
             donate_argnums=0,
         )
 
     def eval_step(self) -> EvalStep:
         """The evaluation step, jitted with the mesh's shardings."""
-        function = step.make_eval_step(
-            self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps, gather=self._gather
-        )
+        function = step.make_eval_step(self.model, ema=self.config.eval.ema, gather=self._gather)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(
             mesh_lib.traced_under(self.mesh, function),
-            in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh)),
+            in_shardings=(shardings, mesh_lib.replicated(self.mesh), mesh_lib.batch_sharding(self.mesh)),
             out_shardings=mesh_lib.replicated(self.mesh),
         )
 
     @functools.cached_property  # what is evaluated again with other coefficients does not compile again
     def stages(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """`step.make_stages`, jitted with the mesh's shardings; the state's optimizer part is left out."""
-        first, second = step.make_stages(
-            self.model, ema=self.config.eval.ema, warm_start_steps=self.plan.warm_start_steps, gather=self._gather
-        )
+        first, second = step.make_stages(self.model, ema=self.config.eval.ema, gather=self._gather)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_model_state)
-        whole = mesh_lib.batch_sharding(self.mesh)
-        jit = functools.partial(jax.jit, out_shardings=whole)
+        left, batch = mesh_lib.replicated(self.mesh), mesh_lib.batch_sharding(self.mesh)
+        jit = functools.partial(jax.jit, out_shardings=batch)
         first, second = (mesh_lib.traced_under(self.mesh, stage) for stage in (first, second))
-        return jit(first, in_shardings=(shardings, whole)), jit(second, in_shardings=(shardings, whole, whole, whole))
+        return (
+            jit(first, in_shardings=(shardings, left, batch)),
+            jit(second, in_shardings=(shardings, left, batch, batch, batch)),
+        )
 
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:
         """Global batches from a step on."""
@@ -304,18 +312,17 @@ def make_experiment(
         slices=mesh_lib.num_slices(devices),
         training=training,
     )
-    optimizer, schedule = config.optimizer, config.schedule
-    learning_rate = optim.make_schedule(
-        schedule.name,
+    optimizer = config.optimizer
+    numbers = schedule_lib.make_schedule(
         peak=plan.learning_rate,
         warmup_steps=plan.warmup_steps,
         total_steps=plan.total_steps,
-        decay_rate=schedule.decay_rate,
+        decay_rate=config.schedule.decay_rate,
         decay_steps=plan.decay_steps,
+        warm_start_steps=plan.warm_start_steps,
     )
     transformation = optim.make_optimizer(
         optimizer.name,
-        learning_rate,
         weight_decay=optimizer.weight_decay,
         momentum=optimizer.momentum,
         decay=optimizer.decay,
@@ -330,6 +337,6 @@ def make_experiment(
         model=networks.make_model(config.model, data.num_classes),
         teacher=None if config.distill.cache else teacher,
         teacher_fingerprint=teacher.fingerprint() if teacher else None,
-        schedule=learning_rate,
+        schedule=numbers,
         optimizer=optim.restrict(transformation, optimizer.trained),
     )

@@ -28,7 +28,6 @@ from basisnet_jax.models.cost import Cost
 from basisnet_jax.networks import eval_crop, model_cost
 from basisnet_jax.predict import OpenedRun, open_trained
 from basisnet_jax.runtime import ExitRule
-from basisnet_jax.step import warm_start
 
 
 def export_run(config: ml_collections.ConfigDict, workdir: str) -> str:
@@ -78,10 +77,9 @@ def open_network(config: ml_collections.ConfigDict, workdir: str) -> tuple[Opene
     opened = open_trained(workdir, config, dtype="float32", tpu_kernels=False)
     state, ema = opened.state, opened.config.eval.ema
     params, stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
-    left = float(warm_start(state.step, opened.warm_start_steps))
     variables = jax.device_get({"params": params, "batch_stats": stats})
     batch = config.export.batch
-    return opened, Network(opened.model, variables, left, opened.side, opened.channels, batch)
+    return opened, Network(opened.model, variables, opened.warm_start_left, opened.side, opened.channels, batch)
 
 
 def cost_of(network: Network) -> Cost:

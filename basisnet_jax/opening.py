@@ -36,7 +36,8 @@ def first_lines(experiment: Experiment, folder: epath.Path, resumed_from: int | 
         f"seed {config.seed}",
         "workdir": f"{folder} ({begins})",
     }
-    return [versions_line(), *(f"  {name:10} {text}" for name, text in rows.items() if text)]
+    lines = [(name, text) for name, text in rows.items() if text] + [("note", note) for note in plan.notes]
+    return [versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
 
 
 def _networks(experiment: Experiment) -> dict[str, str]:

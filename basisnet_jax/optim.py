@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimizers, by name."""
+"""Optimizers, by name."""
 
 from typing import Any
 
@@ -8,49 +8,45 @@ import optax
 from basisnet_jax.errors import UserError
 
 
-def make_schedule(
-    name: str, *, peak: float, warmup_steps: int, total_steps: int, decay_rate: float, decay_steps: int
-) -> optax.Schedule:
-    """Step -> learning rate: a linear warm-up from 0 to `peak`, then one of.
-
-    'cosine': half a cosine to 0 at `total_steps`;
-    'exponential': `peak` times `decay_rate` for each `decay_steps` gone since step 0, in stairs (MnasNet's).
-    """
-    if name == "cosine":
-        return optax.warmup_cosine_decay_schedule(0.0 if warmup_steps else peak, peak, warmup_steps, total_steps)
-    decay = optax.exponential_decay(peak, decay_steps, decay_rate, staircase=True)
-    warmup = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
-    return lambda step: jax.lax.select(step < warmup_steps, warmup(step), decay(step)) if warmup_steps else decay(step)
-
-
 def decayed(params: Any) -> Any:
-    """True for kernels and bases, False for biases and batch norm, which have one axis."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """Returns which parameters decay: kernels and bases do; biases, batch norm and a task's vectors do not."""
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        return jax.tree_util.keystr(path[-1:], simple=True) in ("kernel", "bases")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def times_rate() -> optax.GradientTransformationExtraArgs:
+    """Multiplies the updates by the `learning_rate` that `update` is given: an input of the program, not a constant."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **_: Any) -> tuple[Any, Any]:
+        return jax.tree.map(lambda leaf: learning_rate * leaf, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def make_optimizer(
-    name: str,
-    schedule: optax.Schedule,
-    *,
-    weight_decay: float,
-    momentum: float,
-    decay: float,
-    epsilon: float,
-    clip_norm: float,
-) -> optax.GradientTransformation:
-    """'adamw', 'lamb', with decoupled decay; 'rmsprop' (TensorFlow's, as MnasNet has it), 'sgd' (Nesterov), with L2."""
+    name: str, *, weight_decay: float, momentum: float, decay: float, epsilon: float, clip_norm: float
+) -> optax.GradientTransformationExtraArgs:
+    """Returns an optimizer by name; its `update` wants the keyword `learning_rate`.
+
+    'adamw', 'lamb', with decoupled decay; 'rmsprop' (TensorFlow's, as MnasNet has it), 'sgd' (Nesterov), with L2.
+    """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    # Optax's own optimizers at rate 1, times the rate; rmsprop's momentum comes after the rate.
     if name in ("adamw", "lamb"):
         adaptive = {"adamw": optax.adamw, "lamb": optax.lamb}[name]
-        return optax.chain(clip, adaptive(schedule, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed))
+        scaled = adaptive(1.0, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed)
+        return optax.chain(clip, scaled, times_rate())
     l2 = optax.add_decayed_weights(weight_decay, mask=decayed)
     if name == "rmsprop":
-        rmsprop = optax.rmsprop(schedule, decay, epsilon, initial_scale=1.0, eps_in_sqrt=True, momentum=momentum)
-        return optax.chain(clip, l2, rmsprop)
-    return optax.chain(clip, l2, optax.sgd(schedule, momentum, nesterov=True))
+        scaled = optax.rmsprop(1.0, decay, epsilon, initial_scale=1.0, eps_in_sqrt=True)
+        return optax.chain(clip, l2, scaled, times_rate(), optax.trace(momentum))
+    return optax.chain(clip, l2, optax.sgd(1.0, momentum, nesterov=True), times_rate())
 
 
-def restrict(optimizer: optax.GradientTransformation, below: str) -> optax.GradientTransformation:
+def restrict(optimizer: optax.GradientTransformationExtraArgs, below: str) -> optax.GradientTransformationExtraArgs:
     """The optimizer for the parameters below a path, such as 'routing'; the others do not change. '' is all.
 
     Raises:

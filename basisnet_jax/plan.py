@@ -6,6 +6,7 @@ import math
 import ml_collections
 
 from basisnet_jax.config import fail
+from basisnet_jax.schedule import decay_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Plan:
     warmup_steps: int
     warm_start_steps: int
     decay_steps: int  # a stair of the exponential schedule
+    notes: tuple[str, ...]  # a sentence for each setting that the run is too short for
 
     def epoch(self, step: int) -> int:
         """Returns the number, from 1, of the epoch that the step `step` (from 1) ends in."""
@@ -47,6 +49,8 @@ def derive(
 ) -> Plan:
     """Turns epochs into steps.
 
+    A warm-up or warm start that would not end before the run does takes a tenth of it, and a note says so.
+
     Args:
       config: a validated config.
       train_examples: in the training split.
@@ -57,8 +61,7 @@ def derive(
       training: whether there will be training; an evaluation needs no training batch that divides.
 
     Raises:
-      UserError: `mesh.fsdp` does not divide the devices; in training, a batch does not divide, or no step is left
-        after the warm-up.
+      UserError: `mesh.fsdp` does not divide the devices; in training, a batch does not divide.
     """
     if devices // slices % config.mesh.fsdp:
         where = "" if slices == 1 else " of a slice"
@@ -72,21 +75,32 @@ def derive(
     def steps(epochs: float) -> int:
         return max(1, round(epochs * train_examples / config.batch_size))
 
-    if training and config.schedule.warmup_epochs and steps(config.schedule.warmup_epochs) >= steps(config.epochs):
-        rule = (
-            f"{steps(config.epochs)} training step(s) leave none after the warm-up; train longer, or on smaller batches"
+    total_steps, notes = steps(config.epochs), []
+
+    def within(field: str, epochs: float) -> int:
+        if not epochs or steps(epochs) < total_steps:
+            return steps(epochs) if epochs else 0
+        tenth = total_steps // 10
+        notes.append(
+            f"config.{field} = {epochs:g} does not fit into config.epochs = {config.epochs:g}; it takes a tenth of the "
+            f"run, {tenth} of {total_steps} steps."
         )
-        fail("epochs", config.epochs, rule)
+        return tenth
+
+    warmup_steps = within("schedule.warmup_epochs", config.schedule.warmup_epochs)
+    warm_start_steps = within("warm_start_epochs", config.warm_start_epochs)
+    notes += _short_averages(config.ema_decay, total_steps)
     return Plan(
         train_examples=train_examples,
         eval_examples=eval_examples,
         batch_size=config.batch_size,
         eval_batch_size=_round_up(config.eval.batch_size, unit),
         learning_rate=config.optimizer.learning_rate * factor,
-        total_steps=steps(config.epochs),
-        warmup_steps=steps(config.schedule.warmup_epochs) if config.schedule.warmup_epochs else 0,
-        warm_start_steps=steps(config.warm_start_epochs) if config.warm_start_epochs else 0,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
+        warm_start_steps=warm_start_steps,
         decay_steps=steps(config.schedule.decay_epochs),
+        notes=tuple(notes),
     )
 
 
@@ -105,3 +119,14 @@ def _check_training_batch(config: ml_collections.ConfigDict, devices: int, unit:
     if size % (devices * config.accumulate_steps):
         rule = f"must divide the {size // devices} images of a batch that each device has"
         fail("accumulate_steps", config.accumulate_steps, rule)
+
+
+def _short_averages(ema_decay: float, total_steps: int) -> list[str]:
+    """Returns a note where the moving averages reach over less than a tenth of the steps that `ema_decay` says."""
+    meant, reached = 1.0 / (1.0 - ema_decay), 1.0 / (1.0 - float(decay_at(total_steps, ema_decay)))
+    if reached >= meant / 10:
+        return []
+    return [
+        f"config.ema_decay = {ema_decay:g} averages over {meant:,.0f} steps; a run of {total_steps} averages over its "
+        f"last {reached:.0f}."
+    ]

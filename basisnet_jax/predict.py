@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -28,6 +29,7 @@ from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet
 from basisnet_jax.networks import eval_crop, make_model, model_cost
 from basisnet_jax.plan import derive
 from basisnet_jax.runtime import NEVER, ExitRule
+from basisnet_jax.schedule import warm_start
 
 READ_AT_ONCE = 256  # images of which the pixels are held
 
@@ -40,8 +42,8 @@ class OpenedRun:
     config: ml_collections.ConfigDict
     model: BasisNet
     state: state_lib.TrainState
-    warm_start_steps: int
     data_name: str  # what people call the data set that it was trained on
+    warm_start_left: float  # at the state's step
     classes: tuple[str, ...]
     side: int  # of the images, in pixels
     channels: int
@@ -71,12 +73,13 @@ def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, 
     )
     mesh, side = make_mesh(jax.devices()[:1]), eval_resolution(config)
     abstract = state_lib.abstract_state(mesh, model, optax.identity(), (side, side, facts["channels"]))
+    state = restore_model(folder, config.eval.checkpoint, abstract)
     return OpenedRun(
         folder=folder,
         config=config,
         model=model,
-        state=restore_model(folder, config.eval.checkpoint, abstract),
-        warm_start_steps=plan.warm_start_steps,
+        state=state,
+        warm_start_left=float(warm_start(int(state.step), plan.warm_start_steps)),
         data_name=facts.get("name") or config.data.name,
         classes=tuple(facts["classes"]),
         side=side,
@@ -130,7 +133,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
         """
         opened = open_trained(workdir, config)
         model, config = opened.model, opened.config
-        first, second = make_stages(model, opened.state, ema=config.eval.ema, warm_start_steps=opened.warm_start_steps)
+        first, second = make_stages(model, opened.state, ema=config.eval.ema, left=opened.warm_start_left)
         return cls(
             first_stage=first if model.preview else None,
             second_stage=second,
@@ -156,9 +159,9 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
 
 
 def make_stages(
-    model: BasisNet, state: state_lib.TrainState, *, ema: bool, warm_start_steps: int
+    model: BasisNet, state: state_lib.TrainState, *, ema: bool, left: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`step.make_stages`, jitted and given their state.
+    """`step.make_stages`, jitted and given their state and how much of the warm start is `left`.
 
     A call takes a microsecond or two for every array that it hands on. So each stage is given no more of the state than
     it reads, and of that all vectors, which are most of the arrays, as one.
@@ -166,7 +169,7 @@ def make_stages(
     Returns:
       uint8[B, H, W, C] -> (logits_BxK, coefficients_BxLxN), and those images and coefficients -> logits_BxK; float32.
     """
-    first, second = step.make_stages(model, ema=False, warm_start_steps=warm_start_steps)
+    first, second = step.make_stages(model, ema=False)
     variables = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
 
     def given(stage: Callable[..., Any], reads: Callable[[str], bool]) -> functools.partial[Any]:
@@ -178,16 +181,16 @@ def make_stages(
         packed, unpack = ravel_pytree(vectors)
 
         def of_packed(weights: Any, *arrays_Bx: jax.Array) -> Any:
-            step, packed, others = weights
+            left, packed, others = weights
             params, batch_stats = jax.tree.map(
                 lambda vector, other: other if vector is None else vector,
                 unpack(packed),
                 others,
                 is_leaf=lambda leaf: leaf is None,
             )
-            return stage(state_lib.TrainState(step, params, batch_stats, None, None, ()), *arrays_Bx)
+            return stage(state_lib.TrainState(jnp.int32(0), params, batch_stats, None, None, ()), left, *arrays_Bx)
 
-        return functools.partial(jax.jit(of_packed), (state.step, packed, others))
+        return functools.partial(jax.jit(of_packed), (jnp.float32(left), packed, others))
 
     return given(first, FIRST_STAGE.__contains__), given(second, lambda name: name not in FIRST_STAGE)
 

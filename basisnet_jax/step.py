@@ -14,6 +14,7 @@ from basisnet_jax import finite, mixing
 from basisnet_jax.losses import Distillation, correct, joint_loss, smoothed_targets
 from basisnet_jax.metrics import Metrics, measure
 from basisnet_jax.models.basisnet import BasisNet, Outputs, resize
+from basisnet_jax.schedule import Schedule, decay_at, warm_start
 from basisnet_jax.state import TrainState
 
 # image uint8[B, H, W, C], label int32[B], mask float32[B]; perhaps task int32[B]; with cached teacher logits,
@@ -28,9 +29,9 @@ def normalize(images_BxHxWxC: jax.Array) -> jax.Array:
     return images_BxHxWxC.astype(jnp.float32) / 127.5 - 1.0
 
 
-def warm_start(step: jax.Array, warm_start_steps: int) -> jax.Array:
-    """How much of the warm start is left: 1 at step 0, linearly down to 0 at `warm_start_steps`, 0 from there."""
-    return jnp.clip(1.0 - step / warm_start_steps, 0.0, 1.0) if warm_start_steps else jnp.zeros(())
+def averaged(old: Any, new: Any, decay: jax.Array) -> Any:
+    """Returns the moving average `old` with `new` taken in, leaf by leaf."""
+    return jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, old, new)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class TrainSettings:
     doubt: float = 0.0
     self_distillation: Distillation | None = None
     class_share_weight: float = 0.0
-    warm_start_steps: int = 0
     accumulate_steps: int = 1
+    batch_norm_momentum: float = 0.99
     ema_decay: float = 0.0
     seed: int = 0
     debug: bool = False
@@ -64,13 +65,15 @@ def make_teacher(model: BasisNet, resolution: int) -> Teacher:
 
 def make_train_step(
     model: BasisNet,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    optimizer: optax.GradientTransformationExtraArgs,
+    learning_rate: Callable[[Schedule, jax.Array], jax.Array],
     settings: TrainSettings,
     teacher: Teacher | None = None,
     gather: Callable[[Any], Any] = lambda params: params,
-) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Any]]]:
-    """Returns train_step(state, batch, teacher_variables) -> (state after one update, float32 scalars on it).
+) -> Callable[[TrainState, Batch, Schedule, Any], tuple[TrainState, dict[str, Any]]]:
+    """Returns train_step(state, batch, schedule, teacher_variables) -> (state after one update, float32 scalars on it).
+
+    `optimizer` is one of `optim.make_optimizer`: its update is given the rate, `learning_rate(schedule, step)`.
 
     Where the loss or the gradient is not finite, the update is left out: only `step` goes on, and 'skipped' is 1 for 0.
     A gradient of which the norm overflows counts as one. With `settings.debug` there is 'finite' besides: checks of
@@ -81,9 +84,9 @@ def make_train_step(
     """
 
     def gradients_of(
-        state: TrainState, batch_stats: Any, batch: Batch, teacher_variables: Any, key: jax.Array
+        state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
     ) -> tuple[Any, Any, Metrics, finite.Checks]:
-        """(gradients, updated batch_stats, metrics, checks) of a batch or a piece of one."""
+        """(gradients, batch_stats, metrics, checks) of a batch or a piece of one; the statistics are its own."""
         mix_key, dropout_key = jax.random.split(key)
         images_BxHxWxC = normalize(batch["image"])
         targets = {"label": smoothed_targets(batch["label"], model.specialist.num_classes, settings.label_smoothing)}
@@ -102,10 +105,10 @@ def make_train_step(
                 finite.note(checks, "the targets", targets)
             with finite.watched_layers(checks) if settings.debug else contextlib.nullcontext():
                 outputs, updated = model.apply(
-                    {"params": gather(params), "batch_stats": batch_stats},
+                    {"params": gather(params), "batch_stats": state.batch_stats},
                     images_BxHxWxC,
                     train=True,
-                    warm_start=warm_start(state.step, settings.warm_start_steps),
+                    warm_start=warm_start(state.step, schedule.warm_start_steps),
                     task_B=batch.get("task"),
                     rngs={"dropout": dropout_key},
                     mutable=["batch_stats"],
@@ -122,7 +125,7 @@ def make_train_step(
             )
             return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B, checks)
 
-        gradients, (outputs, updated_stats, loss_B, checks) = jax.grad(loss_of, has_aux=True)(state.params)
+        gradients, (outputs, batch_stats, loss_B, checks) = jax.grad(loss_of, has_aux=True)(state.params)
         if settings.debug:
             finite.note(checks, "the loss", loss_B)
             finite.note_gradients(checks, gradients)
@@ -131,45 +134,41 @@ def make_train_step(
         if distillation:
             hits_B = correct(targets["teacher"], batch["label"])
             metrics["teacher_top1"] = Average.from_model_output(hits_B, batch["mask"])
-        return gradients, updated_stats, metrics, checks
+        return gradients, batch_stats, metrics, checks
 
     def accumulated(
-        state: TrainState, batch: Batch, teacher_variables: Any, key: jax.Array
+        state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
     ) -> tuple[Any, Any, Metrics, finite.Checks]:
-        """As `gradients_of`, a piece of the batch at a time; batch norm sees a piece."""
+        """As `gradients_of`, a piece of the batch at a time; batch norm sees a piece, its statistics are the mean."""
         count = settings.accumulate_steps
         # Every count-th image, so that each device's share of a piece is of its share of the batch.
         pieces = {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}
 
-        def add(carry, piece_and_key):
-            (total, batch_stats), (piece, piece_key) = carry, piece_and_key
-            gradients, batch_stats, *seen = gradients_of(state, batch_stats, piece, teacher_variables, piece_key)
-            return (jax.tree.map(jnp.add, total, gradients), batch_stats), seen
+        def add(total, piece_and_key):
+            piece, piece_key = piece_and_key
+            gradients, batch_stats, *seen = gradients_of(state, piece, schedule, teacher_variables, piece_key)
+            return jax.tree.map(jnp.add, total, (gradients, batch_stats)), seen
 
-        start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
-        (total, batch_stats), (metrics, checks) = jax.lax.scan(add, start, (pieces, jax.random.split(key, count)))
-        gradients = jax.tree.map(lambda leaf: leaf / count, total)
+        start = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
+        total, (metrics, checks) = jax.lax.scan(add, start, (pieces, jax.random.split(key, count)))
+        gradients, batch_stats = jax.tree.map(lambda leaf: leaf / count, total)
         metrics = {name: metric.reduce() for name, metric in metrics.items()}
         return gradients, batch_stats, metrics, jax.tree.map(jnp.all, checks)
 
-    def train_step(state: TrainState, batch: Batch, teacher_variables: Any) -> tuple[TrainState, dict[str, Any]]:
+    def train_step(
+        state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any
+    ) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-        if settings.accumulate_steps > 1:
-            gradients, batch_stats, metrics, checks = accumulated(state, batch, teacher_variables, key)
-        else:
-            stats = state.batch_stats
-            gradients, batch_stats, metrics, checks = gradients_of(state, stats, batch, teacher_variables, key)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        compute = accumulated if settings.accumulate_steps > 1 else gradients_of
+        gradients, new_stats, metrics, checks = compute(state, batch, schedule, teacher_variables, key)
+        rate = learning_rate(schedule, state.step)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, learning_rate=rate)
         params = optax.apply_updates(state.params, updates)
-        # Early averages forget the initial values sooner, as TensorFlow's ExponentialMovingAverage does.
-        decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-
-        def average(old, new):
-            return jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, old, new)
-
+        batch_stats = averaged(state.batch_stats, new_stats, decay_at(state.step, settings.batch_norm_momentum))
+        ema_decay = decay_at(state.step, settings.ema_decay)
         described = {
             **{name: metric.compute() for name, metric in metrics.items()},
-            "learning_rate": jnp.asarray(schedule(state.step)),
+            "learning_rate": rate,
             "gradient_norm": optax.tree.norm(gradients),
         }
         sound = jnp.isfinite(described["loss"]) & jnp.isfinite(described["gradient_norm"])
@@ -177,8 +176,8 @@ def make_train_step(
             step=state.step,
             params=params,
             batch_stats=batch_stats,
-            ema_params=average(state.ema_params, params),
-            ema_batch_stats=average(state.ema_batch_stats, batch_stats),
+            ema_params=averaged(state.ema_params, params, ema_decay),
+            ema_batch_stats=averaged(state.ema_batch_stats, batch_stats, ema_decay),
             opt_state=opt_state,
         )
         new_state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), updated, state)
@@ -191,19 +190,19 @@ def make_train_step(
 
 
 def make_stages(
-    model: BasisNet, *, ema: bool, warm_start_steps: int, gather: Callable[[Any], Any] = lambda params: params
+    model: BasisNet, *, ema: bool, gather: Callable[[Any], Any] = lambda params: params
 ) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], Callable[..., jax.Array]]:
     """A trained model's stages, for images of uint8.
 
     Args:
       model: with or without a preview.
       ema: with the moving averages rather than the newest parameters.
-      warm_start_steps: as in training, should the state be from before their end.
       gather: as in `make_train_step`.
 
     Returns:
-      first(state, images) -> (preview_logits_BxK, coefficients_BxLxN), and second(state, images, coefficients) ->
-      logits_BxK. For a network without a preview it is second(state, images, None, task_B), and the first is of no use.
+      first(state, left, images) -> (preview_logits_BxK, coefficients_BxLxN), and second(state, left, images,
+      coefficients) -> logits_BxK; `left` is how much of the warm start is left at the state's step. For a network
+      without a preview it is second(state, left, images, None, task_B), and the first is of no use.
     """
 
     def apply(state: TrainState, images_BxHxWxC: jax.Array, *arguments: Any, **keywords: Any) -> Any:
@@ -211,18 +210,17 @@ def make_stages(
         variables = {"params": gather(params), "batch_stats": batch_stats}
         return model.apply(variables, normalize(images_BxHxWxC), *arguments, train=False, **keywords)
 
-    def first(state: TrainState, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
-        left = warm_start(state.step, warm_start_steps)
+    def first(state: TrainState, left: jax.Array | float, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
         return apply(state, images_BxHxWxC, warm_start=left, method="first_stage")
 
     def second(
         state: TrainState,
+        left: jax.Array | float,
         images_BxHxWxC: jax.Array,
         coefficients_BxLxN: jax.Array | None = None,
         task_B: jax.Array | None = None,
     ) -> jax.Array:
         if coefficients_BxLxN is None:
-            left = warm_start(state.step, warm_start_steps)
             return apply(state, images_BxHxWxC, warm_start=left, task_B=task_B).logits_BxK
         return apply(state, images_BxHxWxC, coefficients_BxLxN, method="second_stage")
 
@@ -230,14 +228,14 @@ def make_stages(
 
 
 def make_eval_step(
-    model: BasisNet, *, ema: bool, warm_start_steps: int, gather: Callable[[Any], Any] = lambda params: params
-) -> Callable[[TrainState, Batch], Metrics]:
-    """Returns eval_step(state, batch) -> metrics over the images whose mask is 1. Arguments as in `make_stages`."""
-    first, second = make_stages(model, ema=ema, warm_start_steps=warm_start_steps, gather=gather)
+    model: BasisNet, *, ema: bool, gather: Callable[[Any], Any] = lambda params: params
+) -> Callable[[TrainState, jax.Array | float, Batch], Metrics]:
+    """Returns eval_step(state, left, batch) -> metrics over the images whose mask is 1, all as in `make_stages`."""
+    first, second = make_stages(model, ema=ema, gather=gather)
 
-    def eval_step(state: TrainState, batch: Batch) -> Metrics:
-        seen = first(state, batch["image"]) if model.preview else ()
-        outputs = Outputs(second(state, batch["image"], *seen[1:], task_B=batch.get("task")), *seen)
+    def eval_step(state: TrainState, left: jax.Array | float, batch: Batch) -> Metrics:
+        seen = first(state, left, batch["image"]) if model.preview else ()
+        outputs = Outputs(second(state, left, batch["image"], *seen[1:], task_B=batch.get("task")), *seen)
         return measure(outputs, batch["label"], batch["mask"])
 
     return eval_step

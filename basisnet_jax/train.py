@@ -26,6 +26,7 @@ from basisnet_jax import (
     report,
     terminal,
 )
+from basisnet_jax import mesh as mesh_lib
 from basisnet_jax import workdir as workdir_lib
 from basisnet_jax.account import Account
 from basisnet_jax.checkpoint import Checkpoints
@@ -156,6 +157,7 @@ def _loop(
     train_step = recompilation.watched(experiment.train_step(debug=config.debug), "training step", compiled_again)
     eval_step = recompilation.watched(experiment.eval_step(), "evaluation step", compiled_again)
     teacher, batches = experiment.teacher_variables(), experiment.train_batches(first)
+    schedule = jax.device_put(experiment.schedule, mesh_lib.replicated(experiment.mesh))
     started, seconds_before = time.monotonic(), account.train_seconds
     pending: dict[str, Any] | None = None  # metrics of the newest step, fetched while the next one runs
     mark: float | None = None  # when the step before the newest was seen to end
@@ -230,10 +232,13 @@ def _loop(
             batch = next(batches)
             if mark is not None:
                 account.wait_seconds += time.monotonic() - asked
-            state, newest = train_step(state, batch, teacher)
+            state, newest = train_step(state, batch, schedule, teacher)
             begin()
             fetch(step)
             pending = newest
+            if account.skipped_in_a_row >= config.max_skipped_steps:
+                # This step may be the one too many. The search for the first bad layer wants the state before it.
+                fetch(step + 1)
             if profile:
                 profile(step + 1)
         raise AssertionError("the loop ends at the last step")

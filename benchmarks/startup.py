@@ -49,11 +49,11 @@ def child(config_file: str, started: float) -> dict[str, float]:
     done("initial state")
     batch = next(experiment.train_batches(0))
     done("first batch")
-    lowered = experiment.train_step().lower(state, batch, None)
+    lowered = experiment.train_step().lower(state, batch, experiment.schedule, None)
     done("tracing the step")
     compiled = lowered.compile()
     done("compiling the step")
-    jax.block_until_ready(compiled(state, batch, None))
+    jax.block_until_ready(compiled(state, batch, experiment.schedule, None))
     done("first step")
     return phases
 

@@ -20,6 +20,7 @@ import timing
 from basisnet_jax import allocator, cache, step
 from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.optim import make_optimizer
+from basisnet_jax.schedule import exponential, make_schedule
 from basisnet_jax.state import init_state
 
 # {name: (bases (0 is static), preview, form of the layers, gradients alone or the whole step)}
@@ -37,20 +38,17 @@ SLOW = ("static, XLA depthwise", "vmapped")
 
 def training_call(model: BasisNet, form: str, what: str, batch: int) -> Callable[[], object]:
     """A call that takes one step from where the last one ended."""
-
-    def schedule(_):
-        return 1e-3
-
     settings = {"weight_decay": 1e-5, "momentum": 0.9, "decay": 0.9, "epsilon": 1e-3, "clip_norm": 0.0}
     # Gradients alone: the update is nothing, and what it would have passed over is left as it was.
-    optimizer = make_optimizer("sgd", schedule, **settings) if what == "step" else optax.set_to_zero()
-    train_step = step.make_train_step(model, optimizer, schedule, step.TrainSettings(ema_decay=0.999))
+    optimizer = make_optimizer("sgd", **settings) if what == "step" else optax.chain(optax.set_to_zero())
+    train_step = step.make_train_step(model, optimizer, exponential, step.TrainSettings(ema_decay=0.999))
+    schedule = make_schedule(peak=1e-3, total_steps=1)
 
     def whole(state, data):
-        return train_step(state, data, None)
+        return train_step(state, data, schedule, None)
 
     def gradients(state, data):
-        _, metrics = train_step(state, data, None)
+        _, metrics = train_step(state, data, schedule, None)
         return state, metrics["gradient_norm"]
 
     state = rivals.run_once(lambda: init_state(model, optimizer, (rivals.SIDE, rivals.SIDE, 3), 0))

@@ -43,7 +43,7 @@ def make_classifier(config: str, channels: int, classes: int) -> TwoStageClassif
     model, side = make_model(settings, classes), settings.specialist.resolution
     shape = (side, side, channels)
     weights = rivals.run_once(functools.partial(state.init_state, model, optax.identity(), shape, 0))
-    first, second = make_stages(model, weights, ema=False, warm_start_steps=0)
+    first, second = make_stages(model, weights, ema=False, left=0.0)
     return TwoStageClassifier(
         first_stage=first,
         second_stage=second,

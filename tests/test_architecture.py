@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 LAYERS = [
     {
         *("files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables", "terminal"),
-        "arguments",
+        *("arguments", "schedule"),
     },
     {
         "noise",

@@ -21,7 +21,7 @@ config.data.dir = sys.argv[1]
 experiment = make_experiment(config)
 state, step, batches = experiment.init_state(), experiment.train_step(), experiment.train_batches(0)
 for _ in range(2):
-    state, metrics = step(state, next(batches), None)
+    state, metrics = step(state, next(batches), experiment.schedule, None)
 print({name: float(value).hex() for name, value in sorted(metrics.items())})
 """
 

@@ -28,6 +28,7 @@ def test_every_config_is_valid(path):
         ("epochs", 0.0),
         ("epochs", float("nan")),
         ("ema_decay", 1.0),
+        ("batch_norm_momentum", 1.0),
         ("seed", -1),
         ("seed", 2**31),
         ("data.threads", 0),
@@ -51,7 +52,7 @@ def test_every_config_is_valid(path):
         ("eval.max_accuracy_drop", -0.1),
         ("optimizer.name", "adam"),
         ("optimizer.learning_rate", 0.0),
-        ("schedule.warmup_epochs", 10.0),
+        ("schedule.warmup_epochs", -1.0),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value):
@@ -161,9 +162,24 @@ def test_mixing_needs_pairs():
         config_lib.validate(config)
 
 
-def test_a_run_must_outlast_its_warm_up():
+def test_what_a_run_is_too_short_for_is_fitted_and_said():
+    """A warm-up or warm start that would not end takes a tenth; averages have less to reach over than they could."""
     config = config_lib.default()
-    config.update(batch_size=1024, epochs=1.0)
-    config.schedule.warmup_epochs = 0.5
-    with pytest.raises(UserError, match=r"config.epochs = 1.0: 1 training step\(s\) leave none after the warm-up"):
-        derive(config)
+    config.update(batch_size=10, epochs=4.0, warm_start_epochs=10.0)
+    config.schedule.warmup_epochs = 4.0
+    config_lib.validate(config)
+    plan = derive(config, devices=1)
+    assert (plan.total_steps, plan.warmup_steps, plan.warm_start_steps) == (400, 40, 40)
+    assert plan.notes == (
+        "config.schedule.warmup_epochs = 4 does not fit into config.epochs = 4; it takes a tenth of the run, 40 of 400 "
+        "steps.",
+        "config.warm_start_epochs = 10 does not fit into config.epochs = 4; it takes a tenth of the run, 40 of 400 "
+        "steps.",
+        "config.ema_decay = 0.999 averages over 1,000 steps; a run of 400 averages over its last 45.",
+    )
+    config.update(epochs=15.0, ema_decay=0.99)
+    assert derive(config, devices=1).notes == ()
+    # A single step has neither.
+    config.update(epochs=0.001, ema_decay=0.0)
+    plan = derive(config, devices=1)
+    assert (plan.total_steps, plan.warmup_steps, plan.warm_start_steps) == (1, 0, 0)

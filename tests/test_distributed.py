@@ -108,7 +108,7 @@ def test_two_processes_are_one_run(config, tmp_path, start):
     state, train_step, losses = experiment.init_state(), experiment.train_step(), []
     batches = experiment.train_batches(0)
     for _ in range(experiment.plan.total_steps):
-        state, metrics = train_step(state, next(batches), None)
+        state, metrics = train_step(state, next(batches), experiment.schedule, None)
         losses.append(float(metrics["loss"]))
     curves = read_events(workdir / "events")
     assert sorted(curves["train/loss"]) == [3, 6, 9, 12, 15, 16]

@@ -29,13 +29,13 @@ def test_a_bad_step_changes_nothing_but_the_step(config, monkeypatch, devices, f
     config.mesh.fsdp, config.accumulate_steps = fsdp, pieces
     experiment = make_experiment(config, jax.devices()[:devices])
     step, batch = experiment.train_step(), next(experiment.train_batches(0))
-    state, good = step(experiment.init_state(), floats(batch, bad=False), None)
+    state, good = step(experiment.init_state(), floats(batch, bad=False), experiment.schedule, None)
     before = jax.tree.map(np.array, dataclasses.replace(state, step=0))
-    state, bad = step(state, floats(batch, bad=True), None)
+    state, bad = step(state, floats(batch, bad=True), experiment.schedule, None)
     assert (good["skipped"], bad["skipped"]) == (0, 1)
     assert int(state.step) == 2
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, dataclasses.replace(state, step=0)))
-    state, good = step(state, floats(batch, bad=False), None)
+    state, good = step(state, floats(batch, bad=False), experiment.schedule, None)
     assert good["skipped"] == 0
     assert finite.first_bad_leaf(dataclasses.replace(state, step=None)) is None
 
@@ -72,6 +72,24 @@ def test_bad_steps_are_counted_and_too_many_in_a_row_stop_the_run(config, tmp_pa
     # With the data as it should be, the run goes on, and knows what it skipped.
     bad_steps.clear()
     assert train.train(config, str(tmp_path))["skipped_steps"] == 4
+
+
+def test_the_first_bad_layer_is_sought_in_the_state_of_the_bad_step(config, tmp_path, monkeypatch):
+    """The step after the bad one makes parameters so large that the same batch would overflow in another layer."""
+    config.max_skipped_steps = 0
+    config.optimizer.update(name="sgd", momentum=0.0, learning_rate=1e25)
+    config.schedule.warmup_epochs = 1 / 81  # a step, so that the first has rate 0 and the second a rate of 1e25
+    batches = Experiment.train_batches
+
+    def train_batches(self, start):
+        for step, batch in enumerate(batches(self, start), start):
+            image = np.array(batch["image"], np.float32)
+            image *= 1e25 if step == 0 else 1.0  # whose squares overflow in the first batch norm
+            yield {**batch, "image": jax.device_put(image, batch["image"].sharding)}
+
+    monkeypatch.setattr(Experiment, "train_batches", train_batches)
+    with pytest.raises(UserError, match=r"step 1 has .* in the output of preview/stem_norm/batch_norm; "):
+        train.train(config, str(tmp_path))
 
 
 def test_debug_names_the_first_bad_layer_in_its_first_step(config, tmp_path, bad_steps, monkeypatch):

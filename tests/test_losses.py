@@ -104,7 +104,7 @@ def test_the_settings_reach_the_step(config, monkeypatch):
 
     def noted(model, optimizer, schedule, settings, *rest):
         given.append(settings)
-        return lambda state, batch, teacher: (state, batch)
+        return lambda state, batch, schedule, teacher: (state, batch)
 
     monkeypatch.setattr(step, "make_train_step", noted)
     make_experiment(config).train_step()

@@ -96,10 +96,12 @@ def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monk
 
 def test_a_stage_is_handed_the_weights_that_it_reads_and_their_vectors_as_one(trained):
     opened = predict.open_trained(str(trained))
-    stages = predict.make_stages(opened.model, opened.state, ema=True, warm_start_steps=0)
+    stages = predict.make_stages(opened.model, opened.state, ema=True, left=0.0)
     handed = [jax.tree.leaves(stage.args) for stage in stages]
     read = jax.tree.leaves((opened.state.ema_params, opened.state.ema_batch_stats))
-    assert sum(x.size for arrays in handed for x in arrays) == sum(x.size for x in read) + 2, "and the step each"
+    assert sum(x.size for arrays in handed for x in arrays) == sum(x.size for x in read) + 2, (
+        "and how much of the warm start is left"
+    )
     assert [sum(x.ndim == 1 for x in arrays) for arrays in handed] == [1, 1]
 
 

@@ -66,8 +66,9 @@ def test_a_run_with_any_routing(all_kinds, name, tmp_path):
     after, losses = [], []
     for experiment in (one, eight):
         state = jax.device_put(before, jax.tree.map(lambda leaf: leaf.sharding, experiment.abstract_state))
-        traced = experiment.train_step().trace(state, batch := next(experiment.train_batches(0)), None)
-        state, metrics = traced.lower().compile()(state, batch, None)
+        given = (next(experiment.train_batches(0)), experiment.schedule, None)
+        traced = experiment.train_step().trace(state, *given)
+        state, metrics = traced.lower().compile()(state, *given)
         after.append(state)
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)

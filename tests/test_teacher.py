@@ -81,7 +81,7 @@ def one_step(config, devices=1):
     experiment = make_experiment(config, jax.devices()[:devices])
     batch = next(experiment.train_batches(0))
     state = experiment.init_state()
-    return experiment.train_step()(state, batch, experiment.teacher_variables())
+    return experiment.train_step()(state, batch, experiment.schedule, experiment.teacher_variables())
 
 
 def test_a_teacher_in_the_step_is_its_network_beside_it(taught):

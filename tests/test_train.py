@@ -9,17 +9,16 @@ import signal
 import jax
 import ml_collections
 import numpy as np
-import optax
 import pytest
 from etils import epath
 
 from basisnet_jax import checkpoint, costing, evaluation, exporting, integrity, report, step, train
 from basisnet_jax import config as config_lib
 from basisnet_jax.account import Account
+from basisnet_jax.curves import read_events
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
 from basisnet_jax.experiment import make_experiment
-from basisnet_jax.step import warm_start
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -27,7 +26,7 @@ def run_steps(config, devices, steps, fsdp=1):
     experiment = make_experiment(config, jax.devices()[:devices])
     state, step, batches, losses = experiment.init_state(), experiment.train_step(), experiment.train_batches(0), []
     for _ in range(steps):
-        state, metrics = step(state, next(batches), None)
+        state, metrics = step(state, next(batches), experiment.schedule, None)
         losses.append(float(metrics["loss"]))
     return experiment, state, losses
 
@@ -95,8 +94,9 @@ def test_no_convolution_has_groups_that_grow_with_the_batch(config, what):
         experiment = make_experiment(config)
         batches = experiment.train_batches(0) if what == "train" else experiment.eval_batches()
         step = experiment.train_step() if what == "train" else experiment.eval_step()
-        extra = (None,) if what == "train" else ()  # no teacher
-        traced = step.trace(experiment.abstract_state, next(batches), *extra)
+        batch = next(batches)
+        given = (batch, experiment.schedule, None) if what == "train" else (np.float32(0.0), batch)
+        traced = step.trace(experiment.abstract_state, *given)
         optimized = traced.lower().compile().as_text()
         for_tpu = traced.lower(lowering_platforms=("tpu",)).as_text()
         assert "convolution" in optimized
@@ -167,8 +167,6 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     assert [path.parent.name for path in kept[0]] == [path.parent.name for path in kept[1]]
     assert [path.read_text() for path in kept[0]] == [path.read_text() for path in kept[1]]
     # The curves too: each line of training metrics is there once, with the value that it would have had.
-    from basisnet_jax.curves import read_events
-
     curves = [read_events(tmp_path / name / "events") for name in ("stopped", "straight")]
     assert curves[0] == curves[1]
     assert sorted(curves[0]["train/loss"]) == [3, 6, 9, 12, 15, 16]
@@ -363,24 +361,74 @@ def test_the_newest_and_the_best_checkpoints_are_kept(config, tmp_path):
 
 
 def test_averages_and_weight_decay_follow_their_formulas(config):
-    """One SGD step by hand: decay on kernels and bases alone, and TensorFlow's early moving average."""
+    """One SGD step by hand: decay on kernels and bases alone, and averages without their initial values."""
     config.optimizer.update(name="sgd", momentum=0.0, weight_decay=0.1, learning_rate=0.5)
     config.schedule.update(name="exponential", warmup_epochs=0.0)
     config.warm_start_epochs = 0.0
     experiment = make_experiment(config, jax.devices()[:1])
     before = jax.device_get(experiment.init_state())
     batch = next(experiment.train_batches(0))
-    after, _ = experiment.train_step()(experiment.init_state(), batch, None)
+    after, _ = experiment.train_step()(experiment.init_state(), batch, experiment.schedule, None)
     without = ml_collections.ConfigDict(config)
     without.optimizer.weight_decay = 0.0
-    plain, _ = make_experiment(without, jax.devices()[:1]).train_step()(experiment.init_state(), batch, None)
+    undecaying = make_experiment(without, jax.devices()[:1])
+    plain, _ = undecaying.train_step()(undecaying.init_state(), batch, undecaying.schedule, None)
     leaves = zip(
         *(jax.tree.leaves(s.params) for s in (before, after, plain)), jax.tree.leaves(after.ema_params), strict=True
     )
     for old, new, undecayed, average in leaves:
         expected = -0.5 * 0.1 * old if old.ndim > 1 else np.zeros_like(old)
         np.testing.assert_allclose(new - undecayed, expected, atol=1e-6)
-        np.testing.assert_allclose(average, 0.1 * old + 0.9 * np.asarray(new), atol=1e-6)
+        np.testing.assert_array_equal(average, new)
+    jax.tree.map(np.testing.assert_array_equal, after.ema_batch_stats, after.batch_stats)
+
+
+def test_running_statistics_are_averages_of_the_batches_alone(config):
+    """By hand over four steps, one of them skipped, in two pieces: nothing is left of the initial 0 and 1."""
+    config.optimizer.update(name="sgd", learning_rate=1e-20)  # so that each batch sees the same network
+    config.model.specialist.dropout = config.model.preview.dropout = 0.0
+    config.warm_start_epochs = 0.0
+    config.accumulate_steps, config.batch_norm_momentum = 2, 0.15
+    experiment = make_experiment(config, jax.devices()[:1])
+    state, train_step, batches = experiment.init_state(), experiment.train_step(), experiment.train_batches(0)
+    variables = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+
+    @jax.jit
+    def statistics(image):
+        return experiment.model.apply(variables, step.normalize(image), train=True, mutable=["batch_stats"])[1]
+
+    expected, expected_average = None, None
+    # At step t the old average keeps t / (9 + t), or the momentum if that is less.
+    for number, (share, ema_share) in enumerate(((0, 0), (0.1, 0.1), (None, None), (0.15, 0.25))):
+        batch = next(batches)
+        image = np.array(batch["image"], np.float32)
+        if share is None:
+            image[3] = np.nan
+        state, metrics = train_step(state, {**batch, "image": image}, experiment.schedule, None)
+        assert metrics["skipped"] == (share is None), number
+        if share is None:
+            continue
+        pieces = [statistics(image[piece::2])["batch_stats"] for piece in range(2)]
+        newest = jax.tree.map(lambda *x: np.mean(x, axis=0), *pieces)
+        if expected is None:
+            expected = expected_average = newest
+        expected = jax.tree.map(lambda old, new, share=share: share * old + (1 - share) * new, expected, newest)
+        expected_average = jax.tree.map(
+            lambda old, new, share=ema_share: share * old + (1 - share) * new, expected_average, expected
+        )
+    for got, wanted in ((state.batch_stats, expected), (state.ema_batch_stats, expected_average)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, wanted)
+
+
+def test_a_short_run_evaluates_as_it_trained(config, tmp_path):
+    """Two epochs: batch norm's statistics and the averages know nothing of how they began."""
+    config.epochs = config.eval_every_epochs = config.checkpoint.every_epochs = 2.0
+    config.batch_size, config.warm_start_epochs, config.schedule.warmup_epochs = 64, 0.5, 0.5
+    config.optimizer.learning_rate = 0.03
+    config.data.max_shift = 0
+    results = train.train(config, str(tmp_path))
+    trained = read_events(tmp_path / "events")["train/top1"]
+    assert results["eval"]["top1"] > max(trained.values()) - 0.15
 
 
 def test_accumulation_is_the_mean_over_pieces(config):
@@ -391,11 +439,13 @@ def test_accumulation_is_the_mean_over_pieces(config):
     one = make_experiment(config, jax.devices()[:1])
     batch = jax.device_get(next(one.train_batches(0)))
     piece_step = one.train_step()
-    pieces = [piece_step(one.init_state(), {k: v[i::2] for k, v in batch.items()}, None) for i in range(2)]
+    pieces = [
+        piece_step(one.init_state(), {k: v[i::2] for k, v in batch.items()}, one.schedule, None) for i in range(2)
+    ]
     config.accumulate_steps = 2
     for devices in (1, 8):
         accumulating = make_experiment(config, jax.devices()[:devices])
-        state, metrics = accumulating.train_step()(accumulating.init_state(), batch, None)
+        state, metrics = accumulating.train_step()(accumulating.init_state(), batch, one.schedule, None)
         trees = (state.params, *(piece.params for piece, _ in pieces))
         for whole, first, second in zip(*map(jax.tree.leaves, trees), strict=True):
             np.testing.assert_allclose(whole, (first + second) / 2, rtol=1e-4, atol=1e-5)
@@ -408,14 +458,10 @@ def test_mixing_reaches_the_loss(config):
     for name in ("none", "cutmix"):
         config.loss.mix = name
         experiment = make_experiment(config, jax.devices()[:1])
-        _, metrics = experiment.train_step()(experiment.init_state(), next(experiment.train_batches(0)), None)
+        batch = next(experiment.train_batches(0))
+        _, metrics = experiment.train_step()(experiment.init_state(), batch, experiment.schedule, None)
         losses.append(float(metrics["loss"]))
     assert abs(losses[0] - losses[1]) > 1e-3
-
-
-def test_warm_start_falls_linearly_to_zero():
-    assert [float(warm_start(np.int32(s), 4)) for s in (0, 1, 4, 9)] == [1.0, 0.75, 0.0, 0.0]
-    assert float(warm_start(np.int32(0), 0)) == 0.0
 
 
 def test_every_field_is_read(config, tmp_path, monkeypatch):
@@ -457,43 +503,3 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence(config, tmp_pat
     config.max_skipped_steps = 2
     with pytest.raises(UserError, match=r"numbers that are not finite|is no longer finite after step"):
         train.train(config, str(tmp_path))
-
-
-def test_rmsprop_is_tensorflows():
-    """Against its loop in NumPy: epsilon under the root, the mean square starting at one, momentum over the update."""
-    from basisnet_jax.optim import make_optimizer
-
-    optimizer = make_optimizer(
-        "rmsprop", lambda _: 0.1, weight_decay=0.0, momentum=0.9, decay=0.9, epsilon=1e-3, clip_norm=0.0
-    )
-    params = np.array([[1.0, -2.0]])
-    state, square, velocity = optimizer.init(params), np.ones((1, 2)), np.zeros((1, 2))
-    got, expected = params, params
-    for gradient in (np.array([[0.5, 1.0]]), np.array([[-1.0, 3.0]])):
-        updates, state = optimizer.update(gradient, state, got)
-        got = optax.apply_updates(got, updates)
-        square = 0.9 * square + 0.1 * gradient**2
-        velocity = 0.9 * velocity + 0.1 * gradient / np.sqrt(square + 1e-3)
-        expected = expected - velocity
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
-def test_clipping_bounds_the_update():
-    from basisnet_jax.optim import make_optimizer
-
-    settings = {"weight_decay": 0.0, "momentum": 0.0, "decay": 0.9, "epsilon": 1e-8}
-    optimizer = make_optimizer("sgd", lambda _: 1.0, clip_norm=2.0, **settings)
-    params = np.zeros((1, 2))
-    updates, _ = optimizer.update(np.array([[30.0, 40.0]]), optimizer.init(params), params)
-    np.testing.assert_allclose(updates, [[-1.2, -1.6]], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("step", "cosine", "exponential"), [(0, 0.0, 0.0), (5, 0.5, 0.5), (10, 1.0, 0.9), (55, 0.5, 0.9**5)]
-)
-def test_schedules(step, cosine, exponential):
-    from basisnet_jax.optim import make_schedule
-
-    settings = {"peak": 1.0, "warmup_steps": 10, "total_steps": 100, "decay_rate": 0.9, "decay_steps": 10}
-    assert float(make_schedule("cosine", **settings)(step)) == pytest.approx(cosine, abs=1e-6)
-    assert float(make_schedule("exponential", **settings)(np.int32(step))) == pytest.approx(exponential, rel=1e-5)

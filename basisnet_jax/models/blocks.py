@@ -1,7 +1,8 @@
 """Convolution, dense, norm and activation, squeeze-excite, residual block, and the backbone that stacks them.
 
 Parameters are float32; `dtype` is what the layers compute in. Batch norm's statistics and the logits are float32.
-Under jit, batch norm over a sharded batch is over the global batch.
+Under jit, batch norm over a sharded batch is over the global batch. In training, 'batch_stats' come back as the
+statistics of this batch alone; the training step averages them (step.py).
 """
 
 import jax
@@ -102,7 +103,7 @@ class Dense(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """What normalizes a batch: Flax's BatchNorm, in its arithmetic, with the application left out."""
+    """What normalizes a batch: Flax's BatchNorm, in its arithmetic, without application and running average."""
 
     epsilon: float
 
@@ -110,23 +111,22 @@ class BatchNorm(nn.Module):
     def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(mean_C, scale_C, bias_C), float32: (x - mean) * scale + bias is the batch normalized."""
         shape = x_BxHxWxC.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-        mean_C, var_C = running_mean.value, running_var.value
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean_C, var_C = mean.value, var.value
         if train:
             x = x_BxHxWxC.astype(jnp.float32)
             mean_C = jnp.mean(x, axis=(0, 1, 2))
             var_C = jnp.maximum(0.0, jnp.mean(lax.square(x), axis=(0, 1, 2)) - lax.square(mean_C))
             if not self.is_initializing():
-                running_mean.value = 0.99 * running_mean.value + (1 - 0.99) * mean_C
-                running_var.value = 0.99 * running_var.value + (1 - 0.99) * var_C
+                mean.value, var.value = mean_C, var_C
         scale_C = self.param("scale", nn.initializers.ones, shape)
         bias_C = self.param("bias", nn.initializers.zeros, shape)
         return mean_C, lax.rsqrt(var_C + self.epsilon) * scale_C, bias_C
 
 
 class Norm(nn.Module):
-    """Batch norm, then an activation. Running statistics with momentum 0.99 (MobileNetV3's)."""
+    """Batch norm, then an activation."""
 
     act: str | None = None
     epsilon: float = 1e-3
