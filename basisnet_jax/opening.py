@@ -1,5 +1,6 @@
-"""The lines that a training begins with: what runs, on what, and where it goes."""
+"""What a training begins with: the lines that say what runs, on what and where, and the stage that shows its steps."""
 
+import math
 import platform
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import jax
 from etils import epath
 
 import basisnet_jax
-from basisnet_jax import cache
+from basisnet_jax import cache, terminal
 from basisnet_jax.experiment import Experiment
 
 
@@ -38,6 +39,18 @@ def first_lines(experiment: Experiment, folder: epath.Path, resumed_from: int | 
     }
     lines = [(name, text) for name, text in rows.items() if text] + [("note", note) for note in plan.notes]
     return [versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
+
+
+def epoch_of(experiment: Experiment, step: int) -> str:
+    """Returns such as 'epoch 3/40' for the step `step`, from 1."""
+    return f"epoch {experiment.plan.epoch(step)}/{math.ceil(experiment.config.epochs)}"
+
+
+def training_stage(experiment: Experiment, first: int) -> terminal.Stage:
+    """Returns the stage that shows a training which has done `first` steps."""
+    name, plan = epoch_of(experiment, first + 1), experiment.plan
+    waiting = cache.compiling()
+    return terminal.Stage(name, plan.total_steps, unit="steps", images=plan.batch_size, waiting=waiting, done=first)
 
 
 def _networks(experiment: Experiment) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from basisnet_jax import noise
 from basisnet_jax.errors import UserError
 from basisnet_jax.output import ending_with_its_reader
 
@@ -256,5 +257,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    noise.filter_native_stderr()
     with ending_with_its_reader():
         sys.exit(main())

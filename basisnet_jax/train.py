@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -162,15 +161,7 @@ def _loop(
     pending: dict[str, Any] | None = None  # metrics of the newest step, fetched while the next one runs
     mark: float | None = None  # when the step before the newest was seen to end
     told = dataclasses.replace(account)  # at the last line of training metrics
-    epochs = math.ceil(config.epochs)
-    training = terminal.Stage(
-        f"epoch {plan.epoch(first + 1)}/{epochs}",
-        plan.total_steps,
-        unit="steps",
-        images=plan.batch_size,
-        waiting=cache.compiling(),
-        done=first,
-    )
+    training = opening.training_stage(experiment, first)
     progress.begin(training)
 
     def fetch(step: int) -> None:
@@ -192,7 +183,7 @@ def _loop(
             culprit = culprit or divergence.find_culprit(experiment, state, step, teacher)
             raise UserError(divergence.sentence(step, metrics, account.skipped_in_a_row, culprit))
         figures = {"loss": f"{metrics['loss']:.3f}", "top-1": terminal.share(metrics["top1"])}
-        progress.advance(1, f"epoch {plan.epoch(step)}/{epochs}", figures)
+        progress.advance(1, opening.epoch_of(experiment, step), figures)
         if step % config.log_every_steps == 0 or step == plan.total_steps:
             speed = account.speed_since(told, plan.batch_size)
             told = dataclasses.replace(account)

@@ -11,8 +11,8 @@ LAYERS = [
         *("files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables", "terminal"),
         *("arguments", "schedule"),
     },
+    {"noise"},
     {
-        "noise",
         "runtime",
         "models.pallas_tpu",
         "models.backbones",
