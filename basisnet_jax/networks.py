@@ -103,6 +103,7 @@ class Trained:
       resolution: side in pixels of the images that it was made for.
       crop: the part of an image that it is evaluated on.
       channels: of its images.
+      backbones: the name of each stage's table and its width.
     """
 
     model: BasisNet
@@ -110,6 +111,7 @@ class Trained:
     resolution: int
     crop: EvalCrop
     channels: int
+    backbones: Mapping[str, tuple[str, float]]
 
     @property
     def num_classes(self) -> int:
@@ -139,7 +141,8 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         published = pretrained.load_published(source)
         specialist = Backbone(published.architecture, pretrained.NUM_CLASSES, dtype=jnp.dtype(dtype))
         variables = {name: {"specialist": tree} for name, tree in published.variables.items()}
-        return _trained(BasisNet(specialist), variables, published.resolution, EvalCrop(pretrained.EVAL_PADDING))
+        crop, backbones = EvalCrop(pretrained.EVAL_PADDING), {"specialist": (source, 1.0)}
+        return _trained(BasisNet(specialist), variables, published.resolution, crop, backbones)
     folder = files.absolute(source)
     try:
         config = config_lib.with_defaults(json.loads((folder / "config.json").read_text()))
@@ -159,12 +162,20 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         variables = checkpoints.restore_averages(step)
     num_classes = variables["params"]["specialist"]["classifier"]["bias"].size
     model = make_model(config.model, num_classes)
-    return _trained(model, variables, config.model.specialist.resolution, eval_crop(config.data))
+    stages = ("specialist", "preview") if model.preview else ("specialist",)
+    backbones = {stage: (config.model[stage].backbone, config.model[stage].width) for stage in stages}
+    return _trained(model, variables, config.model.specialist.resolution, eval_crop(config.data), backbones)
 
 
-def _trained(model: BasisNet, variables: pretrained.Variables, resolution: int, crop: EvalCrop) -> Trained:
+def _trained(
+    model: BasisNet,
+    variables: pretrained.Variables,
+    resolution: int,
+    crop: EvalCrop,
+    backbones: Mapping[str, tuple[str, float]],
+) -> Trained:
     channels = variables["params"]["specialist"]["stem"]["kernel"].shape[2]
-    return Trained(model, variables, resolution, crop, channels)
+    return Trained(model, variables, resolution, crop, channels, backbones)
 
 
 def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[pretrained.Variables]:
@@ -175,12 +186,22 @@ def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[pr
       settings: its part of the config; a weights file holds a network of the backbone that is named there.
 
     Raises:
-      UserError: one of them cannot be read, or a weights file is of another architecture or other conventions.
+      UserError: one of them cannot be read, a network is of another width, or a weights file is of another architecture
+        or other conventions.
     """
 
     def load(source: str) -> pretrained.Variables:
         if not weight_files.is_weights_file(source):
-            return load_trained(source).variables
+            trained = load_trained(source)
+            backbone, width = trained.backbones.get(stage, trained.backbones["specialist"])
+            table = ARCHITECTURES[settings.backbone]
+            if backbone == settings.backbone and scaled(table, width) != scaled(table, settings.width):
+                raise UserError(
+                    f"config.model.{stage}.start_from = {source!r} has the weights of {backbone} {width:g} wide, but "
+                    f"the {stage} is {settings.width:g} wide; take --config.model.{stage}.width={width:g}, or other "
+                    "weights."
+                )
+            return trained.variables
         name = f"{settings.backbone} of width {settings.width:g}"
         variables = pretrained.load_file(
             files.absolute(source), _architecture(settings), name, stage, settings.conventions != ""

@@ -124,9 +124,8 @@ def serve(connection: Connection, make: Callable[..., Iterator[Any]], arguments:
             next(batches)
         idle()
         connection.send(cpu_seconds() - before)
-    for child in multiprocessing.active_children():  # what exiting at once would leave behind
-        child.terminate()
-    os._exit(0)
+    del batches  # ends its threads and worker processes
+    idle()  # the last batch's shared memory is freed by a thread
 
 
 def idle() -> None:

@@ -1,6 +1,7 @@
 """A miniature of ImageNet's official archives, for TFDS's own builder: what was not downloaded can still be tried.
 
-    python benchmarks/miniature_imagenet.py DATA     and then as docs/data.md says for ImageNet
+    python benchmarks/miniature_imagenet.py DATA             and then as docs/data.md says for ImageNet
+    python benchmarks/miniature_imagenet.py PHOTOS --folder  small crops as PHOTOS/class/*.jpg, for configs/folder.py
 
 Crops of photographs that come with scikit-learn, Matplotlib and scikit-image, under the names and labels of ImageNet,
 and the three odd files that ImageNet has: a JPEG in CMYK, a gray one, and a PNG that is called JPEG.
@@ -24,6 +25,14 @@ PHOTOGRAPHS = {
     "n02124075": ("skimage", "data/chelsea.png"),  # Egyptian cat
     "n07920052": ("skimage", "data/coffee.png"),  # espresso
     "n04266014": ("skimage", "data/rocket.jpg"),  # space shuttle
+}
+NAMES = {
+    "n03877845": "palace",
+    "n11939491": "daisy",
+    "n03763968": "uniform",
+    "n02124075": "cat",
+    "n07920052": "espresso",
+    "n04266014": "rocket",
 }
 ODD = {"n02447366_23489": "CMYK", "n02105855_1": "L", "n02105855_2933": "PNG"}
 
@@ -50,6 +59,34 @@ def write(folder: pathlib.Path, train: int, validation: int, side: int, seed: in
     return count, _write_validation(manual / "ILSVRC2012_img_val.tar", draw, validation)
 
 
+def write_folder(folder: pathlib.Path, count: int, side: int, seed: int = 0) -> int:
+    """Writes folder/class/*.jpg: crops of a fifth to two fifths of a photograph's sides, each a photograph of its own.
+
+    Every fourth file is stored as a phone that is held upright stores it: turned, with the orientation in EXIF data.
+
+    Args:
+      folder: gets a folder for each class.
+      count: images a class.
+      side: the shorter side of an image, in pixels.
+      seed: of the crops.
+
+    Returns:
+      The number of classes.
+    """
+    rng, sideways = np.random.default_rng(seed), Image.Exif()
+    sideways[0x0112] = 6
+    photographs = {NAMES[synset]: _open(*place) for synset, place in PHOTOGRAPHS.items() if _installed(place[0])}
+    for name, photo in photographs.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            crop = _crop(photo, side, rng, 0.2, 0.4)
+            if number % 4 == 3:
+                crop.transpose(Image.Transpose.ROTATE_90).save(folder / name / f"{number:03d}.jpg", exif=sideways)
+            else:
+                crop.save(folder / name / f"{number:03d}.jpg")
+    return len(photographs)
+
+
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
@@ -62,9 +99,11 @@ def _folder(package: str) -> pathlib.Path:
     return pathlib.Path(importlib.util.find_spec(package).submodule_search_locations[0])
 
 
-def _crop(photo: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """A random crop of half to nearly all of a photograph's sides, perhaps mirrored."""
-    width, height = (round(size * rng.uniform(0.5, 0.95)) for size in photo.size)
+def _crop(
+    photo: Image.Image, side: int, rng: np.random.Generator, least: float = 0.5, most: float = 0.95
+) -> Image.Image:
+    """A random crop of a share of a photograph's sides, by default of half to nearly all, perhaps mirrored."""
+    width, height = (round(size * rng.uniform(least, most)) for size in photo.size)
     left, top = rng.integers(photo.width - width + 1), rng.integers(photo.height - height + 1)
     crop = photo.crop((left, top, left + width, top + height))
     scale = side / min(crop.size)
@@ -123,9 +162,14 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--folder", action="store_true", dest="as_folder", help="folder/class/*.jpg, not the archives")
     parser.add_argument("--train", type=int, default=20, help="images a class")
     parser.add_argument("--validation", type=int, default=5, help="images a class")
     parser.add_argument("--side", type=int, default=320, help="shorter side in pixels")
     flags = parser.parse_args()
+    if flags.as_folder:
+        classes = write_folder(flags.folder, flags.train, flags.side)
+        print(f"{classes} classes of {flags.train} images in {flags.folder}")
+        raise SystemExit
     written = write(flags.folder, flags.train, flags.validation, flags.side)
     print(f"{written[0]} images for training, {written[1]} for validation in {flags.folder}/downloads/manual")

@@ -125,6 +125,8 @@ def test_an_export_says_what_it_is(exported, trained):
         assert manifest["accuracy"][name]["preview_top1"] == pytest.approx(results["eval"]["preview_top1"])
     assert manifest["madds"] == results["madds"]
     assert (folder / "labels.txt").read_text().split() == list("0123456789")
+    assert manifest["data"] == {"name": "digits", "train_split": "train"}
+    assert manifest["input"]["exif_orientation"] == "applied; the image is turned upright first"
     assert "8 x 8 x 1" in (folder / "model_card.md").read_text()
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from basisnet_jax import costing, teacher, train
+from basisnet_jax import costing, exporting, teacher, train
 from basisnet_jax.config import validate
 from basisnet_jax.data import datasets, folder
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import make_experiment
+from basisnet_jax.export import card
+from tests.conftest import save_untrained
 
 
 @pytest.fixture
@@ -146,6 +148,20 @@ def test_the_data_set_is_called_as_its_folder(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
     assert datasets.open_dataset("folder", ".", "train", "val").name == photos.name
     assert folder.name_of("/photos/line\nname") == "line\\nname"
+
+
+def test_manifest_and_card_name_the_folder_and_the_orientation(photos, config, tmp_path):
+    config.data.update(name="folder", dir=str(photos), eval_split="val", exif_orientation=False)
+    config.epochs = 20.0
+    (tmp_path / "run").mkdir()
+    save_untrained(config, tmp_path / "run")
+    opened, network = exporting.open_network(config, str(tmp_path / "run"))
+    manifest = exporting.describe(opened, network, {}, {})
+    assert manifest["data"] == {"name": photos.name, "train_split": "train"}
+    assert manifest["input"]["exif_orientation"] == "ignored"
+    text = card.model_card({**manifest, "rule": None, "accuracy": {"images": "none"}}, opened.classes)
+    assert text.startswith(f"# tiny for {photos.name}\n")
+    assert "EXIF orientation: ignored." in text
 
 
 @pytest.fixture

@@ -324,7 +324,7 @@ def test_a_source_of_another_width_is_named(config):
     config.model.specialist.width = 2 * config.model.specialist.width
     _, variables = drawn(config, seed=0, routing="preview")
     with pytest.raises(
-        UserError, match=r"source 0 does not fit the specialist: .* has shape .*; the nearest is"
+        UserError, match=r"source 0 does not fit the specialist: '.*' has shape [^;]*, not [^;]*\.$"
     ) as error:
         pretrained.start_stage(variables, "specialist", [source], noise=0.0, key=jax.random.key(0))
     one_sentence(error)

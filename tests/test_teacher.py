@@ -207,6 +207,13 @@ def test_a_run_starts_from_a_static_one_or_from_its_like(plain, tmp_path):
     copied, _, _ = start(again, images)
     for a, b in zip(jax.tree.leaves(copied), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(a, b)
+    plain.model.preview.width = 2.0
+    with pytest.raises(UserError) as error:
+        networks.starting_weights("preview", plain.model.preview)
+    assert str(error.value) == (
+        f"config.model.preview.start_from = '{static_run}' has the weights of tiny 1 wide, but the preview is 2 wide; "
+        "take --config.model.preview.width=1, or other weights."
+    )
 
 
 def test_sources_that_do_not_fit_are_answered_with_a_sentence(config, tmp_path):

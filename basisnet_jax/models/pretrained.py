@@ -187,15 +187,16 @@ def _file_shapes(shape: tuple[int, ...], layer: str, outputs_first: bool) -> lis
 
 
 def _take(arrays: Mapping[str, Any], name: str, shapes: Sequence[tuple[int, ...]], trouble: str) -> Any:
-    """The array of that name and one of those shapes; otherwise the mismatch, and the nearest name, if possible so."""
+    """Returns the array of that name and one of those shapes. Raises UserError with the mismatch or a near name."""
     found = arrays.get(name)
     if found is not None and found.shape in shapes:
         return found
+    if found is not None:
+        raise UserError(f"{trouble}: {name!r} has shape {found.shape}, not {shapes[0]}.")
     others = [other for other, array in arrays.items() if array.shape in shapes] or list(arrays)
     nearest = difflib.get_close_matches(name, others, n=1, cutoff=0.0)
     hint = f"the nearest is {nearest[0]!r} of shape {arrays[nearest[0]].shape}" if nearest else "it is empty"
-    fault = f"has shape {found.shape}, not {shapes[0]}" if found is not None else f"of shape {shapes[0]} is missing"
-    raise UserError(f"{trouble}: {name!r} {fault}; {hint}.")
+    raise UserError(f"{trouble}: {name!r} of shape {shapes[0]} is missing; {hint}.")
 
 
 def start_stage(
