@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 
 import cv2
 import nbformat
@@ -59,8 +60,9 @@ def test_it_runs_from_top_to_bottom_on_a_run_and_on_its_export(digits_run, monke
     (digits_run / "photos" / "c.png").write_bytes(b"no image")
     monkeypatch.setenv("PYTHONPATH", os.getcwd())  # where it stands, and not installed, is as good
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
-    for folder in (digits_run, digits_run / "export"):
-        said, drawn = executed(folder, f"{digits_run}/photos/*")
+    # Jupyter starts a notebook in the notebook's own folder, other programs in the project's.
+    for folder, where in ((digits_run, "."), (digits_run / "export", "colab")):
+        said, drawn = executed(folder, f"{digits_run}/photos/*", where)
         assert "40 images at 24 x 24" in said["evaluate"]
         assert "shuffle_layers" in said["evaluate"]
         assert (drawn["plots"], drawn["show"]) == (4, 1)
@@ -70,12 +72,42 @@ def test_it_runs_from_top_to_bottom_on_a_run_and_on_its_export(digits_run, monke
         assert not said["train"]
 
 
-def executed(folder, photos):
-    """What each cell said, and how many pictures it drew."""
+def executed(folder, photos, where):
+    """What each cell said, and how many pictures it drew, when the notebook was opened in the folder `where`."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     parameters.source = f"workdir, data_dir, photos, threshold = {str(folder)!r}, '', {photos!r}, 0.0"
-    NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+    run(notebook, where)
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     said = {name: "".join(x.text for x in found if x.output_type == "stream") for name, found in outputs.items()}
     return said, {name: sum("image/png" in x.get("data", {}) for x in found) for name, found in outputs.items()}
+
+
+def run(notebook, where):
+    """In a process of its own, as "restart and run all" does."""
+    resources = {"metadata": {"path": str(where)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+
+
+def test_it_finds_the_project_and_trains_with_its_own_python(tmp_path, monkeypatch):
+    """From the project, from colab/, and from the folder that holds the project, where a restart on Colab begins."""
+    project = tmp_path / "basisnet_jax"
+    for folder in ("configs", "basisnet_jax", "colab"):
+        (project / folder).mkdir(parents=True)
+    (project / "configs" / "digits.py").write_text("")
+    (project / "basisnet_jax" / "__init__.py").write_text("")
+    tells = "import os, sys; print(f'trains in {os.getcwd()} with {sys.executable}', *sys.argv[1:])"
+    (project / "basisnet_jax" / "main.py").write_text(tells)
+    programs = tmp_path / "programs"  # `python` on the path is another one
+    programs.mkdir()
+    (programs / "python").write_text("#!/bin/sh\necho another python\n")
+    (programs / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for where in (project, project / "colab", tmp_path):
+        notebook = nbformat.read(NOTEBOOK, as_version=4)
+        names = [cell.id for cell in notebook.cells]
+        notebook.cells = notebook.cells[: names.index("train") + 1]
+        run(notebook, where)
+        said = "".join(x.text for x in notebook.cells[-1].outputs)
+        command = "--config=configs/digits.py --workdir=runs/digits"
+        assert said.strip() == f"trains in {project} with {sys.executable} {command}"
