@@ -6,7 +6,7 @@ are estimates: docs/performance.md says how far to believe them.
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import Experiment, make_experiment
 from basisnet_jax.topology import Chip, devices_of
+from basisnet_jax.workdir import made
 
 GIB = 2**30
 BATCH_UNIT = 8  # images a device that --fit counts in: the compiler pads other numbers
@@ -51,10 +52,16 @@ def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target)
     """
     devices, chip = devices_of(target.topology, target.slices)
     folder = files.absolute(workdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); give another place with --workdir.") from None
+    with made(folder):  # before minutes of compilation
+        bill = _bill(config, devices, chip, target)
+        report.write_json(folder / "compile.json", bill)
+    return table(bill)
+
+
+def _bill(
+    config: ml_collections.ConfigDict, devices: Sequence[jax.Device], chip: Chip, target: Target
+) -> dict[str, Any]:
+    """Returns what `compile.json` holds. Raises UserError as `compile_for` does."""
     chips = len(devices) // chip.devices
 
     def experiment_of(per_chip_batch: int | None) -> Experiment:
@@ -74,8 +81,7 @@ def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target)
         start = max(bill["images"]["per_chip"] // chip.devices // unit * unit, unit)
         largest = largest_that_fits(needed_bytes, int(chip.hbm_gib * GIB), start, unit)
         bill["largest_per_chip_batch"] = largest * chip.devices
-    report.write_json(folder / "compile.json", bill)
-    return table(bill)
+    return bill
 
 
 def with_batch(
@@ -136,7 +142,7 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
 
 
 def describe(experiment: Experiment, chip: Chip, target: Target) -> dict[str, Any]:
-    """Compiles the step and says what `compile.json` holds. Raises UserError as `compile_for` does."""
+    """Compiles the step, and returns what it costs. Raises UserError as `compile_for` does."""
     plan, devices = experiment.plan, list(experiment.mesh.devices.flat)
     chips = len(devices) // chip.devices
     train = target.what == "train"

@@ -151,7 +151,7 @@ def _config_mistake(error: Exception, argv: Sequence[str]) -> str:
     """A sentence for what went wrong in a config file or in an override of one of its fields."""
     known = config_lib.flatten(config_lib.default())
     for argument in argv:
-        name = argument.removeprefix("--").split("=")[0].removeprefix("no")
+        name = argument.lstrip("-").split("=")[0].removeprefix("no")
         if name.startswith("config.") and name.removeprefix("config.") not in known:
             return config_lib.nearest_field(name.removeprefix("config."), config_lib.default())
     return f"a --config. flag cannot be read: {str(error).strip().splitlines()[0]}"

@@ -124,3 +124,38 @@ def test_any_command_line(run, tmp_path, config):
         assert not list((tmp_path / "run").glob("*.partial"))
 
     fuzzed()
+
+
+def test_a_workdir_alone_is_enough_with_other_settings_beside_it(run, tmp_path, config):
+    """The run's own config.json is the config, in every mode; an export's in those that take one."""
+    folder, digits = tmp_path / "a", config_lib.default()
+    digits.data.dir = config.data.dir
+    (folder / "export").mkdir(parents=True)
+    (folder / "config.json").write_text(digits.to_json())
+    (folder / "export" / "manifest.json").write_text(json.dumps({"config": json.loads(digits.to_json())}))
+    workdir, export = f"--workdir={folder}", f"--workdir={folder}/export"
+    (tmp_path / "flags").write_text(f"--mode=cost\n{workdir}\n")
+    other = f"{folder} holds a run of another config (seed was 0 and is 1); leave these settings as they were"
+    for arguments, words in {
+        (workdir, "--mode=cost", "--config.eval.exit_rate=0.25"): "average, 25.0% of images exit early",
+        (f"--config={folder}/config.json", "--mode=cost", "--config.eval.exit_rate=0.25"): "average, 25.0% of images",
+        (f"--flagfile={tmp_path}/flags", "--config.eval.exit_rate", "0.25"): "average, 25.0% of images exit early",
+        (workdir, "--config.data.threads=1"): "",  # it trains, and ends before the first step
+        (workdir, "--config.seed=1"): f"{other}, or give another --workdir: with --config.model.specialist.start_from=",
+        (f"--config={folder}/config.json", "--config.seed=1"): other,
+        (workdir, "--mode=evaluate", "--config.seed=1"): other,
+        (workdir, "--mode=export", "--config.seed=1"): other,
+        (workdir, "--mode=predict", "--images=x", "--config.seed=1"): other,
+        (workdir, "--mode=evaluate", "--config.evil.ema=1"): "did you mean config.eval.ema?",
+        (workdir, "--mode", "evaluate", "--config.eval.coefficients=mean"): "config.eval.coefficients = ('mean',)",
+        (workdir, "--mode=teacher"): "config.distill.cache = '': must name the folder",
+        (workdir, "--mode=compile", "--config.seed=-1", "--topology=v5e:2x4"): "config.seed = -1: must be at least 0",
+        (export, "--mode=evaluate", "--config.seed=1"): "holds a run of another config (seed was 0 and is 1)",
+        (export,): f"{export} has no config.json, so there is no run in it; start one with --config=configs/",
+        (f"--config={folder}/export/manifest.json",): f"{folder}/export is an export; give another --workdir",
+        ("--config.seed=1",): "--config is missing",
+    }.items():
+        code, text = run(list(arguments), whole=True)
+        assert words in text, (arguments, text)
+        check(code, text, arguments)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "export", "cost.json"}

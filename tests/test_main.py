@@ -58,7 +58,7 @@ def test_a_mistake_costs_one_sentence_and_code_2(arguments, words, tmp_path):
     assert "Traceback" not in done.stderr
     sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1
-    assert not list(tmp_path.rglob("checkpoints"))
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
 def test_help_begins_with_examples_and_version_needs_no_config():
