@@ -13,7 +13,7 @@ import pytest
 
 DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 LOG = (
-    DATED + r"(basisnet_jax |  (devices|data|preview|specialist|both|training|workdir) ).*",
+    DATED + r"(basisnet_jax |  (devices|data|preview|specialist|both|training|workdir|note) ).*",
     DATED + r"preparing digits in .*",
     DATED + r"(making the network|opening the event files)",
     DATED + r"epoch \d+/400: compiling, once \(.*\): \d+:\d\d",
@@ -67,7 +67,7 @@ def test_help_begins_with_examples_and_version_needs_no_config():
     assert head.startswith("Trains, evaluates, uses and exports two-stage image classifiers")
     for mode in ("evaluate", "predict", "export", "cost"):
         assert f"python -m basisnet_jax.main --mode={mode} " in head
-    assert "--version" in done.stdout
+    assert "--[no]version: " in done.stdout
     assert done.stderr == ""
     done = subprocess.run(command("--version"), capture_output=True, text=True, timeout=120)
     assert re.fullmatch(r"basisnet_jax [\d.]+, JAX [\d.]+, Python [\d.]+\n", done.stdout)
