@@ -1,6 +1,8 @@
 """Data sets: TFDS builders by name, an image folder, and the embedded digits, read at random without TensorFlow."""
 
+import contextlib
 import dataclasses
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -286,7 +288,8 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     tfds.disable_progress_bar()
     logging.info("preparing %s in %s", builder.name, builder.data_dir)
     try:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints what the line above says
+            builder.download_and_prepare()
     except OSError as error:
         if builder.is_prepared():  # by another process in the meantime
             return
