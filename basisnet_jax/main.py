@@ -104,9 +104,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         argv = _with_config(argv)
         positional = flags.FLAGS(argv)
         if _VERSION.value:
-            from basisnet_jax import opening
+            from basisnet_jax import report
 
-            print(opening.versions_line())
+            print(report.versions_line())
             sys.exit(0)
         if len(positional) > 1:
             raise UserError(

@@ -1,20 +1,13 @@
 """What a training begins with: the lines that say what runs, on what and where, and the stage that shows its steps."""
 
 import math
-import platform
 from collections.abc import Sequence
 
 import jax
 from etils import epath
 
-import basisnet_jax
-from basisnet_jax import cache, terminal
+from basisnet_jax import cache, report, terminal
 from basisnet_jax.experiment import Experiment
-
-
-def versions_line() -> str:
-    """Returns the versions of this package, JAX and Python."""
-    return f"basisnet_jax {basisnet_jax.__version__}, JAX {jax.__version__}, Python {platform.python_version()}"
 
 
 def first_lines(experiment: Experiment, folder: epath.Path, resumed_from: int | None) -> list[str]:
@@ -38,7 +31,7 @@ def first_lines(experiment: Experiment, folder: epath.Path, resumed_from: int | 
         "workdir": f"{folder} ({begins})",
     }
     lines = [(name, text) for name, text in rows.items() if text] + [("note", note) for note in plan.notes]
-    return [versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
+    return [report.versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
 
 
 def epoch_of(experiment: Experiment, step: int) -> str:

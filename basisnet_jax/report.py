@@ -38,6 +38,11 @@ def versions() -> dict[str, str]:
     return {"basisnet_jax": basisnet_jax.__version__, "python": platform.python_version(), **found}
 
 
+def versions_line() -> str:
+    """Returns the versions of this package, JAX and Python, as they are printed."""
+    return f"basisnet_jax {basisnet_jax.__version__}, JAX {jax.__version__}, Python {platform.python_version()}"
+
+
 def write_json(path: epath.Path, content: dict[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
     files.write(path, json.dumps(content, indent=2) + "\n")

@@ -62,14 +62,14 @@ def test_a_mistake_costs_one_sentence_and_code_2(arguments, words, tmp_path):
 
 
 def test_help_begins_with_examples_and_version_needs_no_config():
-    done = subprocess.run(command("--help"), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command("--help"), capture_output=True, text=True, timeout=300)
     head = done.stdout.split("flags:")[0]
     assert head.startswith("Trains, evaluates, uses and exports two-stage image classifiers")
     for mode in ("evaluate", "predict", "export", "cost"):
         assert f"python -m basisnet_jax.main --mode={mode} " in head
     assert "--[no]version: " in done.stdout
     assert done.stderr == ""
-    done = subprocess.run(command("--version"), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command("--version"), capture_output=True, text=True, timeout=300)
     assert re.fullmatch(r"basisnet_jax [\d.]+, JAX [\d.]+, Python [\d.]+\n", done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
 
