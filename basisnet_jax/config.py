@@ -7,6 +7,8 @@ config: it is read there, and passed on as plain arguments.
 import difflib
 import json
 import math
+import os
+import pathlib
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
@@ -15,6 +17,7 @@ from etils import epath
 
 from basisnet_jax import files
 from basisnet_jax.errors import UserError
+from basisnet_jax.manifest import Manifest
 from basisnet_jax.models.ablations import ABLATIONS
 from basisnet_jax.models.backbones import ARCHITECTURES, PUBLISHERS
 
@@ -424,17 +427,52 @@ def open_run(
       UserError: there is no run, or it is another config's.
     """
     folder = files.absolute(workdir)
-    if or_export and is_export(workdir):
-        saved = json.loads((folder / "manifest.json").read_text())["config"]
+    of_export = or_export and is_export(workdir)
+    if of_export:
+        saved = Manifest.load(os.fspath(folder)).config
     elif (folder / "config.json").exists():
         saved = json.loads((folder / "config.json").read_text())
     else:
         raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
     if config is None:
         config = with_defaults(saved)
+        if of_export and (folder.parent / "config.json").exists():
+            _restore_folders(config, json.loads((folder.parent / "config.json").read_text()))
     validate(config)
-    check_same_run(config, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
+    compared = with_defaults(portable(json.loads(config.to_json()))) if of_export else config
+    check_same_run(compared, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
     return folder, config
+
+
+def without_folders(value: Any) -> Any:
+    """Returns JSON values with the last name alone of each absolute path, as an export says nothing of its machine."""
+    if isinstance(value, dict):
+        return {name: without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "file://")):
+        return pathlib.PurePath(value).name
+    return value
+
+
+def portable(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config's JSON values as an export has them: without absolute paths, its data in the default place."""
+    content = without_folders(saved)
+    if content["data"]["dir"] != saved["data"]["dir"]:
+        content["data"]["dir"] = default().data.dir
+    return content
+
+
+def _restore_folders(config: ml_collections.ConfigDict, own: dict[str, Any]) -> None:
+    """Gives an export's config the absolute paths of the run beside it, where they end in the names that it has."""
+    exported, mine = flatten(portable(own)), flatten(config)
+    config.update_from_flattened_dict(
+        {
+            name: value
+            for name, value in flatten(own).items()
+            if exported[name] != value and mine[name] == exported[name]
+        }
+    )
 
 
 def is_export(workdir: str) -> bool:

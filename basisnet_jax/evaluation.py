@@ -1,6 +1,7 @@
 """--mode=evaluate: what a trained run's `evaluation/` holds. `docs/evaluation.md` explains the figures."""
 
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -14,17 +15,29 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from basisnet_jax import cache, calibration, distributed, figures, files, report, runtime, tables, terminal, termination
+from basisnet_jax import (
+    cache,
+    calibration,
+    distributed,
+    exporting,
+    figures,
+    files,
+    report,
+    runtime,
+    terminal,
+    termination,
+)
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.coefficient_figure import draw_coefficients
 from basisnet_jax.config import fail, is_export, open_run
 from basisnet_jax.data import preprocess
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import Predictions, Stages, is_correct, predict, stages_of_state, summarize
+from basisnet_jax.exit_rule import FILE, NEVER, ChosenRule, Provenance
 from basisnet_jax.experiment import Experiment, make_experiment
 from basisnet_jax.figures import Network, Picture
+from basisnet_jax.manifest import Manifest
 from basisnet_jax.networks import eval_crop
-from basisnet_jax.runtime import NEVER
 from basisnet_jax.termination import Candidate
 
 EXIT_PERCENT = range(0, 101)  # rows of the CSV, a criterion
@@ -66,10 +79,11 @@ def _evaluate(
     compared = [_compared(name, experiment) for name in config.eval.compare]
 
     if is_export(workdir):
-        step, stages = _stages_of_export(folder, experiment)
+        provenance, stages = _stages_of_export(folder, experiment)
     else:
         state = restore_model(folder, config.eval.checkpoint, experiment.abstract_model_state)
-        step, stages = int(state.step), stages_of_state(experiment, state)
+        stages = stages_of_state(experiment, state)
+        provenance = termination.provenance_of(config, experiment.data.name, int(state.step))
 
     def predicted(number: int, coefficients: str) -> Predictions:
         """By the coefficients of that name, the number-th to be evaluated."""
@@ -82,10 +96,12 @@ def _evaluate(
     ablated = {name: predicted(number, name) for number, name in enumerate(ablations, 2)}
     for found in (predictions, *ablated.values()):
         if not np.isfinite(found.logits_NxK).all():
-            raise UserError(f"the network's logits at step {step} are not finite; take another checkpoint.")
+            raise UserError(f"the network's logits at step {provenance.step} are not finite; take another checkpoint.")
     progress.stage("choosing thresholds")
     candidates = _candidates(experiment, predictions)
-    results = _results(experiment, step, predictions, ablated, candidates)
+    chosen = _chosen(config, candidates, len(predictions.labels_N), provenance) if candidates else None
+    results = _results(experiment, provenance.step, predictions, ablated)
+    results["early_termination"] = _termination(config, candidates, chosen) if chosen else None
     if jax.process_index() == 0:
         out = folder / "evaluation"
         progress.stage("drawing")
@@ -93,13 +109,17 @@ def _evaluate(
             out.mkdir(parents=True, exist_ok=True)
             report.write_json(out / "results.json", results)
             _write_files(out, experiment, predictions, candidates, results, compared)
+            if chosen:
+                report.write_json(out / FILE, chosen.to_json())
+                if is_export(workdir):
+                    exporting.write_rule(folder, chosen)
         except OSError as error:
             raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
     return results
 
 
-def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[int, Stages]:
-    """(the step that was exported, its stages by LiteRT, of the first kind of file that the manifest names)."""
+def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Provenance, Stages]:
+    """Opens the first kind of LiteRT files of an export, and says which weights these are."""
     if jax.process_count() > 1:
         raise UserError(f"{folder} is an export, which one process evaluates; start one alone.")
     classifier = runtime.TwoStageClassifier.from_export(os.fspath(folder), NEVER, os.cpu_count() or 1)
@@ -112,8 +132,15 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[int, 
         return stage(*(np.asarray(array_Bx) for array_Bx in arrays_Bx if array_Bx is not None))
 
     first = functools.partial(on_host, classifier.first_stage)
-    step = json.loads((folder / "manifest.json").read_text())["step"]
-    return step, (first, lambda *arrays_Bx: on_host(classifier.second_stage, *arrays_Bx)[0])
+    manifest = Manifest.load(os.fspath(folder))
+    hashes = {name: manifest.files[name].sha256 for name in manifest.stages().values()}
+    exported = manifest.config["eval"]  # the weights are those of then, whatever the config of now says
+    provenance = dataclasses.replace(
+        termination.provenance_of(experiment.config, experiment.data.name, manifest.step, hashes),
+        checkpoint=exported["checkpoint"],
+        ema=exported["ema"],
+    )
+    return provenance, (first, lambda *arrays_Bx: on_host(classifier.second_stage, *arrays_Bx)[0])
 
 
 def _compared(workdir: str, experiment: Experiment) -> Network:
@@ -142,7 +169,6 @@ def _results(
     step: int,
     predictions: Predictions,
     ablated: dict[str, Predictions],
-    candidates: list[Candidate],
 ) -> dict[str, Any]:
     labels_N, config, cost = predictions.labels_N, experiment.config, experiment.cost()
     half_N = termination.reported_half(len(labels_N))
@@ -157,7 +183,6 @@ def _results(
         "ablations": {name: summarize(other.logits_NxK, labels_N) for name, other in ablated.items()},
         "reported_half": {"count": int(half_N.sum()), "top1": float(correct_N[half_N].mean())},
         "madds": cost.madds(),
-        "early_termination": _termination(config, candidates) if candidates else None,
         "versions": report.versions(),
     }
     if predictions.preview_logits_NxK is not None:
@@ -169,27 +194,40 @@ def _results(
     return results
 
 
-def _termination(config: ml_collections.ConfigDict, candidates: list[Candidate]) -> dict[str, Any]:
-    """Every criterion with its chosen points, the best criterion, and the rule that prediction takes.
+def _chosen_points(config: ml_collections.ConfigDict, candidate: Candidate) -> dict[str, int]:
+    """{setting: index of the threshold that it chooses}, on the half that is chosen on; the last is the rule's."""
+    chosen = {"max_accuracy_drop": termination.at_most_drop(candidate.chosen_on, config.eval.max_accuracy_drop)}
+    if config.eval.madds_target:
+        chosen["madds_target"] = termination.at_most_madds(candidate.chosen_on, config.eval.madds_target)
+    return chosen
 
-    Thresholds, temperature and the best criterion are chosen on one half; all figures are of the other.
+
+def _chosen(
+    config: ml_collections.ConfigDict, candidates: list[Candidate], images: int, provenance: Provenance
+) -> ChosenRule:
+    """Returns the rule that prediction and export take: the best criterion's, by madds_target if there is one."""
+    best = candidates[_best(candidates)]
+    setting, index = list(_chosen_points(config, best).items())[-1]
+    return best.choice(index, f"{setting}={config.eval[setting]:g}", images, provenance)
+
+
+def _termination(config: ml_collections.ConfigDict, candidates: list[Candidate], chosen: ChosenRule) -> dict[str, Any]:
+    """Lists every criterion with its chosen points, the best criterion, and the rule that prediction takes.
+
+    Thresholds, temperature and the best criterion are chosen on one half; points are of the other.
     """
-    rows: list[dict[str, Any]] = []
-    rules = []
-    for candidate in candidates:
-        curve = candidate.chosen_on
-        chosen = {"max_accuracy_drop": termination.at_most_drop(curve, config.eval.max_accuracy_drop)}
-        if config.eval.madds_target:
-            chosen["madds_target"] = termination.at_most_madds(curve, config.eval.madds_target)
-        rules.append(candidate.rule(chosen.get("madds_target", chosen["max_accuracy_drop"])))
-        rows.append(
-            {
-                "criterion": candidate.criterion,
-                "temperature": candidate.temperature,
-                "mean_top1": candidate.reported_on.mean_top1,
-                "points": {name: candidate.reported_on.point(index) for name, index in chosen.items()},
-            }
-        )
+    rows: list[dict[str, Any]] = [
+        {
+            "criterion": candidate.criterion,
+            "temperature": candidate.temperature,
+            "chosen_mean_top1": candidate.chosen_on.mean_top1,
+            "mean_top1": candidate.reported_on.mean_top1,
+            "points": {
+                name: candidate.reported_on.point(index) for name, index in _chosen_points(config, candidate).items()
+            },
+        }
+        for candidate in candidates
+    ]
     best = _best(candidates)
     return {
         "criteria": rows,
@@ -198,7 +236,7 @@ def _termination(config: ml_collections.ConfigDict, candidates: list[Candidate])
             "temperature": candidates[best].temperature,
             "mean_top1_gain": rows[best]["mean_top1"] - rows[0]["mean_top1"],  # over the plain largest probability
         },
-        "rule": vars(rules[best]),
+        "rule": chosen.to_json(),
     }
 
 
@@ -276,47 +314,3 @@ def _table(candidates: list[Candidate]) -> str:
             row = candidate.reported_on.point(index)
             writer.writerow([candidate.criterion, f"{candidate.temperature:.6g}", *(f"{x:.8g}" for x in row.values())])
     return text.getvalue()
-
-
-def summary(results: dict[str, Any]) -> str:
-    """The lines that a finished evaluation prints."""
-    rows = {"specialist": results["specialist"], "preview": results["preview"], **results["ablations"]}
-    lines = [f"step {results['step']}, {results['count']} images at {results['resolution']} x {results['resolution']}"]
-    cells = [("", "top-1", "top-5", "loss", "ECE")]
-    cells += [
-        (name, *(f"{row[key]:.4f}" for key in ("top1", "top5", "loss", "ece"))) for name, row in rows.items() if row
-    ]
-    lines += tables.align(cells)
-    if "coefficients" in results:
-        share = results["coefficients"]["class_share"]["all"]
-        lines.append(f"{share:.1%} of the coefficients' variance lies between the classes that the preview guesses")
-    found = results["early_termination"]
-    if not found:
-        return "\n".join(lines)
-    count, top1 = results["reported_half"]["count"], results["reported_half"]["top1"]
-    lines += [
-        "",
-        f"early termination, chosen on {results['count'] - count} images; on the other {count} (top-1 {top1:.4f} with "
-        f"none, at {results['madds']['total']:,} multiply-adds):",
-    ]
-    points = [("criterion", "temperature", "mean top-1", "chosen by", "exits", "top-1", "multiply-adds")]
-    points += [
-        (
-            row["criterion"],
-            f"{row['temperature']:.3f}",
-            f"{row['mean_top1']:.4f}",
-            name,
-            f"{point['exit_rate']:.1%}",
-            f"{point['top1']:.4f}",
-            f"{point['madds']:,.0f}",
-        )
-        for row in found["criteria"]
-        for name, point in row["points"].items()
-    ]
-    lines += tables.align(points, left=(0, 3))
-    best = found["best"]
-    lines.append(
-        f"best: {best['criterion']} at temperature {best['temperature']:.3f}, mean top-1 {best['mean_top1_gain']:+.4f} "
-        "against the largest probability at temperature 1"
-    )
-    return "\n".join(lines)

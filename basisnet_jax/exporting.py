@@ -3,10 +3,11 @@
 `docs/deploy.md` explains the files.
 """
 
-import hashlib
+import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,11 +15,13 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from basisnet_jax import exit_rule, report, terminal
 from basisnet_jax import files as file_lib
-from basisnet_jax import report, terminal
-from basisnet_jax.config import validate
+from basisnet_jax import manifest as manifest_lib
+from basisnet_jax.config import portable, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import is_correct
+from basisnet_jax.exit_rule import ChosenRule, ExitRule
 from basisnet_jax.experiment import make_experiment
 from basisnet_jax.export import card
 from basisnet_jax.export.checks import Logits, convert_and_check, differences
@@ -26,26 +29,36 @@ from basisnet_jax.export.formats import FORMATS, check_installed
 from basisnet_jax.export.stages import OUTPUTS, Network
 from basisnet_jax.models.cost import Cost
 from basisnet_jax.networks import eval_crop, model_cost
-from basisnet_jax.predict import OpenedRun, open_trained
-from basisnet_jax.runtime import ExitRule
+from basisnet_jax.predict import OpenedRun, open_trained, rule_of
+
+MAX_LOSS = 0.005  # of top-1, which a kind of files may lose without a warning
 
 
-def export_run(config: ml_collections.ConfigDict, workdir: str) -> str:
+def export_run(config: ml_collections.ConfigDict, workdir: str, threshold: float | None = None) -> str:
     """Writes `export/` into the workdir of a run, and returns the lines to print.
+
+    Args:
+      config: the run's.
+      workdir: its folder.
+      threshold: of the largest probability at which an image exits; None takes the rule that --mode=evaluate chose,
+        if it was run.
 
     Raises:
       UserError: config, data, workdir or checkpoint do not fit, a format's packages are missing, a file answers
-        otherwise than the network, or the workdir cannot be written.
+        otherwise than the network, the rule was chosen with other weights, or the workdir cannot be written.
     """
     validate(config)
     check_installed(config.export.formats)
     with terminal.Progress() as progress:
-        return _export(config, workdir, progress)
+        return _export(config, workdir, threshold, progress)
 
 
-def _export(config: ml_collections.ConfigDict, workdir: str, progress: terminal.Progress) -> str:
+def _export(
+    config: ml_collections.ConfigDict, workdir: str, threshold: float | None, progress: terminal.Progress
+) -> str:
     progress.stage("opening run and data")
     opened, network = open_network(config, workdir)
+    chosen = _rule(opened, threshold) if network.model.preview else None
     experiment = make_experiment(config, jax.devices()[:1], training=False)
     labels: list[np.ndarray] = []
 
@@ -59,14 +72,13 @@ def _export(config: ml_collections.ConfigDict, workdir: str, progress: terminal.
     images = experiment.plan.eval_examples
     files, logits = convert_and_check(network, config.export.formats, batches(), images, progress)
     labels_N = np.concatenate(labels)
-    rule, cost = _rule(opened.folder) if network.model.preview else None, cost_of(network)
+    rule, cost = chosen.rule if chosen else None, cost_of(network)
+    reached = {name: accuracy(x, labels_N, rule, cost) for name, x in logits.items()}
     found = {
         **describe(opened, network, files, logits),
-        "rule": vars(rule) if rule else None,
-        "accuracy": {
-            "images": f"{len(labels_N)} of {opened.data_name} {config.data.eval_split}",
-            **{name: accuracy(x, labels_N, rule, cost) for name, x in logits.items()},
-        },
+        "rule": chosen.to_json() if chosen else None,
+        "accuracy": {"images": f"{len(labels_N)} of {opened.data_name} {config.data.eval_split}", **reached},
+        "warnings": list(lost_accuracy(reached["jax"], {name: reached[name] for name in config.export.formats})),
     }
     return write(opened.folder / "export", files, found, opened.classes)
 
@@ -105,10 +117,27 @@ def accuracy(logits: Logits, labels_N: np.ndarray, rule: ExitRule | None, cost: 
     return found
 
 
-def _rule(folder: epath.Path) -> ExitRule | None:
-    """What --mode=evaluate chose; None if it has not been run."""
-    path = folder / "evaluation" / "results.json"
-    return ExitRule(**json.loads(path.read_text())["early_termination"]["rule"]) if path.exists() else None
+def lost_accuracy(own: Mapping[str, Any], formats: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yields a sentence for each kind of files that loses more than MAX_LOSS of the network's own top-1.
+
+    Args:
+      own: the network's figures, as `accuracy` gives them.
+      formats: {kind: its figures}.
+    """
+    for name, found in formats.items():
+        for key, what in (("specialist_top1", "specialist"), ("preview_top1", "preview"), ("top1", "specialist")):
+            if key in own and own[key] - found[key] > MAX_LOSS:
+                yield (
+                    f"{what}.{name} loses {100 * (own[key] - found[key]):.1f} points of top-1: {found[key]:.4f}, and "
+                    f"the network has {own[key]:.4f}"
+                )
+
+
+def _rule(opened: OpenedRun, threshold: float | None) -> ChosenRule | None:
+    """Returns what a user gave or --mode=evaluate chose; None if neither. Raises UserError as `predict.rule_of`."""
+    if threshold is None and not (opened.folder / "evaluation" / exit_rule.FILE).exists():
+        return None
+    return rule_of(opened, threshold)
 
 
 def describe(
@@ -116,7 +145,7 @@ def describe(
 ) -> dict[str, Any]:
     """What every `manifest.json` holds."""
     crop, cost = eval_crop(opened.config.data), cost_of(network)
-    padding = crop.padding
+    share = None if crop.padding is None else network.side / (network.side + crop.padding)
     errors = {
         f"{stage}.{name}": error
         for name in logits
@@ -124,8 +153,11 @@ def describe(
         for stage, error, _ in differences(logits["jax"], logits[name])
     }
     packages = {package for name in logits for package in (FORMATS[name].packages if name in FORMATS else ())}
+    preview = network.model.preview
     return {
+        "schema": manifest_lib.SCHEMA,
         "step": int(opened.state.step),
+        "computes_in": "float32",  # whatever the run was trained in, and but for what is quantized
         "input": {
             "side": network.side,
             "channels": network.channels,
@@ -135,24 +167,25 @@ def describe(
             "dtype": {"tflite": "float32", "onnx": "float32", "stablehlo": "uint8"},
             "batch": {"tflite": network.batch, "onnx": network.batch, "stablehlo": "any"},
             "crop": "none; all of the image, squeezed to a square"
-            if padding is None
-            else f"the central square of {network.side / (network.side + padding):.4f} of the shorter side",
-            "resize": "area if it shrinks to a half or less, else bilinear",
+            if share is None
+            else f"the central square of {share:.4f} of the shorter side",
+            "crop_share": share,
+            "resize": "a JPEG of at least 2, 4 or 8 times the size is decoded at 1/2, 1/4 or 1/8 of it; then area if "
+            "it shrinks to a half or less, else bilinear",
             "exif_orientation": "applied; the image is turned upright first" if crop.exif_orientation else "ignored",
+            "preview_image": f"made inside the preview's file, which is given the same {network.side} x {network.side} "
+            f"pixels: {network.model.preview_resolution} x {network.model.preview_resolution}, bilinear, antialiased"
+            if preview
+            else None,
         },
         "outputs": {stage: OUTPUTS[stage] for stage in network.stages().named()},
         "madds": cost.madds(),
         "parameters": cost.parameters,
         "files": {
-            name: {
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "worst_relative_error": errors[name],
-            }
-            for name, content in files.items()
+            name: dataclasses.asdict(manifest_lib.file_facts(content, errors[name])) for name, content in files.items()
         },
         "data": {"name": opened.data_name, "train_split": opened.config.data.train_split},
-        "config": json.loads(opened.config.to_json()),
+        "config": portable(json.loads(opened.config.to_json())),
         "versions": {**report.versions(), **_versions(packages)},
     }
 
@@ -168,17 +201,46 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def write(out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any], classes: Iterable[str]) -> str:
-    """Writes all files of an export, removes those of an older one, and returns the lines to print."""
+    """Writes all files of an export, removes what an older one left, and returns the lines to print."""
+    names = tuple(classes)
+    labels = "".join(f"{name}\n" for name in names).encode()
+    manifest = {**manifest, "labels": dataclasses.asdict(manifest_lib.file_facts(labels))}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for old in out.iterdir():
-            if old.suffix[1:] in FORMATS:
-                old.unlink()
+        _remove_older(out)
         for name, content in files.items():
             file_lib.write(out / name, content)
-        file_lib.write(out / "labels.txt", "".join(f"{name}\n" for name in classes))
-        file_lib.write(out / "model_card.md", card.model_card(manifest, tuple(classes)))
-        report.write_json(out / "manifest.json", manifest)
+        file_lib.write(out / manifest_lib.LABELS, labels)
+        file_lib.write(out / manifest_lib.CARD, card.model_card(manifest, names))
+        report.write_json(out / manifest_lib.NAME, manifest)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
     return card.summary(out, manifest)
+
+
+def _remove_older(out: epath.Path) -> None:
+    """Removes an older export, its manifest first: a killed export leaves none that speaks of other files."""
+    (out / manifest_lib.NAME).unlink(missing_ok=True)
+    for old in out.iterdir():
+        if old.suffix[1:] in FORMATS:
+            old.unlink()
+    if (out / "evaluation").exists():
+        (out / "evaluation").rmtree()
+
+
+def write_rule(folder: epath.Path, chosen: ChosenRule) -> None:
+    """Writes a rule into an export's manifest and card, in the place of the one that was there.
+
+    What both stages reach together by that one is removed with it.
+
+    Raises:
+      OSError: the files cannot be written.
+    """
+    manifest = manifest_lib.Manifest.load(os.fspath(folder))
+    accuracy = {
+        name: {key: value for key, value in found.items() if key != "two_stages"} if isinstance(found, dict) else found
+        for name, found in manifest.content["accuracy"].items()
+    }
+    content = {**manifest.content, "rule": chosen.to_json(), "accuracy": accuracy}
+    file_lib.write(folder / manifest_lib.CARD, card.model_card(content, manifest.classes()))
+    report.write_json(folder / manifest_lib.NAME, content)

@@ -34,7 +34,7 @@ except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed witho
     sys.exit(2)
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import config_files, terminal
+from basisnet_jax import config_files, exit_rule, terminal
 from basisnet_jax.errors import UserError
 from basisnet_jax.output import ending_with_its_reader
 
@@ -66,9 +66,8 @@ _FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "predic
 _THRESHOLD = flags.DEFINE_float(
     "threshold",
     None,
-    "predict: largest softmax probability at which the preview answers alone. Default: the rule that "
-    "--mode=evaluate chose.",
-    lower_bound=0.0,
+    "predict, export: largest softmax probability at which the preview answers alone, from 0 to 1. Default: the rule "
+    "that --mode=evaluate chose.",
 )
 _SPECIALIZE = flags.DEFINE_string(
     "specialize",
@@ -114,6 +113,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             )
         if _TOPOLOGY.value and _MODE.value != "compile":
             raise UserError(f"--topology={_TOPOLOGY.value} is not for --mode={_MODE.value}; say --mode=compile.")
+        if _THRESHOLD.value is not None:
+            exit_rule.threshold_rule(_THRESHOLD.value)
+            if _MODE.value not in ("predict", "export") or _SPECIALIZE.value:
+                raise UserError("--threshold is for --mode=predict, and for --mode=export without --specialize.")
         if _SPECIALIZE.value and _MODE.value != "export":
             raise UserError(f"--specialize={_SPECIALIZE.value} is not for --mode={_MODE.value}; say --mode=export.")
         if _MODE.value == "predict" and _IMAGES.value is None:
@@ -187,7 +190,7 @@ def _run() -> int:
     """Meets the other processes, if there are any, and dispatches on --mode."""
     with terminal.Progress() as progress:
         progress.begin(terminal.Stage("starting"))  # these imports take seconds
-        from basisnet_jax import cache, costing, distributed, evaluation, report, teacher, train
+        from basisnet_jax import cache, costing, distributed, evaluation, evaluation_summary, report, teacher, train
 
     if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
         cache.use_compilation_cache()
@@ -207,8 +210,8 @@ def _run() -> int:
                 distributed.say(f"{workdir}: results.json, curves.png, config.json, checkpoints, events")
                 distributed.say(f"next: {_command('evaluate', workdir)}")
             case "evaluate":
-                distributed.say(evaluation.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
-                files = "results.json, plots, and early_termination.csv if there is a preview"
+                distributed.say(evaluation_summary.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
+                files = "results.json, plots, and if there is a preview early_termination.csv and exit_rule.json"
                 distributed.say(f"{workdir}/evaluation: {files}")
                 distributed.say(f"next: {_command('predict', workdir)} --images='photos/*.jpg'")
             case "predict":
@@ -252,7 +255,7 @@ def _export(workdir: str) -> str:
     from basisnet_jax import exporting, specializing
 
     if _SPECIALIZE.value is None:
-        return exporting.export_run(_CONFIG.value, workdir)
+        return exporting.export_run(_CONFIG.value, workdir, _THRESHOLD.value)
     return specializing.specialize_run(_CONFIG.value, workdir, _SPECIALIZE.value)
 
 

@@ -24,12 +24,14 @@ from basisnet_jax.data import preprocess
 from basisnet_jax.data.decode import BadExampleError
 from basisnet_jax.data.folder import as_text, find_images
 from basisnet_jax.errors import UserError
+from basisnet_jax.exit_rule import ChosenRule, ExitRule, threshold_rule
+from basisnet_jax.manifest import Manifest
 from basisnet_jax.mesh import make_mesh
 from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet
 from basisnet_jax.networks import eval_crop, make_model, model_cost
 from basisnet_jax.plan import derive
-from basisnet_jax.runtime import NEVER, ExitRule
 from basisnet_jax.schedule import warm_start
+from basisnet_jax.termination import provenance_of
 
 READ_AT_ONCE = 256  # images of which the pixels are held
 
@@ -39,7 +41,7 @@ class OpenedRun:
     """A trained run on the first device; its data need not be there."""
 
     folder: epath.Path
-    config: ml_collections.ConfigDict
+    config: ml_collections.ConfigDict  # the run's; the model may compute otherwise
     model: BasisNet
     state: state_lib.TrainState
     data_name: str  # what people call the data set that it was trained on
@@ -63,13 +65,13 @@ def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, 
     folder, config = open_run(workdir, config)
     if config.model.routing == "task":
         fail("model.routing", "task", "asks for each image's task, which a classifier of images does not know")
-    config = config.copy_and_resolve_references()
-    config.mesh.fsdp = 1
-    config.model.update(of_the_model)
+    computing = config.copy_and_resolve_references()
+    computing.mesh.fsdp = 1
+    computing.model.update(of_the_model)
     facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
-    model = make_model(config.model, len(facts["classes"]))
+    model = make_model(computing.model, len(facts["classes"]))
     plan = derive(
-        config, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1, training=False
+        computing, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1, training=False
     )
     mesh, side = make_mesh(jax.devices()[:1]), eval_resolution(config)
     abstract = state_lib.abstract_state(mesh, model, optax.identity(), (side, side, facts["channels"]))
@@ -103,17 +105,11 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     def from_folder(
         cls, workdir: str, threshold: float | None = None, config: ml_collections.ConfigDict | None = None
     ) -> "TwoStageClassifier":
-        """`from_export` where the folder is an export, `from_checkpoint` elsewhere.
-
-        An export that was evaluated itself answers by the rule that was chosen there.
-        """
+        """Opens an export by `from_export`, and a run by `from_checkpoint`."""
         if not is_export(workdir):
             return cls.from_checkpoint(workdir, threshold, config)
-        folder, _ = open_run(workdir, config, or_export=True)
-        if threshold is not None or not (folder / "evaluation").exists():
-            return cls.from_export(workdir, threshold)
-        found = cls.from_export(workdir, NEVER)
-        return dataclasses.replace(found, rule=_rule(folder, None)) if found.first_stage else found
+        open_run(workdir, config, or_export=True)
+        return cls.from_export(workdir, threshold)
 
     @classmethod
     def from_checkpoint(
@@ -129,7 +125,8 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
             the run's own.
 
         Raises:
-          UserError: no run, no checkpoint, another model, no rule, or a routing that asks for more than an image.
+          UserError: no run, no checkpoint, another model, no rule or one that was chosen with other weights, or a
+            routing that asks for more than an image.
         """
         opened = open_trained(workdir, config)
         model, config = opened.model, opened.config
@@ -137,7 +134,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
         return cls(
             first_stage=first if model.preview else None,
             second_stage=second,
-            rule=_rule(opened.folder, threshold) if model.preview else ExitRule(),
+            rule=rule_of(opened, threshold).rule if model.preview else ExitRule(),
             cost=model_cost(model, opened.side, opened.channels),
             classes=opened.classes,
             side=opened.side,
@@ -151,8 +148,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     ) -> Self:
         """As `runtime.TwoStageClassifier.from_export`, and it knows how image files are cropped."""
         found = super().from_export(folder, threshold, threads, suffix)
-        manifest = json.loads((epath.Path(folder).expanduser() / "manifest.json").read_text())
-        return dataclasses.replace(found, crop=eval_crop(with_defaults(manifest["config"]).data))
+        return dataclasses.replace(found, crop=eval_crop(with_defaults(Manifest.load(folder).config).data))
 
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         return buckets.run(function, *arrays_Bx)
@@ -195,12 +191,22 @@ def make_stages(
     return given(first, FIRST_STAGE.__contains__), given(second, lambda name: name not in FIRST_STAGE)
 
 
-def _rule(folder: epath.Path, threshold: float | None) -> ExitRule:
+def rule_of(opened: OpenedRun, threshold: float | None = None) -> ChosenRule:
+    """Returns the rule to use with a run that has a preview.
+
+    Args:
+      opened: the run.
+      threshold: that a user gave; None takes the rule that --mode=evaluate chose.
+
+    Raises:
+      UserError: there is no rule, it was chosen with other weights, or the threshold is not a probability.
+    """
     if threshold is not None:
-        return ExitRule(threshold=threshold)
-    path = folder / "evaluation" / "results.json"
-    found = _read_json(path, "the threshold; run --mode=evaluate first, or give --threshold")
-    return ExitRule(**found["early_termination"]["rule"])
+        return ChosenRule(threshold_rule(threshold))
+    folder = opened.folder / "evaluation"
+    chosen = ChosenRule.load(folder)
+    chosen.check_fits(provenance_of(opened.config, opened.data_name, int(opened.state.step)), folder)
+    return chosen
 
 
 def _read_json(path: epath.Path, what: str) -> Any:

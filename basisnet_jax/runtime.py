@@ -1,14 +1,10 @@
 """Two-stage inference with an exported network: NumPy and LiteRT alone, no JAX (`pip install 'basisnet_jax[runtime]'`).
 
-    python -m basisnet_jax.runtime runs/digits/export pixels.npy
-
-What decides between the stages stands here, too: training's side of the framework uses the same.
+python -m basisnet_jax.runtime runs/digits/export pixels.npy
 """
 
 import argparse
 import dataclasses
-import json
-import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -17,51 +13,10 @@ import numpy as np
 
 from basisnet_jax import noise
 from basisnet_jax.errors import UserError
+from basisnet_jax.exit_rule import ExitRule, softmax, threshold_rule
+from basisnet_jax.manifest import Manifest
 from basisnet_jax.output import ending_with_its_reader
-
-NEVER = 2.0  # a threshold that no confidence reaches
-SIGNATURE = "serving_default"  # of a .tflite file; its inputs and outputs have names there
-
-
-def softmax(logits_BxK: np.ndarray) -> np.ndarray:
-    """float64[B, K]."""
-    exponentials_BxK = np.exp(logits_BxK.astype(np.float64) - logits_BxK.max(axis=-1, keepdims=True))
-    return exponentials_BxK / exponentials_BxK.sum(axis=-1, keepdims=True)
-
-
-def _margin(probability_BxK: np.ndarray) -> np.ndarray:
-    second_first_Bx2 = np.partition(probability_BxK, -2, axis=-1)[:, -2:]
-    return second_first_Bx2[:, 1] - second_first_Bx2[:, 0]
-
-
-def _low_entropy(probability_BxK: np.ndarray) -> np.ndarray:
-    logarithm_BxK = np.log(np.where(probability_BxK > 0, probability_BxK, 1.0))
-    return 1.0 + (probability_BxK * logarithm_BxK).sum(axis=-1) / np.log(probability_BxK.shape[-1])
-
-
-# {name: probabilities_BxK -> confidence_B in [0, 1], larger where the preview is surer}
-CRITERIA: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "probability": lambda probability_BxK: probability_BxK.max(axis=-1),
-    "margin": _margin,  # the largest probability less the second
-    "entropy": _low_entropy,  # 1 - entropy / log K
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class ExitRule:
-    """The preview answers alone where its confidence is at least the threshold."""
-
-    criterion: str = "probability"  # one of CRITERIA
-    temperature: float = 1.0  # that the preview's logits are divided by
-    threshold: float = NEVER
-
-    def confidence(self, preview_logits_BxK: np.ndarray) -> np.ndarray:
-        """float64[B] in [0, 1]."""
-        return CRITERIA[self.criterion](softmax(preview_logits_BxK.astype(np.float64) / self.temperature))
-
-    def exits(self, preview_logits_BxK: np.ndarray) -> np.ndarray:
-        """bool[B]."""
-        return self.confidence(preview_logits_BxK) >= self.threshold
+from basisnet_jax.tflite import LiteRTStage
 
 
 class Answers(NamedTuple):
@@ -126,43 +81,36 @@ class TwoStageClassifier:
           suffix: of its files, such as 'int8.tflite'; None is the first that the manifest names.
 
         Raises:
-          UserError: no export, none with such files, or one without a rule and no threshold.
+          UserError: the folder is not an export or is damaged, has no such files, or has no rule and no threshold is
+            given.
         """
-        root = pathlib.Path(folder).expanduser()
-        if not (root / "manifest.json").exists():
-            raise UserError(
-                f"{root} has no manifest.json, so it is no export; give the folder that --mode=export wrote."
-            )
-        manifest = json.loads((root / "manifest.json").read_text())
-        files, rule = manifest["files"], manifest["rule"]
-        kinds = [name.partition(".")[2] for name in files if name.endswith("tflite")]
-        suffix = suffix or next(iter(kinds), "tflite")
-        first, second = (f"{stage}.{suffix}" for stage in ("preview", "specialist"))
-        if second not in files:
-            raise UserError(f"{root} has no {second}; it has {', '.join(files)}.")
-        if first not in files:
-            rule = dataclasses.asdict(ExitRule())
-        elif threshold is not None:
-            rule = dataclasses.asdict(ExitRule(threshold=threshold))
-        elif rule is None:
-            raise UserError(
-                f"the export in {root} knows no threshold; give one, or run --mode=evaluate and export again."
-            )
+        manifest = Manifest.load(folder)
+        names = manifest.stages(suffix)
+        rule = _rule(manifest, threshold, list(names.values())) if "preview" in names else ExitRule()
+        classes = manifest.classes()
+        stages = {stage: _loaded(manifest, name, threads) for stage, name in names.items()}
+        _check_shapes(manifest, len(classes), stages)
         return cls(
-            first_stage=load_tflite((root / first).read_bytes(), threads) if first in files else None,
-            second_stage=load_tflite((root / second).read_bytes(), threads),
-            rule=ExitRule(**rule),
-            cost=_Madds(manifest["madds"]["preview"], manifest["madds"]["total"]),
-            classes=tuple((root / "labels.txt").read_text().splitlines()),
-            side=manifest["input"]["side"],
-            channels=manifest["input"]["channels"],
+            first_stage=stages.get("preview"),
+            second_stage=stages["specialist"],
+            rule=rule,
+            cost=_Madds(manifest.preview_madds, manifest.total_madds),
+            classes=classes,
+            side=manifest.side,
+            channels=manifest.channels,
         )
 
     def classify(self, images_BxHxWxC: np.ndarray) -> Answers:
-        """Classifies uint8[B, side, side, channels] for any B. Raises UserError for images of another shape."""
-        count, shape = len(images_BxHxWxC), (self.side, self.side, self.channels)
-        if images_BxHxWxC.shape[1:] != shape:
-            raise UserError(f"images of shape {images_BxHxWxC.shape[1:]} do not fit; resize them to {shape}.")
+        """Classifies images.
+
+        Args:
+          images_BxHxWxC: uint8[B, side, side, channels] for any B.
+
+        Raises:
+          UserError: the images have another shape or dtype.
+        """
+        self._check_images(images_BxHxWxC)
+        count = len(images_BxHxWxC)
         if not self.first_stage:
             (logits_BxK,) = self._run(self.second_stage, images_BxHxWxC)
             exits_B = np.zeros(count, bool)
@@ -180,56 +128,76 @@ class TwoStageClassifier:
             madds=np.where(exits_B, self.cost.preview, self.cost.total),
         )
 
+    def _check_images(self, images_BxHxWxC: np.ndarray) -> None:
+        shape, dtype = (self.side, self.side, self.channels), images_BxHxWxC.dtype
+        if images_BxHxWxC.shape == shape:
+            raise UserError(f"one image of shape {shape} is not a batch of images; give images[None].")
+        if images_BxHxWxC.shape[1:] != shape:
+            raise UserError(f"images of shape {images_BxHxWxC.shape[1:]} do not fit; resize them to {shape}.")
+        if dtype != np.uint8:
+            how = "(255 * images).round().astype(np.uint8) if they go from 0 to 1, else images.astype(np.uint8)"
+            raise UserError(f"pixels of type {dtype} do not fit; give uint8 from 0 to 255: {how}.")
+
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         """A stage's outputs for all B."""
         return list(function(*arrays_Bx))
 
 
-def load_tflite(content: bytes, threads: int = 1) -> Callable[..., list[np.ndarray]]:
-    """A stage's .tflite file as a function of arrays_Bx for any B: [logits, and of a preview coefficients].
+def _rule(manifest: Manifest, threshold: float | None, names: Sequence[str]) -> ExitRule:
+    """Returns the rule to use. Raises UserError if there is none, or none for these files."""
+    if threshold is not None:
+        return threshold_rule(threshold)
+    if manifest.rule is None:
+        raise UserError(
+            f"the export in {manifest.folder} knows no threshold; give one, or run --mode=evaluate "
+            f"--workdir={manifest.folder}, which chooses it."
+        )
+    manifest.check_rule(names)
+    return manifest.rule.rule
 
-    For one caller at a time. Raises UserError if LiteRT is not installed.
-    """
+
+def _loaded(manifest: Manifest, name: str, threads: int) -> LiteRTStage:
+    content = manifest.read(name)
     try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        raise UserError("LiteRT is not installed; run pip install 'basisnet_jax[runtime]'.") from None
-
-    runner = Interpreter(model_content=content, num_threads=threads).get_signature_runner(SIGNATURE)
-    shapes = {name: detail["shape"] for name, detail in runner.get_input_details().items()}
-    names = [name for name in ("logits", "coefficients") if name in runner.get_output_details()]
-
-    def run(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        found = runner(**feed)
-        return [found[name] for name in names]
-
-    return in_pieces(run, shapes)
+        return LiteRTStage(content, threads)
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(f"{manifest.folder / name} cannot be run by LiteRT ({reason}); export again.") from None
 
 
-def in_pieces(
-    run: Callable[[dict[str, np.ndarray]], list[np.ndarray]], shapes: Mapping[str, Sequence[int]]
-) -> Callable[..., list[np.ndarray]]:
-    """What runs float32 arrays by name, of a static batch, as a function of arrays_Bx for any B.
+def _check_shapes(manifest: Manifest, classes: int, stages: Mapping[str, LiteRTStage]) -> None:
+    """Raises UserError if a file's inputs and outputs are not what the manifest and the other file say."""
+    image: dict[str, tuple[int, ...]] = {"image": (manifest.batch, manifest.side, manifest.side, manifest.channels)}
+    logits: dict[str, tuple[int, ...]] = {"logits": (manifest.batch, classes)}
+    coefficients: dict[str, tuple[int, ...]] = {}
+    for name, stage in stages.items():
+        if name == "preview":
+            vectors = stage.outputs.get("coefficients", ())
+            coefficients = {"coefficients": (manifest.batch, *vectors[1:])}
+            expected = image, {**logits, **coefficients}
+        else:
+            expected = {**image, **coefficients}, logits
+        if (stage.inputs, stage.outputs) != expected:
+            raise UserError(
+                f"the {name} in {manifest.folder} has inputs {stage.inputs} and outputs {stage.outputs}, and the "
+                f"manifest and labels.txt say {expected[0]} and {expected[1]}; export again."
+            )
 
-    Args:
-      run: gives the outputs of one batch.
-      shapes: of its inputs, 'image' and perhaps 'coefficients'; the last batch is filled up with zeros.
-    """
-    names = [name for name in ("image", "coefficients") if name in shapes]
-    size = int(shapes["image"][0])
 
-    def function(*arrays_Bx: np.ndarray) -> list[np.ndarray]:
-        count = len(arrays_Bx[0])
-        pieces = []
-        for start in range(0, max(count, 1), size):
-            feed = {name: np.zeros(shapes[name], np.float32) for name in names}
-            for name, array_Bx in zip(names, arrays_Bx, strict=True):
-                piece = array_Bx[start : start + size]
-                feed[name][: len(piece)] = piece
-            pieces.append(run(feed))
-        return [np.concatenate(piece)[:count] for piece in zip(*pieces, strict=True)]
-
-    return function
+def _pixels(path: str) -> np.ndarray:
+    """Reads a .npy file, of which no more is held than is used. Raises UserError if it is not one."""
+    try:
+        images = np.load(path, mmap_mode="r")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except (ValueError, EOFError):
+        images = None
+    if not isinstance(images, np.ndarray):
+        raise UserError(
+            f"{path} is not a .npy file of pixels; image files are read by `python -m basisnet_jax.main --mode=predict "
+            f"--workdir=EXPORT --images={path}`, or make one with np.save, as docs/deploy.md shows."
+        )
+    return images
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -244,11 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         classifier = TwoStageClassifier.from_export(given.export, given.threshold, given.threads)
-        try:
-            images = np.load(given.pixels)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{given.pixels} cannot be read as a .npy file ({error}).") from None
-        for label, probability, early, _ in zip(*classifier.classify(images), strict=True):
+        for label, probability, early, _ in zip(*classifier.classify(_pixels(given.pixels)), strict=True):
             print(f"{classifier.classes[label]}  {probability:.4f}  {'preview' if early else 'specialist'}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,13 +15,13 @@ import ml_collections
 import numpy as np
 
 from basisnet_jax import terminal
-from basisnet_jax.config import validate
+from basisnet_jax.config import validate, without_folders
 from basisnet_jax.data.folder import find_images
 from basisnet_jax.errors import UserError
 from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
 from basisnet_jax.export.formats import check_installed
 from basisnet_jax.export.stages import Network
-from basisnet_jax.exporting import describe, open_network, write
+from basisnet_jax.exporting import describe, lost_accuracy, open_network, write
 from basisnet_jax.models import folding
 from basisnet_jax.networks import eval_crop
 from basisnet_jax.predict import READ_AT_ONCE, read_images
@@ -83,19 +83,20 @@ def _specialize(config: ml_collections.ConfigDict, workdir: str, pattern: str, p
     here, uniform = frozen(network, coefficients_LxN), frozen(network, uniform_LxN)
     contents, logits = convert_and_check(here, opened.config.export.formats, batches, len(pixels), progress)
     full = _run(network, batches)
-    answers = {"frozen here": logits["jax"], "uniform average": _run(uniform, batches), "both stages": full}
+    formats = {name: x for name, x in logits.items() if name != "jax"}
+    answers = {"frozen here": logits["jax"], "uniform average": _run(uniform, batches), "both stages": full, **formats}
     labels_N = _labels(files, opened.classes)
     truth_N = full.specialist.argmax(-1) if labels_N is None else labels_N
     truth = "" if labels_N is not None else ", taking both stages' answers for true"
+    reached = {name: {"top1": float((x.specialist.argmax(-1) == truth_N).mean())} for name, x in answers.items()}
+    shown = without_folders(pattern)
     manifest: dict[str, Any] = {
         **describe(opened, here, contents, logits),
         "rule": None,
-        "frozen": f"none, frozen for {len(files)} images of {pattern}",
+        "frozen": f"none, frozen for {len(files)} images of {shown}",
         "coefficients": coefficients_LxN.tolist(),
-        "accuracy": {
-            "images": f"{len(files)} images of {pattern}{truth}",
-            **{name: {"top1": float((x.specialist.argmax(-1) == truth_N).mean())} for name, x in answers.items()},
-        },
+        "accuracy": {"images": f"{len(files)} images of {shown}{truth}", **reached},
+        "warnings": list(lost_accuracy(reached["frozen here"], {name: reached[name] for name in formats})),
     }
     return write(opened.folder / "specialized", contents, manifest, opened.classes)
 

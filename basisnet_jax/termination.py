@@ -1,17 +1,20 @@
 """Early termination: when the preview is sure enough, and what that saves and costs. NumPy, in float64.
 
-The paper's criterion is not known to us; `runtime.py` has three. What a threshold gives is simulated from the logits of
-both stages, and is what `predict.TwoStageClassifier` does with it.
+The paper's criterion is not known to us; `exit_rule.py` has three. What a threshold gives is simulated from the logits
+of both stages, and is what `predict.TwoStageClassifier` does with it.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
+import ml_collections
 import numpy as np
 
 from basisnet_jax.calibration import fit_temperature
+from basisnet_jax.config import eval_resolution
 from basisnet_jax.errors import UserError
+from basisnet_jax.exit_rule import CRITERIA, NEVER, ChosenRule, ExitRule, Point, Provenance
 from basisnet_jax.models.cost import Cost
-from basisnet_jax.runtime import CRITERIA, NEVER, ExitRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,45 @@ class Candidate:
     def rule(self, index: int) -> ExitRule:
         """The rule of one threshold."""
         return ExitRule(self.criterion, self.temperature, float(self.chosen_on.threshold[index]))
+
+    def choice(self, index: int, chosen_by: str, images: int, provenance: Provenance) -> ChosenRule:
+        """Returns the rule of one threshold with where it comes from.
+
+        Args:
+          index: of the threshold.
+          chosen_by: the setting that it was chosen by.
+          images: of both halves.
+          provenance: what it was chosen with.
+        """
+        counts = images // 2, images - images // 2  # as `reported_half` divides them
+        points = [
+            Point(count, float(curve.exit_rate[index]), float(curve.top1[index]), float(curve.madds[index]))
+            for count, curve in zip(counts, (self.chosen_on, self.reported_on), strict=True)
+        ]
+        return ChosenRule(self.rule(index), chosen_by, provenance, *points)
+
+
+def provenance_of(
+    config: ml_collections.ConfigDict, data_name: str, step: int, files: Mapping[str, str] | None = None
+) -> Provenance:
+    """Says what a rule is chosen or used with.
+
+    Args:
+      config: of the evaluation or the prediction.
+      data_name: what people call the data set.
+      step: of the checkpoint.
+      files: an export's, with their SHA-256; None is a checkpoint.
+    """
+    return Provenance(
+        step=step,
+        checkpoint=config.eval.checkpoint,
+        ema=config.eval.ema,
+        resolution=eval_resolution(config),
+        data=data_name,
+        split=config.data.eval_split,
+        crop=config.data.eval_crop,
+        files=dict(files or {}),
+    )
 
 
 def reported_half(count: int) -> np.ndarray:

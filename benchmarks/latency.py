@@ -25,7 +25,7 @@ import timing
 from ai_edge_litert.interpreter import Interpreter
 from flax.traverse_util import flatten_dict
 
-from basisnet_jax import runtime
+from basisnet_jax import tflite
 from basisnet_jax.export import litert, one_image, quantization, stages
 from basisnet_jax.models import folding, routing
 from basisnet_jax.models.basisnet import BasisNet
@@ -105,8 +105,8 @@ class Loaded:
     def __init__(self, path: pathlib.Path, inputs: dict[str, np.ndarray]):
         self.interpreter = Interpreter(str(path), num_threads=1)
         self.interpreter.allocate_tensors()
-        signature = self.interpreter.get_signature_list()[runtime.SIGNATURE]
-        runner = self.interpreter.get_signature_runner(runtime.SIGNATURE)
+        signature = self.interpreter.get_signature_list()[tflite.SIGNATURE]
+        runner = self.interpreter.get_signature_runner(tflite.SIGNATURE)
         self.outputs = {name: runner.get_output_details()[name]["index"] for name in signature["outputs"]}
         self.inputs = {name: runner.get_input_details()[name]["index"] for name in signature["inputs"]}
         for name, index in self.inputs.items():

@@ -19,7 +19,7 @@ import timing
 from ai_edge_litert.interpreter import Interpreter
 from jax import lax
 
-from basisnet_jax import runtime
+from basisnet_jax import tflite
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.models import synthesis
 from basisnet_jax.models import taps as taps_lib
@@ -79,7 +79,7 @@ def loaded(form: Form, stride: int, image: np.ndarray, kernel: np.ndarray, const
     shapes = {name: array.shape for name, array in given.items()}
     content = to_tflite(lambda *arrays: form(*arrays, *weights, stride), shapes, ("y",))
     interpreter = Interpreter(model_content=content, num_threads=1)
-    details = interpreter.get_signature_runner(runtime.SIGNATURE).get_input_details()
+    details = interpreter.get_signature_runner(tflite.SIGNATURE).get_input_details()
     interpreter.allocate_tensors()
     for name, array in given.items():
         interpreter.set_tensor(details[name]["index"], array)

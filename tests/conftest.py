@@ -1,8 +1,10 @@
 """Eight CPU devices for every test, a network small enough to train in one, and its config."""
 
+import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -47,6 +49,25 @@ def trained(tmp_path_factory) -> pathlib.Path:
     config.optimizer.learning_rate = TRAINED_RATE
     train(config, str(workdir))
     return workdir
+
+
+EXPORTED_FORMATS = ("tflite", "stablehlo", *(("onnx",) if importlib.util.find_spec("tf2onnx") else ()))
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory) -> tuple[pathlib.Path, str]:
+    """(the folder, what was printed) of an export of `trained` in all formats that can be made here; not to be changed.
+
+    It has no rule: nothing was evaluated before. The run's folder is a copy, so that no other test's evaluation counts.
+    """
+    from basisnet_jax.exporting import export_run
+
+    config, workdir = tiny_config(tmp_path_factory), tmp_path_factory.mktemp("exported")
+    shutil.copytree(trained, workdir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evaluation", "export"))
+    config.optimizer.learning_rate = TRAINED_RATE
+    config.export.formats = EXPORTED_FORMATS
+    printed = export_run(config, str(workdir))
+    return workdir / "export", printed
 
 
 def save_untrained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

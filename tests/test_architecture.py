@@ -11,9 +11,10 @@ LAYERS = [
         *("files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables", "terminal"),
         *("arguments", "schedule"),
     },
-    {"noise"},
+    {"noise", "records"},
     {
-        "runtime",
+        "exit_rule",
+        "tflite",
         "models.pallas_tpu",
         "models.backbones",
         "models.taps",
@@ -25,6 +26,8 @@ LAYERS = [
         *("plotting", "mixing", "distributed", "hlo", "published", "calibration", "data.decode"),
         *("models.pallas_depthwise", "models.pallas_pointwise"),
     },
+    {"manifest"},
+    {"runtime"},
     {"models.synthesis", "models.torch_file", "data.preprocess", "data.folder", "data.digits", "mesh", "topology"},
     {"models.routing", "models.weight_files", "models.weight_names", "allocator", "integrity"},
     {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
@@ -38,7 +41,7 @@ LAYERS = [
     {"predict", "opening", "export.formats"},
     {"export.checks"},
     {"exporting"},
-    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "specializing"},
+    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "evaluation_summary", "specializing"},
     {"main"},
 ]
 

@@ -12,7 +12,8 @@ from etils import epath
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import predict, stages_of_state
-from basisnet_jax.evaluation import evaluate_run, summary
+from basisnet_jax.evaluation import evaluate_run
+from basisnet_jax.evaluation_summary import summary
 from basisnet_jax.experiment import make_experiment
 from basisnet_jax.models.ablations import ABLATIONS, random_cycle
 from tests.conftest import save_untrained

@@ -4,19 +4,24 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from basisnet_jax import exporting, runtime
-from basisnet_jax.config import validate
+from basisnet_jax.config import default, open_run, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import evaluate_run
+from basisnet_jax.exit_rule import NEVER, ExitRule
 from basisnet_jax.export import checks, stablehlo
 from basisnet_jax.export.stages import Network
 from basisnet_jax.models import folding
@@ -24,8 +29,7 @@ from basisnet_jax.networks import make_model
 from basisnet_jax.predict import TwoStageClassifier
 from basisnet_jax.specializing import mean_coefficients, specialize_run
 from basisnet_jax.step import normalize
-
-FORMATS = ("tflite", "stablehlo", *(("onnx",) if importlib.util.find_spec("tf2onnx") else ()))
+from tests.conftest import EXPORTED_FORMATS, save_untrained
 
 
 @pytest.fixture(scope="module")
@@ -98,21 +102,13 @@ def test_a_file_that_answers_otherwise_is_not_written(config, images, monkeypatc
         checks.convert_and_check(network, ("stablehlo",), [images])
 
 
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    """(the folder, what was printed) of an export in all formats that can be made here."""
-    from tests.conftest import TRAINED_RATE, tiny_config
-
-    config = tiny_config(tmp_path_factory)
-    config.optimizer.learning_rate = TRAINED_RATE
-    config.export.formats = FORMATS
-    return trained / "export", exporting.export_run(config, str(trained))
-
-
 def test_an_export_says_what_it_is(exported, trained):
     folder, printed = exported
+    assert "No threshold was chosen: run --mode=evaluate on this folder." in printed
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert set(manifest["files"]) == {f"{stage}.{name}" for stage in ("preview", "specialist") for name in FORMATS}
+    assert set(manifest["files"]) == {
+        f"{stage}.{name}" for stage in ("preview", "specialist") for name in EXPORTED_FORMATS
+    }
     for name, item in manifest["files"].items():
         content = (folder / name).read_bytes()
         assert item["sha256"] == hashlib.sha256(content).hexdigest()
@@ -120,7 +116,7 @@ def test_an_export_says_what_it_is(exported, trained):
         assert item["worst_relative_error"] <= checks.TOLERANCE
         assert name in printed
     results = json.loads((trained / "results.json").read_text())
-    for name in ("jax", *FORMATS):
+    for name in ("jax", *EXPORTED_FORMATS):
         assert manifest["accuracy"][name]["specialist_top1"] == pytest.approx(results["eval"]["top1"])
         assert manifest["accuracy"][name]["preview_top1"] == pytest.approx(results["eval"]["preview_top1"])
     assert manifest["madds"] == results["madds"]
@@ -145,11 +141,11 @@ def test_stablehlo_takes_any_batch_on_every_platform(exported, trained, images):
 
 def test_the_runtime_answers_as_prediction_does(exported, trained, images):
     folder, _ = exported
-    confidence = runtime.ExitRule().confidence(
+    confidence = ExitRule().confidence(
         runtime.TwoStageClassifier.from_export(str(folder), threshold=0.0).first_stage(images)[0]
     )
     between = float(np.sort(confidence)[2:4].mean())
-    for threshold in (0.0, between, runtime.NEVER):
+    for threshold in (0.0, between, NEVER):
         here = runtime.TwoStageClassifier.from_export(str(folder), threshold).classify(images)
         there = TwoStageClassifier.from_checkpoint(str(trained), threshold).classify(images)
         for name in ("labels", "exited_early", "madds"):
@@ -158,8 +154,8 @@ def test_the_runtime_answers_as_prediction_does(exported, trained, images):
     assert all(len(x) == 0 for x in runtime.TwoStageClassifier.from_export(str(folder), 0.5).classify(images[:0]))
 
 
-def test_an_export_is_evaluated_as_its_run_is(exported, trained, trained_config, tmp_path):
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+def test_an_export_is_evaluated_as_its_run_is(exported, trained_config, tmp_path):
+    shutil.copytree(exported[0].parent, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / exported[0].name
     trained_config.eval.coefficients = ("uniform", "shuffle_images")
     of_run = evaluate_run(trained_config, str(tmp_path), jax.devices()[:1])
@@ -174,12 +170,21 @@ def test_an_export_is_evaluated_as_its_run_is(exported, trained, trained_config,
     assert sorted(x.name for x in (folder / "evaluation").iterdir()) == sorted(
         x.name for x in (tmp_path / "evaluation").iterdir()
     )
-    assert vars(TwoStageClassifier.from_folder(str(folder)).rule) == of_files["early_termination"]["rule"]
-    assert TwoStageClassifier.from_folder(str(folder), 0.5).rule == runtime.ExitRule(threshold=0.5)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["rule"] == of_files["early_termination"]["rule"]
+    assert set(manifest["rule"]["provenance"]["files"]) == {"preview.tflite", "specialist.tflite"}
+    assert "Chosen by max_accuracy_drop=0.003 with the moving averages" in (folder / "model_card.md").read_text()
+    for classifier in (
+        TwoStageClassifier.from_folder(str(folder)),
+        runtime.TwoStageClassifier.from_export(str(folder)),
+    ):
+        assert vars(classifier.rule).items() <= manifest["rule"].items()
+    assert TwoStageClassifier.from_folder(str(folder), 0.5).rule == ExitRule(threshold=0.5)
 
 
-def test_an_export_that_cannot_be_evaluated_is_told(exported, trained_config, tmp_path):
+def test_an_export_that_cannot_be_evaluated_is_told(exported, trained_config, tmp_path, monkeypatch):
     folder, _ = exported
+    fitting = trained_config.copy_and_resolve_references()
     trained_config.eval.resolution = 16
     with pytest.raises(UserError, match=r"config.eval.resolution = 16: the export's images are 8 pixels wide"):
         evaluate_run(trained_config, str(folder))
@@ -187,15 +192,20 @@ def test_an_export_that_cannot_be_evaluated_is_told(exported, trained_config, tm
     with pytest.raises(UserError, match="another config"):
         evaluate_run(trained_config, str(folder))
     manifest = json.loads((folder / "manifest.json").read_text())
+    facts = manifest["files"]["specialist.tflite"]
     for files, message in (
-        (["specialist.tflite"], "is frozen for one place"),
+        (["specialist.tflite"], "the specialist in .* has inputs .*coefficients.*and the manifest"),
         (["preview.onnx", "specialist.onnx"], "has no specialist.tflite; it has preview.onnx, specialist.onnx"),
     ):
         for name in ("specialist.tflite", "labels.txt"):
             (tmp_path / name).write_bytes((folder / name).read_bytes())
-        (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "files": dict.fromkeys(files)}))
+        (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "files": dict.fromkeys(files, facts)}))
         with pytest.raises(UserError, match=message):
-            evaluate_run(None, str(tmp_path))
+            evaluate_run(fitting, str(tmp_path))
+    frozen = dataclasses.replace(runtime.TwoStageClassifier.from_export(str(folder), 0.5), first_stage=None)
+    monkeypatch.setattr(runtime.TwoStageClassifier, "from_export", lambda *_: frozen)
+    with pytest.raises(UserError, match="is frozen for one place"):
+        evaluate_run(fitting, str(folder))
 
 
 def test_the_runtime_needs_numpy_and_litert_alone(exported, images, tmp_path):
@@ -260,7 +270,89 @@ def test_a_specialist_is_frozen_for_photographs(trained, trained_config, images,
         specialize_run(trained_config, str(trained), f"{tmp_path}/*.gif")
 
 
-def test_what_cannot_be_exported_is_told(config, trained, trained_config, tmp_path, monkeypatch):
+def test_numbers_that_are_not_finite_pass_no_tolerance(config, images, monkeypatch):
+    """NaN is not more than a tolerance, and a quantized kind has none."""
+    network = make_network(config, routing="static")
+    nothing = np.full((5, 10), np.nan, np.float32)
+    monkeypatch.setattr(checks, "convert", lambda *_: {})
+    monkeypatch.setattr(checks, "by_files", lambda *_: lambda _: checks.Logits(None, nothing))
+    for kind in ("tflite", "int8.tflite"):
+        with pytest.raises(UserError, match=rf"specialist.{kind}, run by LiteRT, is off by nan .*nothing was written"):
+            checks.convert_and_check(network, (kind,), [images])
+
+
+def test_the_same_function_gives_the_same_bytes_from_any_folder(tmp_path):
+    contents = []
+    for lines, folder in enumerate((tmp_path / "a", tmp_path / "another")):
+        folder.mkdir()
+        (folder / "source.py").write_text("\n" * lines + "import jax.numpy as jnp\ndef f(x):\n  return jnp.sin(x)\n")
+        spec = importlib.util.spec_from_file_location("source", folder / "source.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        contents.append(stablehlo.to_stablehlo(module.f, {"coefficients": (3,)}))
+    assert contents[0] == contents[1]
+
+
+def test_no_exported_file_says_on_which_machine_it_was_made(exported):
+    folder, _ = exported
+    run = json.loads((folder.parent / "config.json").read_text())
+    assert run["data"]["dir"].startswith("/"), "the run's config has a path to hide"
+    here = pathlib.Path(exporting.__file__).parent.parent
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        for private in (
+            run["data"]["dir"],
+            folder.parent,
+            here,
+            pathlib.Path.home(),
+            sys.prefix,
+            tempfile.gettempdir(),
+        ):
+            assert not re.search(re.escape(str(private)).encode() + rb"/", content), (path.name, private)
+
+
+def test_the_run_beside_an_export_gives_its_folders_back(exported, tmp_path):
+    folder, _ = exported
+    assert open_run(str(folder), or_export=True)[1].data.dir.startswith("/")
+    shutil.copytree(folder, tmp_path / "alone")
+    assert open_run(str(tmp_path / "alone"), or_export=True)[1].data.dir == default().data.dir
+
+
+def test_a_new_export_clears_what_the_old_one_left(exported, tmp_path):
+    out = epath.Path(tmp_path / "export")
+    shutil.copytree(exported[0], out)
+    (out / "evaluation").mkdir()
+    (out / "evaluation" / "results.json").write_text("{}")
+    manifest = json.loads((out / "manifest.json").read_text())
+    exporting.write(out, {}, {**manifest, "files": {}}, ["a", "b"])
+    assert sorted(x.name for x in out.iterdir()) == ["labels.txt", "manifest.json", "model_card.md"]
+
+
+def test_a_bfloat16_run_is_exported_in_float32_and_remains_that_run(config, exported, tmp_path):
+    config.model.dtype = "bfloat16"
+    run = tmp_path / "run"
+    run.mkdir()
+    save_untrained(config, run)
+    opened, network = exporting.open_network(config, str(run))
+    assert network.model.specialist.dtype == "float32"
+    described = exporting.describe(opened, network, {}, {})
+    assert (described["config"]["model"]["dtype"], described["computes_in"]) == ("bfloat16", "float32")
+    folder = tmp_path / "export"
+    shutil.copytree(exported[0], folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "config": described["config"]}))
+    assert TwoStageClassifier.from_folder(str(folder), 0.5, config).classes == tuple("0123456789")
+
+
+def test_a_kind_that_loses_accuracy_is_warned_of():
+    own = {"specialist_top1": 0.98, "preview_top1": 0.96}
+    kinds = {"tflite": own, "int8.tflite": {"specialist_top1": 0.762, "preview_top1": 0.956}}
+    assert list(exporting.lost_accuracy(own, kinds)) == [
+        "specialist.int8.tflite loses 21.8 points of top-1: 0.7620, and the network has 0.9800"
+    ]
+
+
+def test_what_cannot_be_exported_is_told(config, trained, trained_config, monkeypatch):
     for formats in ((), ("onnx",), ("tflite", "coreml")):
         config.export.formats = formats
         with pytest.raises(UserError, match=r"config.export.formats = .*: must be some of tflite, stablehlo, onnx"):
@@ -276,12 +368,3 @@ def test_what_cannot_be_exported_is_told(config, trained, trained_config, tmp_pa
             exporting.export_run(trained_config, str(trained))
         with pytest.raises(UserError, match=expected):
             specialize_run(trained_config, str(trained), "*")
-    with pytest.raises(UserError, match=r"has no manifest\.json, so it is no export"):
-        runtime.TwoStageClassifier.from_export(str(tmp_path))
-    (tmp_path / "manifest.json").write_text(json.dumps({"files": {"preview.tflite": {}}, "rule": None}))
-    with pytest.raises(UserError, match=r"has no specialist.tflite; it has preview.tflite"):
-        runtime.TwoStageClassifier.from_export(str(tmp_path))
-    files = {"preview.tflite": {}, "specialist.tflite": {}}
-    (tmp_path / "manifest.json").write_text(json.dumps({"files": files, "rule": None}))
-    with pytest.raises(UserError, match="knows no threshold; give one"):
-        runtime.TwoStageClassifier.from_export(str(tmp_path))

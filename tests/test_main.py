@@ -41,6 +41,12 @@ def command(*arguments):
         (("--config=configs/digits.py", "--mode=fly"), "fly"),
         (("--config=configs/digits.py", "--mode=compile"), "--mode=compile needs --topology"),
         (("--config=configs/digits.py", "--topology=v5e:2x4"), "say --mode=compile"),
+        (
+            ("--config=configs/digits.py", "--mode=predict", "--images=x", "--threshold=90"),
+            "--threshold=90 is not a probability; give a number from 0 to 1",
+        ),
+        (("--config=configs/digits.py", "--mode=export", "--threshold=nan"), "--threshold=nan is not a probability"),
+        (("--config=configs/digits.py", "--threshold=0.5"), "--threshold is for --mode=predict, and for --mode=export"),
         (("--config=configs/digits.py", "extra"), "unknown argument 'extra'"),
         (("--config=configs/digit.py",), "there is no config file 'configs/digit.py'; did you mean configs/digits.py?"),
         ((), "--config is missing"),

@@ -164,7 +164,7 @@ def test_files_are_classified_and_the_bad_named(trained, trained_config, photos)
     evaluate_run(trained_config, str(trained))
     chosen = json.loads((trained / "evaluation" / "results.json").read_text())["early_termination"]["rule"]
     classifier = TwoStageClassifier.from_checkpoint(str(trained))
-    assert vars(classifier.rule) == chosen
+    assert vars(classifier.rule).items() <= chosen.items()
     rows, bad = predict.predict_files(classifier, str(photos / "*"))
     assert [row.file for row in rows] == [str(photos / name) for name in ("a.png", "b.jpg", "d.png")]
     assert len(bad) == 1

@@ -13,7 +13,7 @@ from basisnet_jax.export import one_image, quantization, small_image
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.models import basisnet
 from basisnet_jax.models.blocks import Convolution
-from basisnet_jax.runtime import load_tflite
+from basisnet_jax.tflite import LiteRTStage
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_quantized_file_is_smaller_and_answers_about_the_same(kind, size, erro
 
     content = convert(kind)
     assert len(content) < size * len(convert(""))
-    (got,) = load_tflite(content)(images[:, 0])
+    (got,) = LiteRTStage(content)(images[:, 0])
     expected = np.maximum(images[:, 0] @ kernel, 0)
     assert 0 < np.abs(got - expected).max() < error * np.abs(expected).max()
 
@@ -91,7 +91,7 @@ def test_depthwise_kernels_are_rounded_to_int8_and_kept_in_float32():
     scale = np.abs(kernel).max((0, 1)) / 127
     rounded = np.round(kernel / scale) * scale
     padded = np.pad(image[0], ((1, 1), (1, 1), (0, 0)))
-    (got,) = load_tflite(content)(image)
+    (got,) = LiteRTStage(content)(image)
     for row, column in np.ndindex(5, 5):
         expected = (padded[row : row + 3, column : column + 3] * rounded).sum((0, 1))
         np.testing.assert_allclose(got[0, row, column], expected, atol=1e-5)

@@ -1,8 +1,9 @@
 """Printed tables: columns never touch, whatever stands in them."""
 
 from basisnet_jax import tables
-from basisnet_jax.evaluation import summary
+from basisnet_jax.evaluation_summary import summary
 from basisnet_jax.export import card
+from tests.test_exit_rule import CHOSEN
 
 
 def test_columns_are_as_wide_as_their_widest_cell():
@@ -36,16 +37,19 @@ def test_an_evaluation_with_a_large_loss_can_be_read():
         "madds": {"total": 100},
         "early_termination": {
             "criteria": [
-                {"criterion": "probability", "temperature": 1.0, "mean_top1": 0.9, "points": {"madds_target": point}}
+                {
+                    **{"criterion": "probability", "temperature": 1.0, "chosen_mean_top1": 0.8, "mean_top1": 0.9},
+                    "points": {"madds_target": point},
+                }
             ],
             "best": {"criterion": "probability", "temperature": 1.0, "mean_top1_gain": 0.0},
-            "rule": {"criterion": "probability", "temperature": 1.0, "threshold": 0.5},
+            "rule": CHOSEN.to_json(),
         },
     }
     words = [line.split() for line in summary(results).splitlines()]
     assert ["argmax", "0.7600", "0.7600", "462.6887", "0.0100"] in words
     assert ["a_name_longer_than_twenty_four", "0.7600", "0.7600", "12345.6000", "0.0100"] in words
-    assert ["probability", "1.000", "0.9000", "madds_target", "50.0%", "0.9000", "123,456,789,012"] in words
+    assert ["probability", "1.000", "0.8000", "0.9000", "madds_target", "50.0%", "0.9000", "123,456,789,012"] in words
 
 
 def test_an_export_with_long_names_can_be_read():
@@ -53,6 +57,8 @@ def test_an_export_with_long_names_can_be_read():
     manifest = {
         "files": {name: {"bytes": 123_456_789_012, "worst_relative_error": 1e-6}},
         "accuracy": {"images": "10 images", name: {"specialist_top1": 0.9}},
+        "warnings": [],
+        "outputs": {},
     }
     words = [line.split() for line in card.summary("out", manifest).splitlines()]
     assert [name, "123,456,789,012", "1.0e-06"] in words

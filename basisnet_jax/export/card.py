@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from basisnet_jax import tables
+from basisnet_jax.exit_rule import ChosenRule
 
 
 def _files(manifest: dict[str, Any]) -> list[tuple[str, int, float]]:
@@ -34,7 +35,32 @@ def summary(out: os.PathLike[str], manifest: dict[str, Any]) -> str:
     files += [(name, f"{size:,}", f"{error:.1e}") for name, size, error in _files(manifest)]
     accuracy = [(f"  {name}", what) for name, what in _accuracy(manifest)]
     lines = [*tables.align(files), f"top-1 on {manifest['accuracy']['images']}:", *tables.align(accuracy, left=(0, 1))]
+    lines += [f"warning: {sentence}." for sentence in manifest["warnings"]]
+    if "preview" in manifest["outputs"]:
+        lines.append(_rule(manifest["rule"]))
     return "\n".join([*lines, f"{out}: the files, labels.txt, model_card.md, manifest.json"])
+
+
+def _rule(content: dict[str, Any] | None) -> str:
+    """Says which images the preview answers alone, and what that rule was chosen with."""
+    if not content:
+        return "No threshold was chosen: run --mode=evaluate on this folder."
+    chosen = ChosenRule.from_json(content, "the manifest")
+    rule, was = chosen.rule, chosen.provenance
+    text = (
+        f"An image is answered by the preview alone where its {rule.criterion} at temperature {rule.temperature:.4g} "
+        f"is at least {rule.threshold:.4g}."
+    )
+    if not (was and chosen.chosen_on and chosen.reported_on):
+        return text
+    here, there = (
+        f"{x.exit_rate:.1%} exit, top-1 {x.top1:.4f}, {x.madds:,.0f} multiply-adds on average"
+        for x in (chosen.chosen_on, chosen.reported_on)
+    )
+    return (
+        f"{text} Chosen by {chosen.chosen_by} with {was.weights} on {was.images}: {here} on the "
+        f"{chosen.chosen_on.count} images that it was chosen on; {there} on the other {chosen.reported_on.count}."
+    )
 
 
 def model_card(manifest: dict[str, Any], classes: Sequence[str]) -> str:
@@ -42,13 +68,6 @@ def model_card(manifest: dict[str, Any], classes: Sequence[str]) -> str:
     model, data, shape = manifest["config"]["model"], manifest["data"], manifest["input"]
     shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
     madds = {name: count for name, count in manifest["madds"].items() if count}
-    rule = manifest["rule"]
-    exits = (
-        f"An image is answered by the preview alone where its {rule['criterion']} at temperature "
-        f"{rule['temperature']:.4g} is at least {rule['threshold']:.4g}."
-        if rule
-        else "No threshold was chosen."
-    )
     lines = [
         f"# {model['specialist']['backbone']} for {data['name']}",
         "",
@@ -61,18 +80,20 @@ def model_card(manifest: dict[str, Any], classes: Sequence[str]) -> str:
         f"{shape['color']} pixels from 0 to 255, {shape['layout']}, {shape['side']} x {shape['side']} x "
         f"{shape['channels']}; .tflite and .onnx take float32, .stablehlo uint8. Crop: {shape['crop']}. "
         f"Resizing: {shape['resize']}. EXIF orientation: {shape['exif_orientation']}.",
+        *(["", f"The preview's small image is {shape['preview_image']}."] if shape["preview_image"] else []),
         "",
         "## Cost",
         "",
         ", ".join(f"{name} {count:,}" for name, count in madds.items())
         + f" multiply-adds an image; {manifest['parameters']:,} parameters.",
-        *(["", exits] if "preview" in madds else []),
+        *(["", _rule(manifest["rule"])] if "preview" in madds else []),
         "",
         "## Accuracy",
         "",
         f"Top-1 on {manifest['accuracy']['images']}:",
         "",
         *(f"- {name}: {what}" for name, what in _accuracy(manifest)),
+        *(f"- **Warning**: {sentence}." for sentence in manifest["warnings"]),
         "",
         "| file | bytes | worst error, of an image's largest logit, against the trained network |",
         "|---|---|---|",

@@ -1,6 +1,7 @@
 """Every file is run in its own runtime, on real images, against the trained network, before it is written."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,7 +78,8 @@ def convert_and_check(
       {file: content}, and the logits of all images by 'jax' and by each format.
 
     Raises:
-      UserError: an exact format's logits are further than TOLERANCE from the model's, or an image gets another class.
+      UserError: an exact format's logits are further than TOLERANCE from the model's, an image gets another class by
+        them, or a format's logits are not finite.
     """
     formats, batches, progress = tuple(formats), iter(batches), progress or Progress(silent=True)
     first = list(itertools.islice(batches, 1))
@@ -90,15 +92,17 @@ def convert_and_check(
             pieces[name].append(answer(images_BxHxWxC))
         progress.advance(len(images_BxHxWxC))
     logits = {name: joined(parts) for name, parts in pieces.items()}
-    for name in filter(lambda name: FORMATS[name].exact, formats):
+    for name in formats:
+        exact = FORMATS[name].exact
         for stage, error, differing in differences(logits["jax"], logits[name]):
             file = f"{stage}.{name}, run by {FORMATS[name].runtime},"
-            if error > TOLERANCE:
+            if not error < math.inf or (exact and error > TOLERANCE):  # NaN is less than nothing
                 raise UserError(
-                    f"{file} is off by {error:.1e} of an image's largest logit, more than {TOLERANCE:.0e}; nothing was "
-                    "written. Leave the format out of config.export.formats, and report it."
+                    f"{file} is off by {error:.1e} of an image's largest logit, and {TOLERANCE:.0e} is allowed where "
+                    "nothing is quantized; nothing was written. Leave the format out of config.export.formats, and "
+                    "report it."
                 )
-            if differing:
+            if exact and differing:
                 count = len(logits["jax"].specialist)
                 raise UserError(f"{file} gives {differing} of {count} images another class; nothing was written.")
     return files, logits

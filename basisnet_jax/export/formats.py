@@ -18,8 +18,8 @@ from basisnet_jax.export.onnx import load_onnx, to_onnx
 from basisnet_jax.export.quantization import KINDS, ROWS, quantizer
 from basisnet_jax.export.stablehlo import load_stablehlo, to_stablehlo
 from basisnet_jax.export.stages import OUTPUTS, Network
-from basisnet_jax.runtime import load_tflite
 from basisnet_jax.terminal import Progress
+from basisnet_jax.tflite import LiteRTStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Format:
 
 
 _LITERT_MODULES = ("tensorflow", "ai_edge_litert")
-_LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), _LITERT_MODULES, load_tflite)
+_LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), _LITERT_MODULES, LiteRTStage)
 FORMATS = {
     "tflite": _LITERT,
     **{f"{kind}.tflite": dataclasses.replace(_LITERT, exact=False) for kind in KINDS},

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from basisnet_jax.runtime import SIGNATURE, in_pieces
+from basisnet_jax.tflite import SIGNATURE, in_pieces
 
 OPSET = 17
 
@@ -33,7 +33,7 @@ def to_onnx(tflite: bytes) -> bytes:
 
 
 def load_onnx(content: bytes) -> Callable[..., list[np.ndarray]]:
-    """As `runtime.load_tflite`, by ONNX Runtime on CPU."""
+    """As `tflite.LiteRTStage`, by ONNX Runtime on CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

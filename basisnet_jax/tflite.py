@@ -1,0 +1,66 @@
+"""A .tflite file as a function of arrays, run by LiteRT. NumPy and LiteRT alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from basisnet_jax.errors import UserError
+
+SIGNATURE = "serving_default"  # of a .tflite file; its inputs and outputs have names there
+
+
+class LiteRTStage:
+    """A stage's .tflite file as a function of arrays_Bx for any B; for one caller at a time.
+
+    Attributes:
+      inputs: shapes by name, the batch first.
+      outputs: the same.
+    """
+
+    def __init__(self, content: bytes, threads: int = 1) -> None:
+        """Raises UserError if LiteRT is not installed, ValueError or RuntimeError if it cannot read the file."""
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            raise UserError("LiteRT is not installed; run pip install 'basisnet_jax[runtime]'.") from None
+
+        self._runner = Interpreter(model_content=content, num_threads=threads).get_signature_runner(SIGNATURE)
+        self.inputs, self.outputs = (
+            {name: tuple(map(int, detail["shape"])) for name, detail in details.items()}
+            for details in (self._runner.get_input_details(), self._runner.get_output_details())
+        )
+        self._call = in_pieces(self._run, self.inputs)
+
+    def _run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        found = self._runner(**feed)
+        return [found[name] for name in ("logits", "coefficients") if name in found]
+
+    def __call__(self, *arrays_Bx: np.ndarray) -> list[np.ndarray]:
+        """Returns the logits, and of a preview the coefficients."""
+        return self._call(*arrays_Bx)
+
+
+def in_pieces(
+    run: Callable[[dict[str, np.ndarray]], list[np.ndarray]], shapes: Mapping[str, Sequence[int]]
+) -> Callable[..., list[np.ndarray]]:
+    """What runs float32 arrays by name, of a static batch, as a function of arrays_Bx for any B.
+
+    Args:
+      run: gives the outputs of one batch.
+      shapes: of its inputs, 'image' and perhaps 'coefficients'; the last batch is filled up with zeros.
+    """
+    names = [name for name in ("image", "coefficients") if name in shapes]
+    size = int(shapes["image"][0])
+
+    def function(*arrays_Bx: np.ndarray) -> list[np.ndarray]:
+        count = len(arrays_Bx[0])
+        pieces = []
+        for start in range(0, max(count, 1), size):
+            feed = {name: np.zeros(shapes[name], np.float32) for name in names}
+            for name, array_Bx in zip(names, arrays_Bx, strict=True):
+                piece = array_Bx[start : start + size]
+                feed[name][: len(piece)] = piece
+            pieces.append(run(feed))
+        return [np.concatenate(piece)[:count] for piece in zip(*pieces, strict=True)]
+
+    return function
