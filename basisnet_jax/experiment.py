@@ -242,7 +242,7 @@ def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> n
     if (teacher.num_classes, teacher.channels) != (data.num_classes, data.channels):
         raise UserError(
             f"config.distill.teacher = {source!r} knows {teacher.num_classes} classes of images with "
-            f"{teacher.channels} channels; {config.data.name!r} has {data.num_classes} and {data.channels}; "
+            f"{teacher.channels} channels; {data.name!r} has {data.num_classes} and {data.channels}; "
             "name another teacher."
         )
     if isinstance(teacher.model.routing, routing.Task):

@@ -22,7 +22,7 @@ def first_lines(experiment: Experiment, folder: epath.Path, resumed_from: int | 
     begins = "new" if resumed_from is None else f"resumed from step {resumed_from:,} of {plan.total_steps:,}"
     rows = {
         "devices": _devices(experiment.mesh.devices.ravel().tolist()),
-        "data": f"{config.data.name}, {data.num_classes:,} classes: {plan.train_examples:,} images to train on, "
+        "data": f"{data.name}, {data.num_classes:,} classes: {plan.train_examples:,} images to train on, "
         f"{plan.eval_examples:,} to evaluate",
         **_networks(experiment),
         "teacher": config.distill.teacher,
