@@ -6,7 +6,10 @@
 Made for some 500 images; docs/data.md says what to change for 5,000 and 50,000, and for folders with splits.
 
 Hardware: two CPU cores. Time: 7 minutes of CPU time, compiling included. Top-1: 1.000 of 120 images after 120 steps
-on 480 of six classes: crops that `python benchmarks/miniature_imagenet.py PHOTOS --folder --train 100 --side 160` makes.
+on 480 of six classes, crops of photographs that this writes:
+
+    python benchmarks/miniature_imagenet.py PHOTOS --folder --train 100 --side 160
+
 Each class is one photograph, so they are easy: this shows that the way works, not what images of yours will reach.
 """
 
