@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import types
 
 import jax
 import ml_collections
@@ -221,6 +222,20 @@ def test_a_run_that_is_refused_before_its_first_step_leaves_nothing_behind(confi
 
     monkeypatch.setattr("basisnet_jax.experiment.Experiment.train_batches", bad_image)
     refused("every image is bad")
+
+
+def test_a_teacher_whose_weights_have_changed_is_refused(config, tmp_path):
+    """By the fingerprint of its weights, as its name may be that of a folder in which training went on."""
+    experiment = types.SimpleNamespace(config=config, data=types.SimpleNamespace(facts=lambda: {"channels": 1}))
+    for fingerprint in (None, "first", "first"):  # a run without one, then one that begins and one that is resumed
+        experiment.teacher_fingerprint = fingerprint
+        train._write_start(experiment, epath.Path(tmp_path))
+    config.distill.teacher, experiment.teacher_fingerprint = "runs/teacher", "second"
+    with pytest.raises(
+        UserError, match=r"config.distill.teacher = 'runs/teacher' has other weights than when the run in"
+    ):
+        train._write_start(experiment, epath.Path(tmp_path))
+    assert json.loads((tmp_path / "data.json").read_text()) == {"channels": 1, "teacher": "first"}
 
 
 def test_a_run_that_died_after_its_first_step_keeps_its_folder(config, tmp_path, monkeypatch):
