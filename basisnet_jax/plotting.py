@@ -104,8 +104,12 @@ def _family_with(letter: str) -> str | None:
         return FONT
     if unicodedata.category(letter) in ("Cc", "Cs"):  # control characters and halves of a letter
         return None
-    known = font_manager.fontManager.ttflist
-    regular = {entry.name for entry in known if (entry.style, entry.weight) == ("normal", 400)}
+    regular = {
+        entry.name
+        for entry in font_manager.fontManager.ttflist
+        # The last resort has a box for every letter, with the code of its script.
+        if (entry.style, entry.weight) == ("normal", 400) and not entry.name.startswith("Last Resort")
+    }
     by_likeness = sorted(regular, key=lambda family: ("Sans" not in family, family))
     return next((family for family in by_likeness if _has(family, letter)), None)
 
@@ -121,7 +125,7 @@ def _font(family: str) -> Any:
     from matplotlib import font_manager
 
     try:
-        found = font_manager.findfont(font_manager.FontProperties(family=[family]), fallback_to_default=False)
+        found = font_manager.findfont(font_manager.FontProperties(family=[family]), fallback_to_default=False, rebuild_if_missing=False)
         return font_manager.get_font(found)
     except (OSError, RuntimeError, ValueError):
         return None
