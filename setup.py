@@ -45,6 +45,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
+    package_dir={"": "."},  # has `pip install -e .` put the checkout on the path, and with it configs/
     package_data={"basisnet_jax": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=["numpy>=2.0"],  # all that `basisnet_jax.runtime` needs besides LiteRT; the rest is FRAMEWORK

@@ -1,9 +1,9 @@
 """The study of docs/results.md, row by row: what each is, the command that trains it, and the table of what was found.
 
-    python benchmarks/study.py                              the rows
-    python benchmarks/study.py run static preview_n4        trains and evaluates what is missing, seeds 0, 1, 2
-    python benchmarks/study.py commands static --seeds 0    prints the commands, for another machine to run
-    python benchmarks/study.py table                        the table of all that is finished
+    python benchmarks/study.py                              # the rows
+    python benchmarks/study.py run static preview_n4        # trains and evaluates what is missing, seeds 0, 1, 2
+    python benchmarks/study.py commands static --seeds 0    # prints the commands, for another machine to run
+    python benchmarks/study.py table                        # the table of all that is finished
 
 What follows the rows and starts with --config. is for every run: --config.data.dir=... --config.data.threads=2. With
 --rates 4e-3 8e-3 a row becomes one run a learning rate, trained on the first 50,000 images and evaluated on the last

@@ -2,6 +2,7 @@
 
 Reads a line of JSON, {'arguments': [...], 'whole': bool}, and answers with {'code': ..., 'text': stdout and stderr}.
 A command that trains ends where it would make or restore its state. Without `whole` it ends after config and plan.
+With 'parsed': true any command ends once its flags are parsed and its config is validated.
 """
 
 import json
@@ -26,7 +27,14 @@ def enough(*_):
     raise SystemExit(0)
 
 
-def run(arguments, whole):
+def validate_alone(_):
+    settings = main._CONFIG.value
+    if settings is not None:
+        config.validate(settings)
+    return 0
+
+
+def run(arguments, whole, parsed):
     """In the fork: never returns."""
     signal.alarm(SECONDS)
     train._start = enough
@@ -34,17 +42,17 @@ def run(arguments, whole):
     if not whole:
         train.train = plan_alone
     sys.argv = ["main.py", *arguments]
-    app.run(main.main, flags_parser=main.parse_flags)
+    app.run(validate_alone if parsed else main.main, flags_parser=main.parse_flags)
 
 
-def outcome(arguments, whole):
+def outcome(arguments, whole=False, parsed=False):
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if not child:
             for number in (1, 2):
                 os.dup2(output.fileno(), number)
             try:
-                run(arguments, whole)
+                run(arguments, whole, parsed)
             except SystemExit as leaving:
                 code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
             except BaseException:
