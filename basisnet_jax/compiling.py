@@ -230,8 +230,9 @@ def group_of(label: str) -> str:
         if kind == "squeeze_excite":
             return "squeeze-excite"
         return "head" if kind in ("head_conv", "head_dense", "classifier") else "rest"
-    # What stands in the training step itself, and not in the model or its loss, is the update.
-    return "optimizer, averages" if re.fullmatch(r"jit\(train_step\)/[\w.]+", label) else "rest"
+    # What stands in the training step itself, and not in the model or its loss, is the update. Its last operation
+    # keeps or skips it, and is a function of its own: 'jit(train_step)/jit(_where)/select_n'.
+    return "optimizer, averages" if re.fullmatch(r"jit\(train_step\)/(jit\(\w+\)/)*[\w.]+", label) else "rest"
 
 
 _GROUPS = (

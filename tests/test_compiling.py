@@ -106,6 +106,7 @@ def test_what_a_collective_sends(line, sent):
         ("state.params['specialist']['block00']['expand']['bases']", "expand"),
         ("state.opt_state[1][0].nu['specialist']['block00']['expand']['bases']", "optimizer, averages"),
         ("jit(train_step)/add;jit(train_step)/mul", "optimizer, averages"),
+        ("jit(train_step)/jit(_where)/select_n", "optimizer, averages"),
         ("jit(train_step)/jvp(BasisNet)/specialist/block03/add", "rest"),
         ("", "copies"),
     ],

@@ -315,7 +315,7 @@ def shell(tmp_path):
     def run(text: str, folder: str = ".", code: int = 0) -> str:
         script = f". {checkout}/.venv/bin/activate && {text}"
         done = subprocess.run(
-            ["bash", "-c", script], cwd=checkout / folder, env=environment, capture_output=True, text=True, timeout=900
+            ["bash", "-c", script], cwd=checkout / folder, env=environment, capture_output=True, text=True, timeout=3600
         )
         assert done.returncode == code, f"{text}\nended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
