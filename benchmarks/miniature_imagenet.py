@@ -1,7 +1,7 @@
 """A miniature of ImageNet's official archives, for TFDS's own builder: what was not downloaded can still be tried.
 
     python benchmarks/miniature_imagenet.py DATA               # then prepare it as docs/data.md says for ImageNet
-    python benchmarks/miniature_imagenet.py PHOTOS --folder    # small crops as PHOTOS/class/*.jpg, for configs/folder.py
+    python benchmarks/miniature_imagenet.py PHOTOS --folder    # crops as PHOTOS/class/*.jpg, for configs/folder.py
 
 Crops of photographs that come with scikit-learn, Matplotlib and scikit-image, under the names and labels of ImageNet,
 and the three odd files that ImageNet has: a JPEG in CMYK, a gray one, and a PNG that is called JPEG.
