@@ -57,8 +57,6 @@ RUNS = (
     ),
     ("python -m basisnet_jax.runtime runs/digits/export pixels.npy", "", r"\d  [01]\.\d{4}  (preview|specialist)"),
     ("python -m basisnet_jax.compare runs/fashion_mnist_*", "", "fashion_mnist_static"),
-    ("python benchmarks/compare_latency.py runs/fashion_mnist_*", "--rounds=1 --turn=0", "fashion_mnist_static-0"),
-    ("taskset -c 0 python benchmarks/two_stage.py --rounds 61", "--rounds=1 --batches 2 --rates 50", "50%"),
     ("python benchmarks/study.py", "", "preview_n16"),
     ("python benchmarks/study.py commands static --seeds 0", "", "--mode=evaluate"),
     ("cp launch/settings.sh.example launch/settings.sh", "", ""),
