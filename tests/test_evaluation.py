@@ -149,7 +149,7 @@ def test_a_named_checkpoint_without_averages_at_another_resolution(trained, trai
     assert other["madds"]["specialist"] > default["madds"]["specialist"]
     trained_config.eval.checkpoint = "7"
     with pytest.raises(
-        UserError, match=r"config.eval.checkpoint = '7': .* no such checkpoint that can be used; it has [\d, ]+\."
+        UserError, match=r"config.eval.checkpoint = '7': .* has no checkpoint of that step; it has the steps [\d, ]+\."
     ):
         evaluate_run(trained_config, str(trained))
 
