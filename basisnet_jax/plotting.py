@@ -125,7 +125,9 @@ def _font(family: str) -> Any:
     from matplotlib import font_manager
 
     try:
-        found = font_manager.findfont(font_manager.FontProperties(family=[family]), fallback_to_default=False, rebuild_if_missing=False)
+        found = font_manager.findfont(
+            font_manager.FontProperties(family=[family]), fallback_to_default=False, rebuild_if_missing=False
+        )
         return font_manager.get_font(found)
     except (OSError, RuntimeError, ValueError):
         return None

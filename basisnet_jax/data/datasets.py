@@ -13,6 +13,7 @@ from absl import logging
 
 from basisnet_jax.data import folder
 from basisnet_jax.data.digits import Digits
+from basisnet_jax.data.glyphs import Glyphs
 from basisnet_jax.data.pipeline import Source
 from basisnet_jax.errors import UserError
 
@@ -237,6 +238,8 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     where = os.path.expanduser(data_dir) or None
     if name == "digits":
         return Digits(data_dir=where, file_format="array_record")
+    if name == "glyphs":
+        return Glyphs(data_dir=where)
     logging.get_absl_logger().addFilter(_not_about_variants)
     try:
         return tfds.builder(name, data_dir=where, file_format="array_record")
@@ -274,6 +277,8 @@ def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
 
 def _command(name: str, data_dir: str) -> str:
     """What a user types to prepare a data set. Not `tfds build`, which needs Apache Beam whatever it builds."""
+    if name == "glyphs":
+        return f"python -m basisnet_jax.data.prepare_glyphs{f' --data_dir={data_dir}' if data_dir else ''}"
     place = f'data_dir="{data_dir}", ' if data_dir else ""
     call = f'tfds.builder("{name}", {place}file_format="array_record").download_and_prepare()'
     return f"python -c 'import tensorflow_datasets as tfds; {call}'"

@@ -1,0 +1,18 @@
+"""A static network on rendered characters, of about as many multiply-adds as the BasisNet of glyphs.py.
+
+    python -m basisnet_jax.main --config=configs/glyphs_static.py --config.data.dir=DATA
+
+Hardware, time and top-1: no run of it has been finished yet.
+"""
+
+import ml_collections
+
+from configs import glyphs
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """As glyphs.py, without preview and bases, and wider by what they cost."""
+    config = glyphs.get_config()
+    config.model.routing = "static"
+    config.model.specialist.width = 0.6
+    return config
