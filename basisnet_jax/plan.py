@@ -75,21 +75,13 @@ def derive(
     def steps(epochs: float) -> int:
         return max(1, round(epochs * train_examples / config.batch_size))
 
-    total_steps, notes = steps(config.epochs), []
-
-    def within(field: str, epochs: float) -> int:
-        if not epochs or steps(epochs) < total_steps:
-            return steps(epochs) if epochs else 0
-        tenth = total_steps // 10
-        notes.append(
-            f"config.{field} = {epochs:g} does not fit into config.epochs = {config.epochs:g}; it takes a tenth of the "
-            f"run, {tenth} of {total_steps} steps."
-        )
-        return tenth
-
-    warmup_steps = within("schedule.warmup_epochs", config.schedule.warmup_epochs)
-    warm_start_steps = within("warm_start_epochs", config.warm_start_epochs)
-    notes += _short_averages(config.ema_decay, total_steps)
+    total_steps = steps(config.epochs)
+    fields = {"schedule.warmup_epochs": config.schedule.warmup_epochs, "warm_start_epochs": config.warm_start_epochs}
+    unfit = {field: epochs for field, epochs in fields.items() if epochs and steps(epochs) >= total_steps}
+    warmup_steps, warm_start_steps = (
+        total_steps // 10 if field in unfit else steps(epochs) if epochs else 0 for field, epochs in fields.items()
+    )
+    notes = [*_unfit(unfit, config.epochs, total_steps), *_short_averages(config.ema_decay, total_steps)]
     return Plan(
         train_examples=train_examples,
         eval_examples=eval_examples,
@@ -119,6 +111,18 @@ def _check_training_batch(config: ml_collections.ConfigDict, devices: int, unit:
     if size % (devices * config.accumulate_steps):
         rule = f"must divide the {size // devices} images of a batch that each device has"
         fail("accumulate_steps", config.accumulate_steps, rule)
+
+
+def _unfit(fields: dict[str, float], epochs: float, total_steps: int) -> list[str]:
+    """Returns a note on the settings, in epochs, that a run of so many epochs is too short for."""
+    if not fields:
+        return []
+    named = " and ".join(f"config.{field} = {value:g}" for field, value in fields.items())
+    verb, what = ("do", "each takes") if len(fields) > 1 else ("does", "it takes")
+    return [
+        f"{named} {verb} not fit into config.epochs = {epochs:g}; {what} a tenth of the run, {total_steps // 10} of "
+        f"{total_steps} steps."
+    ]
 
 
 def _short_averages(ema_decay: float, total_steps: int) -> list[str]:

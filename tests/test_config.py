@@ -171,13 +171,13 @@ def test_what_a_run_is_too_short_for_is_fitted_and_said():
     plan = derive(config, devices=1)
     assert (plan.total_steps, plan.warmup_steps, plan.warm_start_steps) == (400, 40, 40)
     assert plan.notes == (
-        "config.schedule.warmup_epochs = 4 does not fit into config.epochs = 4; it takes a tenth of the run, 40 of 400 "
-        "steps.",
-        "config.warm_start_epochs = 10 does not fit into config.epochs = 4; it takes a tenth of the run, 40 of 400 "
-        "steps.",
+        "config.schedule.warmup_epochs = 4 and config.warm_start_epochs = 10 do not fit into config.epochs = 4; each "
+        "takes a tenth of the run, 40 of 400 steps.",
         "config.ema_decay = 0.999 averages over 1,000 steps; a run of 400 averages over its last 45.",
     )
-    config.update(epochs=15.0, ema_decay=0.99)
+    config.warm_start_epochs = 1.0
+    assert derive(config, devices=1).notes[0].startswith("config.schedule.warmup_epochs = 4 does not fit into")
+    config.update(epochs=15.0, ema_decay=0.99, warm_start_epochs=10.0)
     assert derive(config, devices=1).notes == ()
     # A single step has neither.
     config.update(epochs=0.001, ema_decay=0.0)
