@@ -31,12 +31,13 @@ FIELDS = config_lib.flatten(config_lib.default())
 
 
 # Commands that are words of a sentence, and not to be typed as they stand.
-FRAGMENTS = ("taskset -c 0", "pip install --no-compile", "sha256sum --check", "python -m basisnet_jax.main ...")
+MAIN = "python -m basisnet_jax.main"
+FRAGMENTS = ("taskset -c 0", "pip install --no-compile", "sha256sum --check", MAIN, f"{MAIN} ...")
 
 # What the pages name to make a run short. It learns nothing, and passes through every part of the code.
 SHORT = "--config.epochs=1 --config.warm_start_epochs=0.5 --config.schedule.warmup_epochs=0.5"
 FEW = f"{SHORT} --config.data.eval_split=test[:40]"
-DIGITS = "python -m basisnet_jax.main --config=configs/digits.py"
+DIGITS = f"{MAIN} --config=configs/digits.py"
 FORMATS = """--config.export.formats='("tflite", "float16.tflite", "int8_weights.tflite", "int8.tflite")'"""
 
 # In this order, in one clean checkout: the command as a page has it, what makes it short, what it prints (a pattern).
