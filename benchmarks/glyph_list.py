@@ -29,13 +29,14 @@ MIN_FAMILIES = 10  # of a class
 SAME_BITS = 16  # of 256 that differ: one face draws two characters alike
 SAME_SHARE = 0.5  # of the faces that draw two characters alike: they are merged
 FACES_TO_MERGE_BY = 16  # one face of so many is asked
-MIN_RECOGNIZED = 0.15  # share of a face's characters of a script whose like another package has
+MIN_RECOGNIZED = {"greek": 0.05, "cyrillic": 0.05}  # share of a face's characters whose like another package has,
+MIN_RECOGNIZED_ELSE = 0.15  # and in other scripts
 MANY_PACKAGES = 15  # only a script of so many is asked for that: in others a style may have but one package
 # Drawn alike by design, apart from size, weight and width, which the distortions change anyway: measured, they
 # differ in 30 to 60 bits. The first of each is the class.
 # ruff: noqa: RUF001
 SAME_FORM = (
-    *("Cc", "Oo", "Ss", "Vv", "Ww", "Xx", "Zz", "Ιι", "Κκ", "Χχ", "vν", "3З", "KК", "YΥ"),
+    *("Cc", "Oo", "Ss", "Vv", "Ww", "Xx", "Zz", "Ιι", "Κκ", "Χχ", "vν", "3З", "KК", "YΥ", "Oഠ", "Oဝ"),
     *("Вв", "Гг", "Дд", "Жж", "Зз", "Ии", "Йй", "Кк", "Лл", "Мм", "Нн", "Оо", "Пп", "Сс", "Тт", "Хх", "Цц", "Чч", "Шш"),
     *("Щщ", "Ъъ", "Ыы", "Ьь", "Ээ", "Юю", "Яя", "Љљ", "Њњ", "Џџ", "べベ", "ぺペ", "りリ"),
     *("カ力", "ロ口", "ニ二", "エ工", "タ夕", "ハ八", "チ千", "ミ三"),
@@ -218,7 +219,7 @@ def unrecognized(
         apart[:, package_of == faces[face].package] = 1e9
         nearest = label_of[np.argpartition(apart, 3, axis=1)[:, :3]]
         share = np.mean([label in row for (label, _), row in zip(pairs, nearest, strict=True)])
-        if share < MIN_RECOGNIZED and len(packages_of[script]) >= MANY_PACKAGES:
+        if share < MIN_RECOGNIZED.get(script, MIN_RECOGNIZED_ELSE) and len(packages_of[script]) >= MANY_PACKAGES:
             bad[face, script] = float(share)
     return bad
 
