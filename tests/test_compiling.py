@@ -263,7 +263,7 @@ def test_the_evaluation_step_is_compiled_as_it_would_run(config, tmp_path, monke
     monkeypatch.setattr(compiling, "table", lambda bill: bill["images"])
     images = compiling.compile_for(config, str(tmp_path), compiling.Target(topology="three devices", what="eval"))
     assert images == {"step": 18, "per_chip": 6}
-    ((_, batch), _) = programs[0].in_avals
+    ((_, _, batch), _) = programs[0].in_avals
     assert {name: array.shape for name, array in batch.items()} == {
         "image": (18, 12, 12, 1),
         "label": (18,),

@@ -241,6 +241,6 @@ def test_sources_that_do_not_fit_are_answered_with_a_sentence(config, tmp_path):
 
 def test_a_teacher_must_know_the_same_images_and_classes(config, tmp_path):
     config.distill.teacher = save_run(config, tmp_path / "teacher")
-    rgb = datasets.Dataset([], [], classes=tuple("0123456789"), channels=3, identity="")
+    rgb = datasets.Dataset([], [], classes=tuple("0123456789"), channels=3, identity="", name="digits")
     with pytest.raises(UserError, match=r"knows 10 classes of images with 1 channels; 'digits' has 10 and 3"):
         load_teacher(config, rgb)

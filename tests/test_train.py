@@ -95,8 +95,8 @@ def test_no_convolution_has_groups_that_grow_with_the_batch(config, what):
         experiment = make_experiment(config)
         batches = experiment.train_batches(0) if what == "train" else experiment.eval_batches()
         step = experiment.train_step() if what == "train" else experiment.eval_step()
-        batch = next(batches)
-        given = (batch, experiment.schedule, None) if what == "train" else (np.float32(0.0), batch)
+        images = next(batches)
+        given = (images, experiment.schedule, None) if what == "train" else (np.float32(0.0), images)
         traced = step.trace(experiment.abstract_state, *given)
         optimized = traced.lower().compile().as_text()
         for_tpu = traced.lower(lowering_platforms=("tpu",)).as_text()
@@ -207,7 +207,7 @@ def test_a_run_that_is_refused_before_its_first_step_leaves_nothing_behind(confi
     config.model.specialist.start_from = "runs/nowhere"
     refused("'runs/nowhere' is neither a network")
     config.model.specialist.update(start_from=str(trained), width=2.0)
-    refused("source 0 does not fit the specialist")
+    refused("has the weights of tiny 1 wide, but the specialist is 2 wide")
     config.model.specialist.update(start_from="", width=1.0)
     config.data.name = "mnist"
     refused("is not prepared")
