@@ -20,6 +20,7 @@ from basisnet_jax.curves import read_events
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
 from basisnet_jax.experiment import make_experiment
+from basisnet_jax.export import checks
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -495,9 +496,12 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(costing, "validate", lambda config: None)
     train.train(config, str(tmp_path))
     evaluation.evaluate_run(config, str(tmp_path))
-    monkeypatch.setattr(
-        exporting, "convert_and_check", lambda network, formats, images, *_: (list(images), ({}, {}))[1]
-    )
+
+    def unconverted(network, formats, images, *_):
+        logits = checks.joined(list(map(checks.by_jax(network), images)))
+        return {}, dict.fromkeys(("jax", *formats), logits)
+
+    monkeypatch.setattr(exporting, "convert_and_check", unconverted)
     exporting.export_run(config, str(tmp_path))
     config.model.routing = "dynamic"  # which reads what the preview does not
     costing.cost(config, str(tmp_path))
