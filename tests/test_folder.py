@@ -159,7 +159,7 @@ def test_manifest_and_card_name_the_folder_and_the_orientation(photos, config, t
     manifest = exporting.describe(opened, network, {}, {})
     assert manifest["data"] == {"name": photos.name, "train_split": "train"}
     assert manifest["input"]["exif_orientation"] == "ignored"
-    text = card.model_card({**manifest, "rule": None, "accuracy": {"images": "none"}}, opened.classes)
+    text = card.model_card({**manifest, "rule": None, "accuracy": {"images": "none"}, "warnings": []}, opened.classes)
     assert text.startswith(f"# tiny for {photos.name}\n")
     assert "EXIF orientation: ignored." in text
 
