@@ -93,7 +93,6 @@ def default() -> ml_collections.ConfigDict:
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.preview_weight = 1.0  # lambda in CE(specialist) + lambda * CE(preview)
-    loss.doubt = 0.0  # share of the specialist's loss that is weighed by the preview's doubt, 1 - its probability
     loss.self_distill_weight = 0.0  # w in (1 - w) CE(label) + w T^2 KL(specialist || preview), of the preview; 0 is off
     loss.self_distill_temperature = 1.0  # T, of both softmaxes
     loss.class_share_weight = 0.0  # of the coefficients' variance that repeats the preview's guess; 0 is off
@@ -255,7 +254,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be in 0 to 1": (
         lambda value: 0 <= value <= 1,
         (
-            *("data.erasing", "distill.weight", "loss.doubt", "loss.self_distill_weight"),
+            *("data.erasing", "distill.weight", "loss.self_distill_weight"),
             *("eval.exit_rate", "eval.max_accuracy_drop"),
         ),
     ),

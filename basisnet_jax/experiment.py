@@ -132,7 +132,6 @@ class Experiment:
             mix=loss.mix,
             mix_alpha=loss.mix_alpha,
             distillation=distillation if distill.teacher else None,
-            doubt=loss.doubt,
             self_distillation=own if own.weight else None,
             class_share_weight=loss.class_share_weight,
             accumulate_steps=self.config.accumulate_steps,

@@ -48,7 +48,6 @@ def joint_loss(
     preview_weight: float,
     distillation: Distillation | None = None,
     teacher_targets_BxK: jax.Array | None = None,
-    doubt: float = 0.0,
     self_distillation: Distillation | None = None,
     class_share_weight: float = 0.0,
 ) -> jax.Array:
@@ -60,7 +59,6 @@ def joint_loss(
       preview_weight: lambda.
       distillation: how both stages learn from a teacher; None without one.
       teacher_targets_BxK: `distillation.targets` of the teacher's logits.
-      doubt: share of the specialist's term that is weighed by the preview's doubt, see `doubt_weights`.
       self_distillation: how the preview learns from the specialist; None does not.
       class_share_weight: of `class_share`.
     """
@@ -79,21 +77,10 @@ def joint_loss(
         # The specialist is the teacher, so it learns nothing from how well it is followed.
         answers_BxK = self_distillation.targets(jax.lax.stop_gradient(outputs.logits_BxK))
         preview_loss_B = self_distillation.loss(outputs.preview_logits_BxK, preview_loss_B, answers_BxK)
-    if doubt:
-        loss_B *= 1.0 - doubt + doubt * doubt_weights(outputs.preview_logits_BxK)
     if class_share_weight:
         assert outputs.coefficients_BxLxN is not None
         loss_B += class_share_weight * class_share(outputs.coefficients_BxLxN, outputs.preview_logits_BxK)
     return loss_B + preview_weight * preview_loss_B
-
-
-def doubt_weights(preview_logits_BxK: jax.Array) -> jax.Array:
-    """1 - the preview's largest probability, over its mean: float32[B] of mean 1, through which nothing is learnt.
-
-    Images that the preview is sure of exit early, and what the specialist would have said of them does not matter.
-    """
-    doubt_B = 1.0 - jnp.max(jax.nn.softmax(jax.lax.stop_gradient(preview_logits_BxK)), axis=-1)
-    return doubt_B / jnp.maximum(jnp.mean(doubt_B), 1e-6)
 
 
 def class_share(coefficients_BxLxN: jax.Array, preview_logits_BxK: jax.Array) -> jax.Array:

@@ -43,7 +43,6 @@ class TrainSettings:
     mix: str = "none"  # 'none', 'mixup' or 'cutmix'
     mix_alpha: float = 1.0
     distillation: Distillation | None = None
-    doubt: float = 0.0
     self_distillation: Distillation | None = None
     class_share_weight: float = 0.0
     accumulate_steps: int = 1
@@ -119,7 +118,6 @@ def make_train_step(
                 settings.preview_weight,
                 distillation,
                 targets.get("teacher"),
-                settings.doubt,
                 settings.self_distillation,
                 settings.class_share_weight,
             )

@@ -62,7 +62,6 @@ ROWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "share_0.1": ("repeating the class costs 0.1", PREVIEW, {"loss.class_share_weight": 0.1}),
     "share_1": ("repeating the class costs 1", PREVIEW, {"loss.class_share_weight": 1.0}),
     "block": ("a vector a block", PREVIEW, {"model.granularity": "block"}),
-    "doubt": ("the specialist's loss weighed by doubt", PREVIEW, {"loss.doubt": 0.5}),
     "self_distill": (
         "the preview learns from the specialist",
         PREVIEW,

@@ -45,7 +45,6 @@ def test_every_config_is_valid(path):
         ("model.preview.width", -1.0),
         ("model.specialist.dropout", 1.0),
         ("loss.preview_weight", -0.1),
-        ("loss.doubt", 1.1),
         ("loss.self_distill_temperature", 0.0),
         ("eval.checkpoint", "latest"),
         ("eval.coefficients", ("predicted", "mean")),
@@ -76,10 +75,10 @@ def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
 def test_a_run_of_an_older_version_had_the_defaults_of_fields_that_it_lacks():
     config = config_lib.default()
     saved = json.loads(config.to_json())
-    del saved["loss"]["doubt"]
+    del saved["loss"]["label_smoothing"]
     config_lib.check_same_run(config, saved, "runs/old")
-    config.loss.doubt = 0.5
-    with pytest.raises(UserError, match=r"loss.doubt was 0.0 and is 0.5"):
+    config.loss.label_smoothing = 0.5
+    with pytest.raises(UserError, match=r"loss.label_smoothing was 0.0 and is 0.5"):
         config_lib.check_same_run(config, saved, "runs/old")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from basisnet_jax import step
 from basisnet_jax.experiment import make_experiment
-from basisnet_jax.losses import Distillation, class_share, doubt_weights, joint_loss
+from basisnet_jax.losses import Distillation, class_share, joint_loss
 from basisnet_jax.mesh import batch_sharding, make_mesh
 from basisnet_jax.models.basisnet import Outputs
 
@@ -27,25 +27,6 @@ def softmax(logits):
 
 def cross_entropy(logits, targets):
     return -(targets * np.log(softmax(logits))).sum(-1)
-
-
-def test_doubt_weighs_the_specialist_and_no_one_learns_through_it(batch):
-    logits, preview, targets = batch
-    doubt = 1 - softmax(preview).max(-1)
-    weights = doubt / doubt.mean()
-    np.testing.assert_allclose(doubt_weights(preview), weights, rtol=1e-5)
-    got = joint_loss(Outputs(logits, preview), targets, 0.7, doubt=0.4)
-    expected = (0.6 + 0.4 * weights) * cross_entropy(logits, targets) + 0.7 * cross_entropy(preview, targets)
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-    def total(preview, doubt):
-        return jnp.sum(joint_loss(Outputs(jnp.asarray(logits), preview), targets, 0.7, doubt=doubt))
-
-    np.testing.assert_array_equal(jax.grad(total)(preview, 0.4), jax.grad(total)(preview, 0.0))
-
-
-def test_a_preview_that_doubts_nothing_gives_finite_weights():
-    assert np.isfinite(doubt_weights(jnp.array([[1e4, 0.0], [0.0, 1e4]]))).all()
 
 
 def test_the_preview_learns_from_the_specialist_and_not_the_other_way(batch):
@@ -95,7 +76,7 @@ def test_class_share_equals_a_loop_over_classes_on_any_mesh():
 
 def test_both_are_off_by_default_and_a_static_network_has_neither(batch):
     logits, _, targets = batch
-    alone = joint_loss(Outputs(logits), targets, 1.0, doubt=1.0, self_distillation=Distillation(1.0, 1.0))
+    alone = joint_loss(Outputs(logits), targets, 1.0, self_distillation=Distillation(1.0, 1.0))
     np.testing.assert_allclose(alone, cross_entropy(logits, targets), rtol=1e-5)
 
 
@@ -108,7 +89,7 @@ def test_the_settings_reach_the_step(config, monkeypatch):
 
     monkeypatch.setattr(step, "make_train_step", noted)
     make_experiment(config).train_step()
-    config.loss.update(doubt=0.5, self_distill_weight=0.25, self_distill_temperature=3.0, class_share_weight=0.2)
+    config.loss.update(self_distill_weight=0.25, self_distill_temperature=3.0, class_share_weight=0.2)
     make_experiment(config).train_step()
-    both = [(settings.doubt, settings.self_distillation, settings.class_share_weight) for settings in given]
-    assert both == [(0.0, None, 0.0), (0.5, Distillation(0.25, 3.0), 0.2)]
+    both = [(settings.self_distillation, settings.class_share_weight) for settings in given]
+    assert both == [(None, 0.0), (Distillation(0.25, 3.0), 0.2)]
