@@ -93,8 +93,6 @@ def default() -> ml_collections.ConfigDict:
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.preview_weight = 1.0  # lambda in CE(specialist) + lambda * CE(preview)
-    loss.self_distill_weight = 0.0  # w in (1 - w) CE(label) + w T^2 KL(specialist || preview), of the preview; 0 is off
-    loss.self_distill_temperature = 1.0  # T, of both softmaxes
     loss.class_share_weight = 0.0  # of the coefficients' variance that repeats the preview's guess; 0 is off
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
     loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with its neighbour, and its target with that one's
@@ -245,7 +243,6 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         (
             *("epochs", "eval_every_epochs", "checkpoint.every_epochs", "loss.mix_alpha"),
             *("model.temperature", "model.start_temperature", "distill.temperature"),
-            "loss.self_distill_temperature",
             *("model.specialist.width", "model.preview.width", "optimizer.learning_rate", "optimizer.epsilon"),
             *("schedule.decay_rate", "schedule.decay_epochs"),
         ),
@@ -254,7 +251,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must be in 0 to 1": (
         lambda value: 0 <= value <= 1,
         (
-            *("data.erasing", "distill.weight", "loss.self_distill_weight"),
+            *("data.erasing", "distill.weight"),
             *("eval.exit_rate", "eval.max_accuracy_drop"),
         ),
     ),

@@ -124,7 +124,6 @@ class Experiment:
         """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
         distill = self.config.distill
         loss = self.config.loss
-        own = Distillation(loss.self_distill_weight, loss.self_distill_temperature)
         distillation = Distillation(distill.weight, distill.temperature, hard=distill.labels == "hard")
         settings = step.TrainSettings(
             preview_weight=loss.preview_weight,
@@ -132,7 +131,6 @@ class Experiment:
             mix=loss.mix,
             mix_alpha=loss.mix_alpha,
             distillation=distillation if distill.teacher else None,
-            self_distillation=own if own.weight else None,
             class_share_weight=loss.class_share_weight,
             accumulate_steps=self.config.accumulate_steps,
             batch_norm_momentum=self.config.batch_norm_momentum,

@@ -1,4 +1,4 @@
-"""The loss: CE(specialist) + lambda * CE(preview), what a teacher adds to each, and what each may do for the other."""
+"""The loss: CE(specialist) + lambda * CE(preview), what a teacher adds to each, and a penalty on the coefficients."""
 
 import dataclasses
 
@@ -48,7 +48,6 @@ def joint_loss(
     preview_weight: float,
     distillation: Distillation | None = None,
     teacher_targets_BxK: jax.Array | None = None,
-    self_distillation: Distillation | None = None,
     class_share_weight: float = 0.0,
 ) -> jax.Array:
     """The training loss of each image, float32[B]; a static network has no preview's term.
@@ -59,7 +58,6 @@ def joint_loss(
       preview_weight: lambda.
       distillation: how both stages learn from a teacher; None without one.
       teacher_targets_BxK: `distillation.targets` of the teacher's logits.
-      self_distillation: how the preview learns from the specialist; None does not.
       class_share_weight: of `class_share`.
     """
 
@@ -73,10 +71,6 @@ def joint_loss(
     if outputs.preview_logits_BxK is None:
         return loss_B
     preview_loss_B = loss_of(outputs.preview_logits_BxK)
-    if self_distillation:
-        # The specialist is the teacher, so it learns nothing from how well it is followed.
-        answers_BxK = self_distillation.targets(jax.lax.stop_gradient(outputs.logits_BxK))
-        preview_loss_B = self_distillation.loss(outputs.preview_logits_BxK, preview_loss_B, answers_BxK)
     if class_share_weight:
         assert outputs.coefficients_BxLxN is not None
         loss_B += class_share_weight * class_share(outputs.coefficients_BxLxN, outputs.preview_logits_BxK)

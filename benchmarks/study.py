@@ -62,11 +62,6 @@ ROWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "share_0.1": ("repeating the class costs 0.1", PREVIEW, {"loss.class_share_weight": 0.1}),
     "share_1": ("repeating the class costs 1", PREVIEW, {"loss.class_share_weight": 1.0}),
     "block": ("a vector a block", PREVIEW, {"model.granularity": "block"}),
-    "self_distill": (
-        "the preview learns from the specialist",
-        PREVIEW,
-        {"loss.self_distill_weight": 0.5, "loss.self_distill_temperature": 2.0},
-    ),
     **both("strong", "RandAugment and random erasing", STRONG),
     **both("mixup", "mixup", MIXUP),
     "teacher": ("for distillation: the plain network, twice as wide", STATIC, {"model.specialist.width": 2.0}),

@@ -45,7 +45,6 @@ def test_every_config_is_valid(path):
         ("model.preview.width", -1.0),
         ("model.specialist.dropout", 1.0),
         ("loss.preview_weight", -0.1),
-        ("loss.self_distill_temperature", 0.0),
         ("eval.checkpoint", "latest"),
         ("eval.coefficients", ("predicted", "mean")),
         ("eval.max_accuracy_drop", -0.1),

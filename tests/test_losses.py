@@ -1,4 +1,4 @@
-"""What the stages do for each other in the loss, against NumPy; what a teacher does is in test_teacher.py."""
+"""The joint loss, against NumPy; what a teacher does is in test_teacher.py."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from basisnet_jax import step
 from basisnet_jax.experiment import make_experiment
-from basisnet_jax.losses import Distillation, class_share, joint_loss
+from basisnet_jax.losses import class_share, joint_loss
 from basisnet_jax.mesh import batch_sharding, make_mesh
 from basisnet_jax.models.basisnet import Outputs
 
@@ -27,21 +27,6 @@ def softmax(logits):
 
 def cross_entropy(logits, targets):
     return -(targets * np.log(softmax(logits))).sum(-1)
-
-
-def test_the_preview_learns_from_the_specialist_and_not_the_other_way(batch):
-    logits, preview, targets = batch
-    own = Distillation(0.3, 2.0)
-    got = joint_loss(Outputs(logits, preview), targets, 0.7, self_distillation=own)
-    teacher, student = softmax(logits / 2), softmax(preview / 2)
-    divergence = (teacher * np.log(teacher / student)).sum(-1)
-    followed = 0.7 * cross_entropy(preview, targets) + 0.3 * 4 * divergence
-    np.testing.assert_allclose(got, cross_entropy(logits, targets) + 0.7 * followed, rtol=1e-4)
-
-    def total(logits, own):
-        return jnp.sum(joint_loss(Outputs(logits, jnp.asarray(preview)), targets, 0.7, self_distillation=own))
-
-    np.testing.assert_array_equal(jax.grad(total)(logits, own), jax.grad(total)(logits, None))
 
 
 def numpy_class_share(coefficients, preview):
@@ -74,9 +59,11 @@ def test_class_share_equals_a_loop_over_classes_on_any_mesh():
     assert np.abs(gradient).max() < 1e-3
 
 
-def test_both_are_off_by_default_and_a_static_network_has_neither(batch):
-    logits, _, targets = batch
-    alone = joint_loss(Outputs(logits), targets, 1.0, self_distillation=Distillation(1.0, 1.0))
+def test_both_stages_learn_and_a_static_network_has_no_preview(batch):
+    logits, preview, targets = batch
+    both = cross_entropy(logits, targets) + 0.7 * cross_entropy(preview, targets)
+    np.testing.assert_allclose(joint_loss(Outputs(logits, preview), targets, 0.7), both, rtol=1e-5)
+    alone = joint_loss(Outputs(logits), targets, 0.7)
     np.testing.assert_allclose(alone, cross_entropy(logits, targets), rtol=1e-5)
 
 
@@ -89,7 +76,6 @@ def test_the_settings_reach_the_step(config, monkeypatch):
 
     monkeypatch.setattr(step, "make_train_step", noted)
     make_experiment(config).train_step()
-    config.loss.update(self_distill_weight=0.25, self_distill_temperature=3.0, class_share_weight=0.2)
+    config.loss.class_share_weight = 0.2
     make_experiment(config).train_step()
-    both = [(settings.self_distillation, settings.class_share_weight) for settings in given]
-    assert both == [(None, 0.0), (Distillation(0.25, 3.0), 0.2)]
+    assert [settings.class_share_weight for settings in given] == [0.0, 0.2]
