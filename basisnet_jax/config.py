@@ -93,7 +93,6 @@ def default() -> ml_collections.ConfigDict:
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.preview_weight = 1.0  # lambda in CE(specialist) + lambda * CE(preview)
-    loss.class_share_weight = 0.0  # of the coefficients' variance that repeats the preview's guess; 0 is off
     loss.label_smoothing = 0.0  # share of the target that is spread over all classes
     loss.mix = "none"  # 'mixup' or 'cutmix': each image is mixed with its neighbour, and its target with that one's
     loss.mix_alpha = 0.2  # the shares of a mix are from Beta(alpha, alpha)
@@ -226,7 +225,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             *("data.max_shift", "data.max_rotation", "data.workers"),
             *("data.eval_padding", "model.synthesize_from_block", "loss.preview_weight", "schedule.warmup_epochs"),
             *("optimizer.weight_decay", "optimizer.clip_norm", "model.start_noise"),
-            *("eval.resolution", "eval.madds_target", "loss.class_share_weight"),
+            *("eval.resolution", "eval.madds_target"),
         ),
     ),
     "must be at least 1": (

@@ -92,7 +92,11 @@ class CoefficientSums:
         return {"by_class": by_class, "entropy": self.entropy / count, "wins": self.wins / count}
 
     def class_share(self) -> dict[str, Any]:
-        """The share of their variance that lies between the preview's guesses, as `losses.class_share` has it.
+        """The share of their variance over the images that lies between the classes that the preview guesses.
+
+        With c[b] the coefficients of image b, m their mean, k(b) the class that the preview guesses, and m[k] the mean
+        over the n[k] images of class k, it is sum_k n[k] |m[k] - m|^2 / sum_b |c[b] - m|^2. Coefficients that have
+        nothing to do with K classes get (K - 1) / (B - 1).
 
         Returns:
           'all' over all vectors together, 'vectors' of each; 0 where the coefficients are the same for all images.

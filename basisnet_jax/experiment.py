@@ -131,7 +131,6 @@ class Experiment:
             mix=loss.mix,
             mix_alpha=loss.mix_alpha,
             distillation=distillation if distill.teacher else None,
-            class_share_weight=loss.class_share_weight,
             accumulate_steps=self.config.accumulate_steps,
             batch_norm_momentum=self.config.batch_norm_momentum,
             ema_decay=self.config.ema_decay,

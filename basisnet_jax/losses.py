@@ -1,4 +1,4 @@
-"""The loss: CE(specialist) + lambda * CE(preview), what a teacher adds to each, and a penalty on the coefficients."""
+"""The loss: CE(specialist) + lambda * CE(preview), and what a teacher adds to each."""
 
 import dataclasses
 
@@ -7,9 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from basisnet_jax.models.basisnet import Outputs
-
-# A deviation of 0.001, so that the share's gradient stays small while coefficients are near uniform.
-LEAST_VARIANCE = 1e-6
 
 
 def smoothed_targets(labels_B: jax.Array, num_classes: int, label_smoothing: float = 0.0) -> jax.Array:
@@ -48,7 +45,6 @@ def joint_loss(
     preview_weight: float,
     distillation: Distillation | None = None,
     teacher_targets_BxK: jax.Array | None = None,
-    class_share_weight: float = 0.0,
 ) -> jax.Array:
     """The training loss of each image, float32[B]; a static network has no preview's term.
 
@@ -58,7 +54,6 @@ def joint_loss(
       preview_weight: lambda.
       distillation: how both stages learn from a teacher; None without one.
       teacher_targets_BxK: `distillation.targets` of the teacher's logits.
-      class_share_weight: of `class_share`.
     """
 
     def loss_of(logits_BxK: jax.Array) -> jax.Array:
@@ -70,27 +65,7 @@ def joint_loss(
     loss_B = loss_of(outputs.logits_BxK)
     if outputs.preview_logits_BxK is None:
         return loss_B
-    preview_loss_B = loss_of(outputs.preview_logits_BxK)
-    if class_share_weight:
-        assert outputs.coefficients_BxLxN is not None
-        loss_B += class_share_weight * class_share(outputs.coefficients_BxLxN, outputs.preview_logits_BxK)
-    return loss_B + preview_weight * preview_loss_B
-
-
-def class_share(coefficients_BxLxN: jax.Array, preview_logits_BxK: jax.Array) -> jax.Array:
-    """How much of what the coefficients say the preview's guess says too, float32 in [0, 1].
-
-    With c[b] the coefficients of image b, m their mean, k(b) the class of image b's largest preview logit, and m[k] the
-    mean over the n[k] images of class k, it is sum_k n[k] |m[k] - m|^2 / sum_b |c[b] - m|^2: the share of the variance
-    that lies between the guessed classes. Coefficients that have nothing to do with K classes get (K - 1) / (B - 1).
-    Coefficients that are all but the same have no share: LEAST_VARIANCE is added to each one's variance.
-    """
-    centred_BxC = (coefficients_BxLxN - jnp.mean(coefficients_BxLxN, axis=0)).reshape(len(coefficients_BxLxN), -1)
-    guesses_BxK = jax.nn.one_hot(jnp.argmax(preview_logits_BxK, axis=-1), preview_logits_BxK.shape[-1])
-    sums_KxC = jnp.einsum("bk,bc->kc", guesses_BxK, centred_BxC, precision=jax.lax.Precision.HIGHEST)
-    images_K = jnp.maximum(jnp.sum(guesses_BxK, axis=0), 1.0)
-    between = jnp.sum(jnp.square(sums_KxC) / images_K[:, None])
-    return between / (jnp.sum(jnp.square(centred_BxC)) + LEAST_VARIANCE * centred_BxC.size)
+    return loss_B + preview_weight * loss_of(outputs.preview_logits_BxK)
 
 
 def correct(logits_BxK: jax.Array, labels_B: jax.Array, k: int = 1) -> jax.Array:

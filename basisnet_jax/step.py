@@ -43,7 +43,6 @@ class TrainSettings:
     mix: str = "none"  # 'none', 'mixup' or 'cutmix'
     mix_alpha: float = 1.0
     distillation: Distillation | None = None
-    class_share_weight: float = 0.0
     accumulate_steps: int = 1
     batch_norm_momentum: float = 0.99
     ema_decay: float = 0.0
@@ -117,7 +116,6 @@ def make_train_step(
                 settings.preview_weight,
                 distillation,
                 targets.get("teacher"),
-                settings.class_share_weight,
             )
             return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B, checks)
 

@@ -59,8 +59,6 @@ ROWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "anneal": ("a warm start by temperature, from 30", PREVIEW, {"model.warm_start": "temperature"}),
     "from_pool": ("coefficients from the last feature map", PREVIEW, {"model.coefficients_from": "pool"}),
     "from_block03": ("coefficients from the map after block 3", PREVIEW, {"model.coefficients_from": "block03"}),
-    "share_0.1": ("repeating the class costs 0.1", PREVIEW, {"loss.class_share_weight": 0.1}),
-    "share_1": ("repeating the class costs 1", PREVIEW, {"loss.class_share_weight": 1.0}),
     "block": ("a vector a block", PREVIEW, {"model.granularity": "block"}),
     **both("strong", "RandAugment and random erasing", STRONG),
     **both("mixup", "mixup", MIXUP),
