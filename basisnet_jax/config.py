@@ -81,9 +81,6 @@ def default() -> ml_collections.ConfigDict:
     # or 'temperature', which falls from start_temperature to temperature, as it always does for 'dynamic'.
     model.warm_start = "uniform"
     model.start_temperature = 30.0
-    # What of the preview its coefficients are computed from: 'classifier', the vector that its classifier sees; or the
-    # average of its last feature map ('pool'), or of that after a block ('block03').
-    model.coefficients_from = "classifier"
     model.num_tasks = 1  # task: how many tasks have coefficients of their own
     model.start_noise = 0.02  # bases that start from one kernel: deviation of their noise over that of the kernel
     model.dtype = "float32"  # what layers compute in: 'float32' or 'bfloat16'; parameters are float32
@@ -337,8 +334,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
         fail("seed", config.seed, "must be less than 2**31")
     if config.model.routing != "static":
         _check_synthesized(config.model)
-    if config.model.routing == "preview":
-        _check_coefficients_from(config.model)
     if config.data.eval_share and config.data.name != "folder":
         fail("data.eval_share", config.data.eval_share, "splits a 'folder'; slice a TFDS split, as in 'train[:90%]'")
     if config.model.routing == "task" and not config.data.task:
@@ -369,13 +364,6 @@ def _check_synthesized(model: ml_collections.ConfigDict) -> None:
     if model.synthesize_from_block >= len(table.blocks):
         rule = f"{name} has the blocks 0 to {len(table.blocks) - 1}"
         fail("model.synthesize_from_block", model.synthesize_from_block, rule)
-
-
-def _check_coefficients_from(model: ml_collections.ConfigDict) -> None:
-    """Raises UserError if the preview has no such features."""
-    places = ARCHITECTURES[model.preview.backbone].feature_lengths()
-    if model.coefficients_from not in places:
-        fail("model.coefficients_from", model.coefficients_from, f"must be one of the preview's {', '.join(places)}")
 
 
 def check_same_run(

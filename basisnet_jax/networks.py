@@ -44,7 +44,7 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
     if config.routing == "preview":
         return BasisNet(
             specialist,
-            backbone(config.preview).clone(features=config.coefficients_from),
+            backbone(config.preview),
             preview_resolution=config.preview.resolution,
             num_bases=config.num_bases,
             synthesized=synthesized,
@@ -88,7 +88,6 @@ def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
         num_bases=model.num_bases,
         synthesized=model.synthesized,
         granularity=model.granularity,
-        coefficients_from=model.preview.features,
         channels=channels,
     )
 

@@ -57,8 +57,6 @@ ROWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "preview_n8": ("BasisNet, N = 8, 1,445,864", PREVIEW, bases(8, 0.84, 0.5, 10)),
     "preview_n16": ("BasisNet, N = 16, 1,420,976", PREVIEW, bases(16, 0.7, 0.5, 16)),
     "anneal": ("a warm start by temperature, from 30", PREVIEW, {"model.warm_start": "temperature"}),
-    "from_pool": ("coefficients from the last feature map", PREVIEW, {"model.coefficients_from": "pool"}),
-    "from_block03": ("coefficients from the map after block 3", PREVIEW, {"model.coefficients_from": "block03"}),
     "block": ("a vector a block", PREVIEW, {"model.granularity": "block"}),
     **both("strong", "RandAugment and random erasing", STRONG),
     **both("mixup", "mixup", MIXUP),

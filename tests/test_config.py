@@ -36,7 +36,6 @@ def test_every_config_is_valid(path):
         ("model.granularity", "kernel"),
         ("model.temperature", 0.0),
         ("model.warm_start", "none"),
-        ("model.coefficients_from", "block06"),
         ("model.dtype", "float16"),
         ("model.synthesize", ("expand", "stem")),
         ("model.synthesize", ()),

@@ -12,8 +12,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import Block, Conventions
 from basisnet_jax.models.blocks import Convolution, Norm, Residual, SqueezeExcite
-from basisnet_jax.models.synthesis import value_of
-from basisnet_jax.networks import make_model, model_cost
+from basisnet_jax.networks import make_model
 from tests.configs.plain_block import PlainBlock
 
 
@@ -107,26 +106,6 @@ def test_a_warm_start_by_temperature_falls_linearly(config, left):
     got = apply(model, variables, images(), warm_start=left).coefficients_BxLxN
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     assert np.abs(final - expected).max() > 0.01
-
-
-@pytest.mark.parametrize("place", ["block00", "pool"])
-def test_coefficients_are_computed_from_what_is_named(config, place):
-    """With a head of coefficients that multiplies by one matrix, against the module that makes what is named."""
-    model, variables = initialized(config, coefficients_from=place)
-    kernel = variables["params"]["coefficients"]["kernel"]
-    module = {"block00": "block00", "pool": "head_norm"}[place]
-    _, seen = model.apply(variables, images(), train=False, method="first_stage", capture_intermediates=True)
-    (feature_map,) = seen["intermediates"]["preview"][module]["__call__"]
-    features = np.asarray(value_of(feature_map)).mean((1, 2))
-    scores = (features @ np.asarray(kernel)).reshape(4, -1, config.model.num_bases) / config.model.temperature
-    expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    got = apply(model, variables, images()).coefficients_BxLxN
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-    assert np.ptp(expected, axis=0).max() > 1e-6
-    cost = model_cost(model, 8, channels=1)
-    leaves = jax.tree.leaves(variables["params"])
-    assert cost.parameters == sum(leaf.size for leaf in leaves)
-    assert next(x.madds for x in cost.layers if x.name == "preview/coefficients") == kernel.size
 
 
 @pytest.mark.parametrize(("granularity", "vectors"), [("layer", 5), ("block", 2), ("model", 1)])

@@ -181,17 +181,7 @@ class Architecture:
     @property
     def features(self) -> int:
         """Length of the vector that the classifier sees."""
-        return self.feature_lengths()["classifier"]
-
-    def feature_lengths(self) -> dict[str, int]:
-        """{what can be seen of an image: length of the vector}.
-
-        'block00', ... is the average of the feature map after a block, 'pool' that of the last feature map, and
-        'classifier' the vector that the classifier sees.
-        """
-        lengths = {name: block.out for name, _, block in self.named_blocks()}
-        pool = self.head_conv or self.blocks[-1].out
-        return {**lengths, "pool": pool, "classifier": self.head_dense or pool}
+        return self.head_dense or self.head_conv or self.blocks[-1].out
 
     def named_blocks(self) -> Iterator[tuple[str, int, BlockKind]]:
         """(name, input channels, block) in order."""

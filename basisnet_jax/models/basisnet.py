@@ -82,9 +82,9 @@ class BasisNet(nn.Module):
         """The preview: images of any resolution -> (logits_BxK, coefficients_BxLxN), both float32."""
         assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = self.small_image(images_BxHxWxC)
-        features_BxF, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
+        features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
         shape = (len(set(self._vectors().values())), self.num_bases)
-        scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxF)
+        scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxD)
         scores_BxLxN = scores_BxLN.reshape(-1, *shape)
         temperature: jax.Array | float = self.temperature
         if self.start_temperature is not None:

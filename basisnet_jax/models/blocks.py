@@ -192,21 +192,17 @@ class Residual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Images -> (a vector of features, logits).
-
-    `features` names the vector, see `Architecture.feature_lengths`.
-    """
+    """Images -> (the vector that the classifier sees, logits)."""
 
     architecture: Architecture
     num_classes: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     tpu_kernels: bool = False
-    features: str = "classifier"
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Args: images in [-1, 1]. Returns: features_BxF in `dtype`, logits_BxK in float32."""
+        """Args: images in [-1, 1]. Returns: features_BxD in `dtype`, logits_BxK in float32."""
         table, how, dtype = self.architecture, self.architecture.conventions, self.dtype
         stem = Convolution(
             table.stem, table.stem_side, table.stem_stride, padding=how.padding, dtype=dtype, name="stem"
@@ -216,22 +212,19 @@ class Backbone(nn.Module):
         if table.stem_pool:
             sides = [taps.pads(size, 3, 2, how.padding)[:2] for size in x.shape[1:3]]
             x = nn.max_pool(x, (3, 3), (2, 2), sides)
-        maps = {}
         for name, _, block in table.named_blocks():
-            x = maps[name] = Residual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
+            x = Residual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
         if table.head_conv:
             head_conv = Convolution(table.head_conv, dtype=dtype, name="head_conv")
             x = head_conv(x, route("head_conv", x, x))
             x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train).value()
-        maps["pool"] = x
         x_BxD = global_average(x).astype(dtype)
         if table.head_dense:
             head_dense = Dense(table.head_dense, dtype=dtype, name="head_dense")
             x_BxD = ACTIVATIONS[table.head_act](head_dense(x_BxD, route("head_dense", x_BxD, x_BxD)))
         kept_BxD = nn.Dropout(self.dropout, deterministic=not train)(x_BxD)
         classifier = Dense(self.num_classes, name="classifier")
-        features_BxF = x_BxD if self.features == "classifier" else global_average(maps[self.features]).astype(dtype)
-        return features_BxF, classifier(kept_BxD, route("classifier", x_BxD, x_BxD))
+        return x_BxD, classifier(kept_BxD, route("classifier", x_BxD, x_BxD))
 
 
 def _normalized(images_BxHxWxC: jax.Array, conventions: Conventions) -> jax.Array:

@@ -149,15 +149,11 @@ def basisnet_cost(
     num_bases: int,
     synthesized: tuple[str, ...],
     granularity: str,
-    coefficients_from: str = "classifier",
     channels: int = 3,
 ) -> Cost:
-    """Of both stages and the synthesis between them; arguments as in `basisnet.BasisNet`.
-
-    `coefficients_from` is the preview's `blocks.Backbone.features`.
-    """
+    """Of both stages and the synthesis between them; arguments as in `basisnet.BasisNet`."""
     outputs = num_bases * len(set(coefficient_vectors(synthesized, granularity).values()))
-    kernel = preview.feature_lengths()[coefficients_from] * outputs
+    kernel = preview.features * outputs
     head = Layer("coefficients", kernel, kernel, outputs)
     first = [*backbone_layers(preview, preview_resolution, num_classes, channels), head]
     second = backbone_layers(specialist, resolution, num_classes, channels)
