@@ -18,6 +18,7 @@ from typing import Any
 from etils import epath
 
 from basisnet_jax import files, plotting
+from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
 from basisnet_jax.output import ending_with_its_reader
 
@@ -50,17 +51,35 @@ def read(folders: Sequence[str | os.PathLike]) -> tuple[list[Row], list[str]]:
     if not runs:
         raise UserError(f"there is no finished run to compare: {'; '.join(left_out)}.")
     networks: dict[str, dict[str, dict[str, Any]]] = {}
-    evaluated: dict[tuple[str, str, int], str] = {}
     for folder, results in runs.items():
-        config, data = results["config"], results["config"]["data"]
-        evaluated.setdefault((data["name"], data["eval_split"], results["eval"]["count"]), folder)
-        networks.setdefault(json.dumps({**config, "seed": None}, sort_keys=True), {})[folder] = results
-    if len(evaluated) > 1:
-        said = "; ".join(
-            f"{where} on {count} images of {name} {split}" for (name, split, count), where in evaluated.items()
-        )
-        raise UserError(f"the runs were evaluated on different images ({said}); compare runs of one data set.")
+        networks.setdefault(json.dumps({**results["config"], "seed": None}, sort_keys=True), {})[folder] = results
+    _check_same_images(runs)
     return sorted((_row(runs) for runs in networks.values()), key=lambda row: row.madds), left_out
+
+
+def _check_same_images(runs: dict[str, dict[str, Any]]) -> None:
+    """Raises UserError if the runs, {workdir: results}, were evaluated on different images or have other classes."""
+    images: dict[str, str] = {}
+    classes: dict[tuple[str, ...], str] = {}
+    for folder, results in runs.items():
+        data = results["config"]["data"]
+        images.setdefault(f"{results['eval']['count']} images of {data_name(data)} {data['eval_split']}", folder)
+        if names := _class_names(folder):
+            classes.setdefault(names, folder)
+    if len(images) > 1:
+        said = "; ".join(f"{where} on {what}" for what, where in images.items())
+        raise UserError(f"the runs were evaluated on different images ({said}); compare runs of one data set.")
+    if len(classes) > 1:
+        said = "; ".join(f"{where} has {len(names)}: {', '.join(names)[:60]}" for names, where in classes.items())
+        raise UserError(f"the runs have different classes ({said}); compare runs of one data set.")
+
+
+def _class_names(folder: str) -> tuple[str, ...]:
+    """Returns the names of a run's classes; () if its data.json cannot be read."""
+    try:
+        return tuple(json.loads((epath.Path(folder).expanduser() / "data.json").read_text())["classes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def _finished(folders: Sequence[str | os.PathLike]) -> tuple[dict[str, dict[str, Any]], list[str]]:

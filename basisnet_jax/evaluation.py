@@ -31,6 +31,7 @@ from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.coefficient_figure import draw_coefficients
 from basisnet_jax.config import fail, is_export, open_run
 from basisnet_jax.data import preprocess
+from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import Predictions, Stages, is_correct, predict, stages_of_state, summarize
 from basisnet_jax.exit_rule import FILE, NEVER, ChosenRule, Provenance
@@ -149,10 +150,9 @@ def _compared(workdir: str, experiment: Experiment) -> Network:
     if not path.exists():
         fail("eval.compare", workdir, "has no evaluation/results.json; run --mode=evaluate on it first")
     other, data = json.loads(path.read_text()), experiment.config.data
-    for field in ("name", "eval_split"):
-        if other["config"]["data"][field] != data[field]:
-            was = other["config"]["data"][field]
-            fail("eval.compare", workdir, f"was evaluated with data.{field} = {was!r}, not {data[field]!r}")
+    was, now = ((data_name(x), x["eval_split"]) for x in (other["config"]["data"], data))
+    if was != now:
+        fail("eval.compare", workdir, f"was evaluated on {' '.join(was)}, not on {' '.join(now)}")
     return Network(epath.Path(workdir).name, other["madds"]["total"], other["reported_half"]["top1"])
 
 

@@ -11,9 +11,12 @@ from basisnet_jax import compare
 from basisnet_jax.errors import UserError
 
 
-def finished(folder, seed, top1, routing="static", madds=100, split="test"):
+def finished(folder, seed, top1, routing="static", madds=100, split="test", data=(), classes=()):
     folder.mkdir()
-    config = {"seed": seed, "data": {"name": "digits", "eval_split": split}, "model": {"routing": routing}}
+    data = {"name": "digits", "dir": "", "eval_split": split, **dict(data)}
+    config = {"seed": seed, "data": data, "model": {"routing": routing}}
+    if classes:
+        (folder / "data.json").write_text(json.dumps({"classes": classes}))
     results = {
         "config": config,
         "eval": {"count": 500, "top1": top1},
@@ -74,3 +77,20 @@ def test_runs_that_do_not_compare_are_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=re.escape(sentence)):
             compare.read(runs)
+
+
+def test_folders_of_images_are_told_apart_by_their_own_name_and_their_classes(tmp_path):
+    """Where a folder lies does not matter: another machine has it elsewhere."""
+
+    def run(name, seed, folder, classes=("bee", "cat")):
+        return finished(tmp_path / name, seed, 0.9, data={"name": "folder", "dir": folder}, classes=classes)
+
+    photos = [run("first", 0, "data/photos"), run("second", 1, "/mnt/photos/")]
+    rows, _ = compare.read(photos)
+    assert len(rows) == 2
+    with pytest.raises(
+        UserError, match=r"different images \(.*first on 500 images of photos test; .* of drawings test\)"
+    ):
+        compare.read([*photos, run("third", 2, "data/drawings")])
+    with pytest.raises(UserError, match=r"different classes \(.*first has 2: bee, cat; .*fourth has 2: bee, dog\)"):
+        compare.read([*photos, run("fourth", 2, "other/photos", classes=("bee", "dog"))])

@@ -172,7 +172,13 @@ def test_a_static_network_is_evaluated_and_drawn_beside(trained, trained_config,
     trained_config.eval.compare = (str(tmp_path),)
     evaluate_run(trained_config, str(trained))
     trained_config.data.eval_split = "test[:36]"
-    with pytest.raises(UserError, match=r"was evaluated with data.eval_split = 'test\[:37\]', not 'test\[:36\]'"):
+    with pytest.raises(UserError, match=r"was evaluated on digits test\[:37\], not on digits test\[:36\]"):
+        evaluate_run(trained_config, str(trained))
+    other = tmp_path / "evaluation" / "results.json"
+    content = json.loads(other.read_text())
+    content["config"]["data"].update(name="folder", dir="/elsewhere/photos")
+    other.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"was evaluated on photos test\[:37\], not on digits"):
         evaluate_run(trained_config, str(trained))
     trained_config.eval.compare = (str(tmp_path / "none"),)
     with pytest.raises(UserError, match=r"has no evaluation/results.json"):

@@ -259,6 +259,9 @@ def test_images_are_found_below_a_folder(photos, monkeypatch, caplog):
         "train: 4 files that are not images are skipped",
         "train/: 4 files that are not images are skipped",
     ]
+    (photos / "val" / "notes.txt").touch()
+    folder.find_images("val", "images")
+    assert caplog.records[-1].getMessage() == "val: 1 file that is not an image is skipped"
     assert folder.find_images("train/*/*.jp*g", "images") == folder.find_images("train/**/*.jp*g", "images")
     assert folder.find_images("train/bee/*", "images") == [f"train/bee/{x}.JPEG" for x in range(4)]
     (photos / "empty").mkdir()

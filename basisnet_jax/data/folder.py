@@ -7,7 +7,7 @@ import hashlib
 import os
 import pathlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -135,6 +135,11 @@ def name_of(folder: str) -> str:
     return as_text(pathlib.Path(folder).expanduser().absolute().name)
 
 
+def data_name(settings: Mapping[str, Any]) -> str:
+    """Returns what people call the data set that a run's config.data names."""
+    return name_of(settings["dir"]) if settings["name"] == "folder" else settings["name"]
+
+
 def as_text(name: str) -> str:
     """Returns a file's name, with escapes if it has control characters or bytes that are no text."""
     return name if _is_text(name) else repr(name)[1:-1]
@@ -161,8 +166,9 @@ def find_images(pattern: str, flag: str) -> list[str]:
             raise UserError(
                 f"--{flag} = {pattern!r} is a folder that has no images below it ({', '.join(SUFFIXES)}); name another."
             )
-        if len(found) < len(below):
-            logging.warning("%s: %d files that are not images are skipped", pattern, len(below) - len(found))
+        if skipped := len(below) - len(found):
+            what = "1 file that is not an image is" if skipped == 1 else f"{skipped} files that are not images are"
+            logging.warning("%s: %s skipped", pattern, what)
         return sorted(found)
     matched = glob.glob(pattern, recursive=True)
     found = [x for x in matched if not os.path.isdir(x) and os.path.basename(x).lower() not in OF_THE_SYSTEM]
@@ -221,7 +227,8 @@ def _split(root: pathlib.Path, classes: Sequence[str]) -> Split:
     if not files:
         raise UserError(f"{root} holds no images; put them in folders of their class, as in {root / 'cat' / '1.jpg'}.")
     if skipped:
-        logging.warning("%s: %d files named %s are skipped", root, skipped, " or ".join(OF_THE_SYSTEM))
+        what = "1 file named %s is" if skipped == 1 else f"{skipped} files named %s are"
+        logging.warning(f"%s: {what} skipped", root, " or ".join(OF_THE_SYSTEM))
     return Split(str(root), tuple(files), tuple(labels))
 
 
