@@ -20,6 +20,8 @@ _NATIVE = re.compile(  # information and warnings of C++ libraries
     rb"|[\d-]{10} [\d:.]{8,}: [IW] "  # TensorFlow's of old
     rb"|To enable the following instructions: .* rebuild TensorFlow"
     rb"|(\x1b\[[\d;]*m)?[\d-]{10} [\d:.]{8,} \[[IVW]:onnxruntime"
+    # What image libraries dislike in a file: our own sentence names the file, where its pixels cannot be had.
+    rb"|libpng (error|warning): |Corrupt JPEG data: |Premature end of JPEG file|Invalid SOS parameters"
     # XLA's alarm at a compilation that takes minutes calls itself an error: the live line says how long it takes.
     rb"|E\d{4} .*slow_operation_alarm.cc|\*{32}$|\[Compiling module .*\] Very slow compile\?"
     rb"|$"
