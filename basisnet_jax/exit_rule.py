@@ -86,6 +86,8 @@ class Provenance:
     data: str  # what people call the data set
     split: str  # config.data.eval_split
     crop: str  # config.data.eval_crop
+    padding: int  # config.data.eval_padding; 0 where the crop is not 'central'
+    exif_orientation: bool  # config.data.exif_orientation: photographs are turned upright first
     files: dict[str, str] = dataclasses.field(default_factory=dict)  # {an export's file: its sha256}
 
     @property
@@ -97,7 +99,9 @@ class Provenance:
     @property
     def images(self) -> str:
         """Says which images these are, in words."""
-        return f"{self.data} {self.split} (crop {self.crop})"
+        padding = f", padding {self.padding}" if self.padding else ""
+        turned = "" if self.exif_orientation else ", EXIF orientation ignored"
+        return f"{self.data} {self.split} (crop {self.crop}{padding}{turned})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,6 +117,8 @@ def provenance_of(
         data=data_name,
         split=config.data.eval_split,
         crop=config.data.eval_crop,
+        padding=config.data.eval_padding if config.data.eval_crop == "central" else 0,
+        exif_orientation=config.data.exif_orientation,
         files=dict(files or {}),
     )
 

@@ -14,7 +14,7 @@ from basisnet_jax.evaluation import evaluate_run
 from basisnet_jax.exit_rule import CRITERIA, NEVER, ChosenRule, ExitRule, Point, Provenance, threshold_rule
 from basisnet_jax.predict import open_trained, rule_of
 
-PROVENANCE = Provenance(100, "best", True, 8, "digits", "test", "none")
+PROVENANCE = Provenance(100, "best", True, 8, "digits", "test", "none", 0, True)
 CHOSEN = ChosenRule(
     ExitRule("margin", 1.5, 0.7), "madds_target=5e5", PROVENANCE, Point(5, 0.4, 0.9, 5e5), Point(5, 0.3, 0.8, 6e5)
 )
@@ -68,7 +68,11 @@ def test_a_rule_of_other_weights_is_refused(change, said):
         CHOSEN.check_fits(now, "here")
 
 
-@pytest.mark.parametrize("change", [{"data": "mnist"}, {"split": "test[:10]"}, {"crop": "central"}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"data": "mnist"}, {"split": "test[:10]"}, {"crop": "central"}, {"padding": 32}, {"exif_orientation": False}],
+    ids=str,
+)
 def test_a_rule_of_other_images_is_warned_of(change, caplog):
     with caplog.at_level(logging.WARNING):
         CHOSEN.check_fits(PROVENANCE, "here")
