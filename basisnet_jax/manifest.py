@@ -70,7 +70,8 @@ class Manifest:
         """Reads the manifest of an export.
 
         Raises:
-          UserError: the folder is not an export, or its manifest is damaged or of another version.
+          UserError: the folder is not an export, or its manifest is damaged, of another version, or names files
+            outside the folder.
         """
         root = pathlib.Path(folder).expanduser()
         path = root / NAME
@@ -86,6 +87,10 @@ class Manifest:
             if not all(type(number) is int and number >= 0 for number in numbers.values()):
                 raise TypeError
             files = {str(name): typed(FileFacts, facts) for name, facts in content["files"].items()}
+            if outside := [name for name in files if not _is_file_name(name)]:
+                raise UserError(
+                    f"{path} names the file {outside[0]!r}, and an export's files lie in its own folder; {_AGAIN}."
+                )
             labels, rule = typed(FileFacts, content["labels"]), content["rule"]
             if not isinstance(content["config"], dict):
                 raise TypeError
@@ -127,8 +132,17 @@ class Manifest:
         return content
 
     def classes(self) -> tuple[str, ...]:
-        """Returns the classes' names, in the order of the logits. Raises UserError as `read`."""
-        return tuple(self.read(LABELS).decode().removesuffix("\n").split("\n"))
+        """Returns the classes' names, in the order of the logits.
+
+        Raises:
+          UserError: as `read`, or the file is not UTF-8.
+        """
+        try:
+            return tuple(self.read(LABELS).decode().removesuffix("\n").split("\n"))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.folder / LABELS} is damaged: its byte {error.start} is not UTF-8; {_AGAIN}."
+            ) from None
 
     def stages(self, suffix: str | None = None) -> dict[str, str]:
         """Names the LiteRT files of one kind.
@@ -174,6 +188,11 @@ class Manifest:
                 "the exit rule in %s was chosen with %s, and %s are used now; run --mode=evaluate on these.",
                 *(self.folder / NAME, ", ".join(was.files), ", ".join(names)),
             )
+
+
+def _is_file_name(name: str) -> bool:
+    """Returns whether a name is one of a file in a folder, by the rules of every system: no path, no drive."""
+    return name not in ("", ".", "..") and not any(character in name for character in "/\\:\0")
 
 
 def _parsed(path: pathlib.Path) -> dict[str, Any]:

@@ -74,6 +74,11 @@ def other_side(folder):
     changed(folder, input=lambda x: {**x, "side": 16})
 
 
+def named(name):
+    """Gives the manifest a file of another name."""
+    return lambda folder: changed(folder, files=lambda files: {**files, name: files[FILES[0]]})
+
+
 DAMAGES = {
     "manifest_cut": (cut("manifest.json"), r"manifest.json is damaged: it is not JSON"),
     "manifest_empty": (lambda folder: (folder / "manifest.json").write_text(""), "is damaged: it is not JSON"),
@@ -99,6 +104,11 @@ DAMAGES = {
     "labels_missing": (lambda folder: (folder / "labels.txt").unlink(), "labels.txt cannot be read"),
     "labels_cut": (cut("labels.txt"), "labels.txt has 11 bytes and was exported with 20"),
     "labels_of_others": (lambda folder: with_hash(folder, "labels.txt", b"cat\ndog\n"), r"'logits': \(1, 2\)"),
+    "labels_no_text": (lambda folder: with_hash(folder, "labels.txt", b"cat\n\xff\n"), "its byte 4 is not UTF-8"),
+    **{
+        f"file_named_{name}": (named(name), "names the file .*, and an export's files lie in its own folder")
+        for name in ("../preview.tflite", "/preview.tflite", "..", "", "a\\preview.tflite", "C:preview.tflite")
+    },
     "file_missing": (lambda folder: (folder / FILES[0]).unlink(), "preview.tflite cannot be read"),
     "file_cut": (cut(FILES[1]), "specialist.tflite has .* bytes and was exported with"),
     "one_bit": (flip, "specialist.tflite is damaged or of another export: its SHA-256 is"),
