@@ -4,18 +4,17 @@ import math
 from collections.abc import Sequence
 
 import jax
-from etils import epath
 
 from basisnet_jax import cache, report, terminal
 from basisnet_jax.experiment import Experiment
 
 
-def first_lines(experiment: Experiment, folder: epath.Path, resumed_from: int | None) -> list[str]:
+def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) -> list[str]:
     """Returns the lines that a training begins with: what runs, on what, and where it goes.
 
     Args:
       experiment: the run's.
-      folder: its workdir.
+      workdir: the run's folder, as the user gave it.
       resumed_from: step of the checkpoint that the run goes on from; None if it is new.
     """
     plan, data, config = experiment.plan, experiment.data, experiment.config
@@ -28,7 +27,7 @@ def first_lines(experiment: Experiment, folder: epath.Path, resumed_from: int | 
         "teacher": config.distill.teacher,
         "training": f"{config.epochs:g} epochs, {plan.total_steps:,} steps of {plan.batch_size:,} images, "
         f"seed {config.seed}",
-        "workdir": f"{folder} ({begins})",
+        "workdir": f"{workdir} ({begins})",
     }
     lines = [(name, text) for name, text in rows.items() if text] + [("note", note) for note in plan.notes]
     return [report.versions_line(), *(f"  {name:10} {text}" for name, text in lines)]

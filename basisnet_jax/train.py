@@ -76,7 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
                     f"{folder} is not the same folder on all hosts; give one that they share with --workdir."
                 )
         with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
-            for line in opening.first_lines(experiment, folder, checkpoints.latest_step()):
+            for line in opening.first_lines(experiment, workdir, checkpoints.latest_step()):
                 progress.say(line)
             state, account = _start(experiment, checkpoints, progress)
             evaluation = _loop(experiment, checkpoints, folder, state, account, stop, begin, progress)
