@@ -68,7 +68,7 @@ def main() -> None:
     result = {}
     for row in rows:
         whole, preview = times[f"{row.workdir} "], times.get(f"{row.workdir} the preview alone")
-        low, median, high = statistics.quantiles(whole, n=4)
+        low, median, high = timing.quartiles(whole)
         alone = f"{statistics.median(preview):.3f} ms" if preview else ""
         print(
             f"| {row.name} | {row.routing} | {row.madds:,} | {median:.3f} ms | {low:.3f} to {high:.3f} ms | {alone} |",

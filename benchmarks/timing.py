@@ -7,7 +7,7 @@ import pathlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -51,6 +51,12 @@ def ratio(times: Mapping[str, list[float]], of: str, to: str) -> float:
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
     """{name: median over the rounds}."""
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the quartiles of the rounds' figures; of one round they are its figure."""
+    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else [*values] * 3
+    return low, median, high
 
 
 def machine() -> str:

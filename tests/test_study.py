@@ -1,4 +1,4 @@
-"""benchmarks/study.py: rows that can be compared, and figures that are what they say."""
+"""benchmarks/: rows of study.py that can be compared, and figures that are what they say."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ from basisnet_jax import config as config_lib
 from basisnet_jax import evaluation, termination
 from basisnet_jax.evaluate import is_correct
 from basisnet_jax.networks import make_model, model_cost
-from benchmarks import study
+from benchmarks import study, timing
 
 
 def config_of(run):
@@ -68,3 +68,8 @@ def test_what_exits_lose_is_read_off_the_table(config, tmp_path):
     assert len(list(runs[1].missing())) == 2
     (line,) = study.table(runs).splitlines()[2:]
     assert line.startswith(f"| preview_n4 | {cost.total:,} | 1 | 0.9000 | 0.8000 | 0.7000 | ")
+
+
+def test_one_round_has_quartiles():
+    assert timing.quartiles([2.0]) == (2.0, 2.0, 2.0)
+    assert timing.quartiles([1.0, 2.0, 3.0]) == (1.0, 2.0, 3.0)
