@@ -47,7 +47,6 @@ def default() -> ml_collections.ConfigDict:
     data.eval_split = "test"  # TFDS split to evaluate on
     # For a 'folder' of class/*.jpg without splits: the share of each class's images in 'test'; the rest is in 'train'.
     data.eval_share = 0.0
-    data.rotations = False  # each image four times, turned by 0, 90, 180, 270 degrees, and each class four
     data.task = ""  # routing 'task': the integer feature that says which task an example is of, as 'coarse_label'
     data.exif_orientation = True  # turn photographs upright as their EXIF data says; False: pixels as they are stored
     data.crop = "none"  # 'inception': train on a random part of each image; 'none': on all of it

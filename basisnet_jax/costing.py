@@ -23,7 +23,6 @@ def cost(config: ml_collections.ConfigDict, workdir: str) -> str:
     classes, channels = datasets.classes_and_channels(
         data.name, data.dir, data.train_split, data.eval_split, data.eval_share
     )
-    classes = datasets.rotated_classes(classes) if data.rotations else classes
     datasets.check_classes(data.name, classes)
     counted = model_cost(make_model(config.model, len(classes)), eval_resolution(config), channels)
     folder = files.absolute(workdir)

@@ -268,7 +268,6 @@ def open_data(
 ) -> datasets.Dataset:
     """Opens the data set that `config.data` names. Raises UserError if it is not there or has one class."""
     data = open_dataset(settings.name, settings.dir, settings.train_split, settings.eval_split, settings.eval_share)
-    data = datasets.with_rotations(data) if settings.rotations else data
     datasets.check_classes(data.name, data.classes)
     return data
 

@@ -8,6 +8,7 @@
 What follows the rows and starts with --config. is for every run: --config.data.dir=... --config.data.threads=2. With
 --rates 4e-3 8e-3 a row becomes one run a learning rate, trained on the first 50,000 images and evaluated on the last
 10,000 of the training split: what a rate is chosen by. Runs are in runs/study/ROW-SEED; --out names another folder.
+The rows of 40 classes need the data that `python benchmarks/turned.py` makes.
 """
 
 import argparse
@@ -30,9 +31,9 @@ STRONG = {"data.policy": "randaugment", "data.policy_magnitude": 5.0, "data.eras
 MIXUP = {"loss.mix": "mixup", "loss.mix_alpha": 0.2}
 TEACHER = {"distill.teacher": "{out}/teacher-{seed}", "distill.weight": 0.5, "distill.temperature": 2.0}
 LONG = {"epochs": 12.0, "warm_start_epochs": 3.0, "eval_every_epochs": 3.0, "schedule.warmup_epochs": 1.5}
-# As many steps as four epochs of the upright images.
-TURNED = {"data.rotations": True, "epochs": 1.0, "warm_start_epochs": 0.25, "eval_every_epochs": 0.5}
-TURNED |= {"checkpoint.every_epochs": 0.5, "schedule.warmup_epochs": 0.125}
+# As many steps as four epochs of the upright images; benchmarks/turned.py has mirrored them.
+TURNED = {"data.name": "fashion_mnist_turned", "data.flip": False, "epochs": 1.0, "warm_start_epochs": 0.25}
+TURNED |= {"eval_every_epochs": 0.5, "checkpoint.every_epochs": 0.5, "schedule.warmup_epochs": 0.125}
 TURNED_LONG = TURNED | {"epochs": 3.0, "warm_start_epochs": 0.75, "schedule.warmup_epochs": 0.375}
 
 
@@ -93,7 +94,8 @@ class Run:
         _, config, overrides = ROWS[self.row]
         fields = {"seed": self.seed, **overrides}
         if self.rate:
-            fields |= {"data.train_split": "train[:50000]", "data.eval_split": "train[50000:]"}
+            kept = 200_000 if "data.name" in overrides else 50_000  # four examples an image
+            fields |= {"data.train_split": f"train[:{kept}]", "data.eval_split": f"train[{kept}:]"}
             fields["optimizer.learning_rate"] = self.rate
         flags = [f"--config.{field}={value}".format(out=self.out, seed=self.seed) for field, value in fields.items()]
         start = [sys.executable, "-m", "basisnet_jax.main", f"--mode={mode}", f"--config=configs/{config}.py"]

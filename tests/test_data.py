@@ -170,29 +170,6 @@ def test_a_split_that_is_not_here_stays_one_with_tasks():
     assert data.train.__getitems__([2])[0]["task"] == data.train.__getitems__([2])[0]["label"]
 
 
-def test_rotations_are_classes_of_their_own_and_come_last():
-    names = tuple("abcde")
-    data = datasets.with_rotations(datasets.Dataset(Numbers(5), datasets.Unread(3), names, 1, "numbers"))
-    assert (len(data.train), len(data.eval), data.num_classes, data.channels) == (20, 12, 20, 1)
-    assert isinstance(data.eval, datasets.Unread)
-    (batch,) = pipeline.eval_batches(data.train, batch_size=20, side=6, channels=1, num_classes=20)
-    np.testing.assert_array_equal(batch["label"], np.arange(20), err_msg="4 * class + quarter turns")
-    assert data.classes[7] == "b turned by 270"
-    for index, image in enumerate(batch["image"][..., 0]):
-        upright = batch["image"][index // 4 * 4, ..., 0]
-        np.testing.assert_array_equal(np.rot90(image, -(index % 4)), upright)
-    mirrored = preprocess.Augmentation(flip=True)
-    (batch,) = train_batches(1, 20, source=data.train, batch_size=20, augmentation=mirrored, side=6)
-    assert sorted(batch["label"]) == list(range(20))
-    flips = 0
-    for label, image in zip(batch["label"], batch["image"][..., 0], strict=True):
-        upright = preprocess.load_image(encode(noise(int(label) // 4)), 6, 1, preprocess.WHOLE_IMAGE)[..., 0]
-        got = np.rot90(image, -(label % 4))
-        flips += np.array_equal(got, upright[:, ::-1])
-        assert np.array_equal(got, upright) or np.array_equal(got, upright[:, ::-1]), "a mirror image keeps its class"
-    assert 0 < flips < 20
-
-
 def test_mistakes_are_answered_in_a_sentence(config):
     where = config.data.dir
     for name, split, words in (

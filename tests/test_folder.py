@@ -144,7 +144,6 @@ def test_class_names_in_any_script_are_taken(photos):
 def test_the_data_set_is_called_as_its_folder(photos, tmp_path, monkeypatch):
     data = datasets.open_dataset("folder", f"{photos}/", "train", "val")
     assert data.facts() == {"name": photos.name, "classes": ("ant", "bee", "cat"), "channels": 3, "train_examples": 12}
-    assert datasets.with_rotations(data).name == photos.name
     monkeypatch.chdir(photos)
     assert datasets.open_dataset("folder", ".", "train", "val").name == photos.name
     assert folder.name_of("/photos/line\nname") == "line\\nname"
@@ -236,9 +235,6 @@ def test_one_class_is_refused_wherever_it_is_known(photos, config, tmp_path):
     with pytest.raises(UserError, match=words):
         teacher.cache_logits(config)
     config.distill.update(teacher="", cache="")
-    config.data.rotations = True  # four classes
-    config.epochs = 20.0
-    make_experiment(config)
     one = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["a"])})
     with pytest.raises(UserError, match=r"has 1 class \(a\)"):
         datasets.check_classes("one", one["label"].names)

@@ -105,46 +105,6 @@ def with_tasks(data: Dataset, feature: str, num_tasks: int) -> Dataset:
     return dataclasses.replace(data, train=train, eval=evaluation)
 
 
-TURNS = 4  # of 90 degrees
-
-
-@dataclasses.dataclass(frozen=True)
-class _Turned:
-    """Each example of a source four times: turned counterclockwise by 0, 1, 2 and 3 quarters, with a label of its own.
-
-    What is decoded is turned last of all, after every augmentation, so that a mirror image is of the same class.
-    """
-
-    source: Source
-
-    def __len__(self) -> int:
-        return TURNS * len(self.source)
-
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
-        examples = self.source.__getitems__([index // TURNS for index in indices])
-        return [
-            {**example, "label": TURNS * int(example["label"]) + index % TURNS, "quarter_turns": index % TURNS}
-            for index, example in zip(indices, examples, strict=True)
-        ]
-
-
-def with_rotations(data: Dataset) -> Dataset:
-    """A harder task of the same images: four times as many, and four times as many classes, class times rotation."""
-    train, evaluation = (
-        Unread(TURNS * len(source)) if isinstance(source, Unread) else _Turned(source)
-        for source in (data.train, data.eval)
-    )
-    identity = f"{data.identity}, in four rotations"
-    return dataclasses.replace(
-        data, train=train, eval=evaluation, classes=rotated_classes(data.classes), identity=identity
-    )
-
-
-def rotated_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """Names of the classes of `with_rotations`."""
-    return tuple(f"{name} turned by {90 * turns}" for name in classes for turns in range(TURNS))
-
-
 def check_classes(name: str, classes: Sequence[str]) -> None:
     """Raises UserError if there are not two classes to tell apart."""
     if len(classes) < 2:

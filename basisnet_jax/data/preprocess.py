@@ -169,7 +169,7 @@ def load_eval(
 ) -> dict[str, np.ndarray]:
     """{'image': bytes, 'label': int} -> {'image': uint8[side, side, channels], 'label': int32, 'mask': 1.0}.
 
-    A 'task' goes along as int32; 'quarter_turns' says how often the result is turned by 90 degrees, counterclockwise.
+    A 'task' goes along as int32.
 
     Raises:
       BadExampleError: the image cannot be decoded, or the label is none of `num_classes`.
@@ -186,6 +186,5 @@ def _label(example: dict[str, Any], num_classes: int) -> int:
 
 
 def _example(image: np.ndarray, label: int, example: dict[str, Any]) -> dict[str, np.ndarray]:
-    image = np.rot90(image, example.get("quarter_turns", 0))
     task = {"task": np.array(example["task"], np.int32)} if "task" in example else {}
     return {"image": image, "label": np.array(label, np.int32), "mask": np.array(1.0, np.float32), **task}
