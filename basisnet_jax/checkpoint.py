@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from etils import epath
 
 from basisnet_jax import distributed, files, finite, integrity
 from basisnet_jax.errors import UserError
+from basisnet_jax.models.basisnet import COLLECTIONS, Variables
 from basisnet_jax.state import TrainState
 
 _BYTES_BESIDES = 2**13  # of each array, for its metadata and while it is written; measured, with room to spare
@@ -174,32 +175,41 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state of a step, in the shardings of `abstract_state`, and the account.
-
-        What has no arrays in `abstract_state` is left out: an evaluation need not know the optimizer.
+        """Returns the state of a step, in the shardings of `abstract_state`, and the account.
 
         Raises:
           UserError: it cannot be read.
         """
-        wanted = {name: tree for name, tree in _as_dict(abstract_state).items() if jax.tree.leaves(tree)}
-        state = ocp.args.PyTreeRestore(
-            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-        )
+        wanted = _as_dict(abstract_state)
+        state = ocp.args.PyTreeRestore(wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))
         with self._reading(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(state=state, account=ocp.args.JsonRestore()))
             return dataclasses.replace(abstract_state, **restored["state"]), restored["account"]
 
-    def restore_averages(self, step: int) -> dict[str, Any]:
-        """{'params', 'batch_stats'}: the moving averages of a step, as arrays of NumPy; nothing else is read."""
-        directory = self._directory / str(step) / "state"
+    def restore_variables(self, step: int, *, ema: bool, like: Variables | None = None) -> Variables:
+        """Reads the model's variables of a step, and nothing else.
+
+        Args:
+          step: of the checkpoint.
+          ema: the moving averages rather than the newest variables.
+          like: shapes, dtypes and shardings; None reads arrays of NumPy as they were saved.
+
+        Raises:
+          UserError: they cannot be read.
+        """
+        directory, prefix = self._directory / str(step) / "state", "ema_" if ema else ""
         with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(directory).item_metadata.tree
-            item = {name: saved[name] for name in ("ema_params", "ema_batch_stats")}
-            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            if like is None:
+                saved = checkpointer.metadata(directory).item_metadata.tree
+                item = {prefix + name: saved[prefix + name] for name in COLLECTIONS}
+                restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            else:
+                item = {prefix + name: like[name] for name in COLLECTIONS}
+                restore_args = ocp.checkpoint_utils.construct_restore_args(item)
             restored = checkpointer.restore(
                 directory, args=ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
             )
-        return {name.removeprefix("ema_"): tree for name, tree in restored.items()}
+        return {name: restored[prefix + name] for name in COLLECTIONS}
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
@@ -247,13 +257,21 @@ class Checkpoints:
             self._tell_of_a_full_disk()
 
 
-def restore_model(folder: epath.Path, which: str, abstract_state: TrainState) -> TrainState:
-    """A run's trained model, in the shardings of `abstract_state`.
+class Restored(NamedTuple):
+    """The variables of a trained model, and the step after which they were saved."""
+
+    step: int
+    variables: Variables
+
+
+def restore_model(folder: epath.Path, which: str, *, ema: bool, like: Variables | None = None) -> Restored:
+    """Reads a run's trained model.
 
     Args:
       folder: the run's workdir.
       which: 'best' by top-1, 'newest', or a step such as '1621'. The first two skip checkpoints that are damaged.
-      abstract_state: with no arrays in `opt_state`.
+      ema: as in `Checkpoints.restore_variables`.
+      like: as in `Checkpoints.restore_variables`.
 
     Raises:
       UserError: there is no such checkpoint.
@@ -268,7 +286,7 @@ def restore_model(folder: epath.Path, which: str, abstract_state: TrainState) ->
             step = int(which) if int(which) in steps and checkpoints.is_sound(int(which)) else None
         if step is None:
             raise UserError(_not_there(folder, which, steps))
-        return checkpoints.restore(step, abstract_state)[0]
+        return Restored(step, checkpoints.restore_variables(step, ema=ema, like=like))
 
 
 def _not_there(folder: epath.Path, which: str, steps: Sequence[int]) -> str:

@@ -115,7 +115,7 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
         batch = experiment.abstract_batch(size, training=train)
         if train:
             return step.trace(state, batch, experiment.schedule, experiment.abstract_teacher)
-        return step.trace(state, np.float32(0.0), batch)
+        return step.trace(experiment.abstract_variables, np.float32(0.0), batch)
 
     traced = trace(size)
     batch_checks.refuse_groups(traced.jaxpr.jaxpr, trace(2 * size).jaxpr.jaxpr)

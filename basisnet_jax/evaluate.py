@@ -1,8 +1,6 @@
 """Whole-set metrics: from sums while a run trains, from every image's logits when it is looked at closely."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +14,7 @@ from basisnet_jax.experiment import EvalStep, Experiment
 from basisnet_jax.losses import correct
 from basisnet_jax.metrics import Metrics, merge
 from basisnet_jax.models.ablations import ABLATIONS, random_cycle
+from basisnet_jax.models.stages import Stages
 from basisnet_jax.state import TrainState
 from basisnet_jax.terminal import Progress
 
@@ -23,12 +22,12 @@ from basisnet_jax.terminal import Progress
 def evaluate(
     experiment: Experiment, eval_step: EvalStep, state: TrainState, progress: Progress | None = None
 ) -> dict[str, float]:
-    """Metrics over the evaluation split, every example counted once, and their 'count'.
+    """Returns metrics over the evaluation split, every example counted once, and their 'count'.
 
     Args:
       experiment: its data, mesh and evaluation settings.
       eval_step: the experiment's.
-      state: what is evaluated.
+      state: what is evaluated: its moving averages, if `eval.ema` says so.
       progress: counts the images of its stage.
 
     Returns:
@@ -38,9 +37,9 @@ def evaluate(
       RuntimeError: the number of examples counted is not that of the split.
     """
     total: Metrics | None = None
-    left = experiment.warm_start_left(state)
+    variables, left = state.variables(ema=experiment.config.eval.ema), experiment.warm_start_left(int(state.step))
     for batch in experiment.eval_batches():
-        total = merge(total, eval_step(state, left, batch))
+        total = merge(total, eval_step(variables, left, batch))
         if progress:
             progress.advance(len(batch["image"]))
     assert total is not None  # open_dataset refuses an empty split
@@ -122,16 +121,6 @@ class Predictions:
     coefficients: CoefficientSums | None  # None without a preview
 
 
-Stages = tuple[Callable[..., Any], Callable[..., Any]]  # see `predict`
-
-
-def stages_of_state(experiment: Experiment, state: TrainState) -> Stages:
-    """The network's, sharded over the mesh; the state in the shardings of `experiment.abstract_model_state`."""
-    left = experiment.warm_start_left(state)
-    first, second = (functools.partial(stage, state, left) for stage in experiment.stages)
-    return first, second
-
-
 def predict(
     experiment: Experiment, stages: Stages, coefficients: str = "predicted", progress: Progress | None = None
 ) -> Predictions:
@@ -139,8 +128,8 @@ def predict(
 
     Args:
       experiment: its data, mesh and evaluation settings.
-      stages: images uint8[B, H, W, C] -> (preview logits [B, K], coefficients [B, L, N]), which is not called where
-        the model has no preview; images, coefficients or None, tasks int32[B] or None -> logits [B, K]; float32.
+      stages: first(images uint8[B, H, W, C]) -> (preview logits [B, K], coefficients [B, L, N]), and
+        second(images, coefficients or None, tasks int32[B] or None) -> logits [B, K]; float32.
       coefficients: one of `ABLATIONS`, what the specialist gets. For 'shuffle_images' it gets for image i what the
         preview predicts for image `random_cycle(count)[i]` of the split, whatever the batches and the devices.
       progress: counts the images of its stage.
@@ -158,7 +147,7 @@ def predict(
     sums: CoefficientSums | None = None
     for batch in batches:
         found = {"labels": batch["label"], "mask": batch["mask"]}
-        if experiment.model.preview:
+        if first:
             found["preview"], predicted_BxLxN = first(batch.get("donor", batch["image"]))
             found["coefficients"] = change(predicted_BxLxN)
         found["logits"] = second(batch["image"], found.get("coefficients"), batch.get("task"))

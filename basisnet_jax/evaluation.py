@@ -33,11 +33,12 @@ from basisnet_jax.config import fail, is_export, open_run
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import Predictions, Stages, is_correct, predict, stages_of_state, summarize
+from basisnet_jax.evaluate import Predictions, is_correct, predict, summarize
 from basisnet_jax.exit_rule import FILE, NEVER, ChosenRule, Provenance
 from basisnet_jax.experiment import Experiment, make_experiment
 from basisnet_jax.figures import Network, Picture
 from basisnet_jax.manifest import Manifest
+from basisnet_jax.models.stages import Stages
 from basisnet_jax.networks import eval_crop
 from basisnet_jax.termination import Candidate
 
@@ -82,9 +83,11 @@ def _evaluate(
     if is_export(workdir):
         provenance, stages = _stages_of_export(folder, experiment)
     else:
-        state = restore_model(folder, config.eval.checkpoint, experiment.abstract_model_state)
-        stages = stages_of_state(experiment, state)
-        provenance = termination.provenance_of(config, experiment.data.name, int(state.step))
+        step, variables = restore_model(
+            folder, config.eval.checkpoint, ema=config.eval.ema, like=experiment.abstract_variables
+        )
+        stages = experiment.stages.of(variables, experiment.warm_start_left(step))
+        provenance = termination.provenance_of(config, experiment.data.name, step)
 
     def predicted(number: int, coefficients: str) -> Predictions:
         """By the coefficients of that name, the number-th to be evaluated."""
@@ -132,7 +135,7 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Prove
     def on_host(stage: Any, *arrays_Bx: jax.Array | None) -> Any:
         return stage(*(np.asarray(array_Bx) for array_Bx in arrays_Bx if array_Bx is not None))
 
-    first = functools.partial(on_host, classifier.first_stage)
+    first = functools.partial(on_host, classifier.first_stage) if classifier.first_stage else None
     manifest = Manifest.load(os.fspath(folder))
     hashes = {name: manifest.files[name].sha256 for name in manifest.stages().values()}
     exported = manifest.config["eval"]  # the weights are those of then, whatever the config of now says
@@ -141,7 +144,7 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Prove
         checkpoint=exported["checkpoint"],
         ema=exported["ema"],
     )
-    return provenance, (first, lambda *arrays_Bx: on_host(classifier.second_stage, *arrays_Bx)[0])
+    return provenance, Stages(first, lambda *arrays_Bx: on_host(classifier.second_stage, *arrays_Bx)[0])
 
 
 def _compared(workdir: str, experiment: Experiment) -> Network:

@@ -21,12 +21,13 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.losses import Distillation
 from basisnet_jax.metrics import Metrics
 from basisnet_jax.models import cost, routing
-from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.models.basisnet import BasisNet, Variables
+from basisnet_jax.models.stages import Stages, make_stages
 
 TrainStep = Callable[
     [state.TrainState, step.Batch, schedule_lib.Schedule, Any], tuple[state.TrainState, dict[str, Any]]
 ]
-EvalStep = Callable[[state.TrainState, Any, step.Batch], Metrics]
+EvalStep = Callable[[Variables, Any, step.Batch], Metrics]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,9 @@ class Experiment:
         }
 
     @property
-    def abstract_model_state(self) -> state.TrainState:
-        """As `abstract_state`, without the optimizer's."""
-        return dataclasses.replace(self.abstract_state, opt_state=())
+    def abstract_variables(self) -> Variables:
+        """Shapes, dtypes and shardings of the model's variables."""
+        return self.abstract_state.variables(ema=False)
 
     def init_state(self) -> state.TrainState:
         """The state before the first step, each array created straight in its sharding."""
@@ -112,13 +113,27 @@ class Experiment:
         variables = self.teacher.variables if self.teacher else None
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), variables)
 
-    def warm_start_left(self, of_state: state.TrainState) -> float:
-        """Returns how much of the warm start is left at a state's step, as the evaluation wants it."""
-        return float(schedule_lib.warm_start(int(of_state.step), self.plan.warm_start_steps))
+    def warm_start_left(self, at_step: int) -> float:
+        """Returns how much of the warm start is left at a step, as the evaluation wants it."""
+        return float(schedule_lib.warm_start(at_step, self.plan.warm_start_steps))
 
     def _gather(self, params: Any) -> Any:
-        """Without it XLA gathers the batch instead, wherever that is the smaller of the two."""
+        """Makes parameters whole on every device. Otherwise XLA gathers the batch where the batch is smaller."""
         return jax.lax.with_sharding_constraint(params, mesh_lib.replicated(self.mesh))
+
+    def _jit_inference(self, function: Callable[..., Any], arrays: int, out: jax.sharding.Sharding) -> Any:
+        """Jits function(variables, warm start, `arrays` arguments that are split as a batch is)."""
+
+        def gathered(variables: Variables, *arguments: Any) -> Any:
+            return function({**variables, "params": self._gather(variables["params"])}, *arguments)
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_variables)
+        batch = (mesh_lib.batch_sharding(self.mesh),) * arrays
+        return jax.jit(
+            mesh_lib.traced_under(self.mesh, functools.wraps(function)(gathered)),
+            in_shardings=(shardings, mesh_lib.replicated(self.mesh), *batch),
+            out_shardings=out,
+        )
 
     def train_step(self, *, debug: bool = False) -> TrainStep:
         """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
@@ -151,26 +166,14 @@ class Experiment:
 
     def eval_step(self) -> EvalStep:
         """The evaluation step, jitted with the mesh's shardings."""
-        function = step.make_eval_step(self.model, ema=self.config.eval.ema, gather=self._gather)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        return jax.jit(
-            mesh_lib.traced_under(self.mesh, function),
-            in_shardings=(shardings, mesh_lib.replicated(self.mesh), mesh_lib.batch_sharding(self.mesh)),
-            out_shardings=mesh_lib.replicated(self.mesh),
-        )
+        return self._jit_inference(step.make_eval_step(self.model), 1, mesh_lib.replicated(self.mesh))
 
     @functools.cached_property  # what is evaluated again with other coefficients does not compile again
-    def stages(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """`step.make_stages`, jitted with the mesh's shardings; the state's optimizer part is left out."""
-        first, second = step.make_stages(self.model, ema=self.config.eval.ema, gather=self._gather)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_model_state)
-        left, batch = mesh_lib.replicated(self.mesh), mesh_lib.batch_sharding(self.mesh)
-        jit = functools.partial(jax.jit, out_shardings=batch)
-        first, second = (mesh_lib.traced_under(self.mesh, stage) for stage in (first, second))
-        return (
-            jit(first, in_shardings=(shardings, left, batch)),
-            jit(second, in_shardings=(shardings, left, batch, batch, batch)),
-        )
+    def stages(self) -> Stages:
+        """The model's stages, jitted with the mesh's shardings."""
+        first, second = make_stages(self.model)
+        batch = mesh_lib.batch_sharding(self.mesh)
+        return Stages(self._jit_inference(first, 1, batch) if first else None, self._jit_inference(second, 3, batch))
 
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:
         """Global batches from a step on."""

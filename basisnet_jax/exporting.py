@@ -87,11 +87,15 @@ def open_network(config: ml_collections.ConfigDict, workdir: str) -> tuple[Opene
     """A trained run and what of it is exported: float32, since phones and servers round in their own ways."""
     # Pallas kernels need a batch of a known size.
     opened = open_trained(workdir, config, dtype="float32", tpu_kernels=False)
-    state, ema = opened.state, opened.config.eval.ema
-    params, stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
-    variables = jax.device_get({"params": params, "batch_stats": stats})
-    batch = config.export.batch
-    return opened, Network(opened.model, variables, opened.warm_start_left, opened.side, opened.channels, batch)
+    network = Network(
+        model=opened.model,
+        variables=opened.variables,
+        warm_start=opened.warm_start_left,
+        side=opened.side,
+        channels=opened.channels,
+        batch=config.export.batch,
+    )
+    return opened, network
 
 
 def cost_of(network: Network) -> Cost:
@@ -156,7 +160,7 @@ def describe(
     preview = network.model.preview
     return {
         "schema": manifest_lib.SCHEMA,
-        "step": int(opened.state.step),
+        "step": opened.step,
         "computes_in": "float32",  # whatever the run was trained in, and but for what is quantized
         "input": {
             "side": network.side,

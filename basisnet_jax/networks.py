@@ -18,7 +18,7 @@ from basisnet_jax.data.preprocess import EvalCrop
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import cost, pretrained, routing, weight_files
 from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, published_by, scaled
-from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.models.blocks import Backbone
 
 
@@ -106,7 +106,7 @@ class Trained:
     """
 
     model: BasisNet
-    variables: pretrained.Variables
+    variables: Variables
     resolution: int
     crop: EvalCrop
     channels: int
@@ -158,17 +158,17 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
             raise UserError(
                 f"the run in {source!r} has no checkpoint that can be used; let it reach one, or name another run."
             )
-        variables = checkpoints.restore_averages(step)
-    num_classes = variables["params"]["specialist"]["classifier"]["bias"].size
+        averages = checkpoints.restore_variables(step, ema=True)
+    num_classes = averages["params"]["specialist"]["classifier"]["bias"].size
     model = make_model(config.model, num_classes)
     stages = ("specialist", "preview") if model.preview else ("specialist",)
     backbones = {stage: (config.model[stage].backbone, config.model[stage].width) for stage in stages}
-    return _trained(model, variables, config.model.specialist.resolution, eval_crop(config.data), backbones)
+    return _trained(model, averages, config.model.specialist.resolution, eval_crop(config.data), backbones)
 
 
 def _trained(
     model: BasisNet,
-    variables: pretrained.Variables,
+    variables: Variables,
     resolution: int,
     crop: EvalCrop,
     backbones: Mapping[str, tuple[str, float]],
@@ -177,7 +177,7 @@ def _trained(
     return Trained(model, variables, resolution, crop, channels, backbones)
 
 
-def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[pretrained.Variables]:
+def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[Variables]:
     """The variables of each network that a stage's `start_from` names, as `start_from` takes them.
 
     Args:
@@ -189,7 +189,7 @@ def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[pr
         or other conventions.
     """
 
-    def load(source: str) -> pretrained.Variables:
+    def load(source: str) -> Variables:
         if not weight_files.is_weights_file(source):
             trained = load_trained(source)
             backbone, width = trained.backbones.get(stage, trained.backbones["specialist"])
@@ -211,8 +211,8 @@ def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[pr
 
 
 def start_from(
-    variables: pretrained.Variables, sources: Mapping[str, Sequence[pretrained.Variables]], *, noise: float, seed: int
-) -> pretrained.Variables:
+    variables: Variables, sources: Mapping[str, Sequence[Variables]], *, noise: float, seed: int
+) -> Variables:
     """A `BasisNet`'s variables with stages started from trained networks, see `pretrained.start_stage`.
 
     Args:

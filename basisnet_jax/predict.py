@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from etils import epath
 from jax.flatten_util import ravel_pytree
 
-from basisnet_jax import buckets, runtime, step, tables, terminal
-from basisnet_jax import state as state_lib
+from basisnet_jax import buckets, runtime, tables, terminal
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.config import eval_resolution, fail, is_export, open_run, with_defaults
 from basisnet_jax.data import preprocess
@@ -26,8 +24,8 @@ from basisnet_jax.data.folder import as_text, find_images
 from basisnet_jax.errors import UserError
 from basisnet_jax.exit_rule import ChosenRule, ExitRule, threshold_rule
 from basisnet_jax.manifest import Manifest
-from basisnet_jax.mesh import make_mesh
-from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet
+from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet, Variables
+from basisnet_jax.models.stages import Stages, make_stages
 from basisnet_jax.networks import eval_crop, make_model, model_cost
 from basisnet_jax.plan import derive
 from basisnet_jax.schedule import warm_start
@@ -43,9 +41,10 @@ class OpenedRun:
     folder: epath.Path
     config: ml_collections.ConfigDict  # the run's; the model may compute otherwise
     model: BasisNet
-    state: state_lib.TrainState
+    step: int  # after which the variables were saved
+    variables: Variables  # float32 arrays of NumPy
     data_name: str  # what people call the data set that it was trained on
-    warm_start_left: float  # at the state's step
+    warm_start_left: float  # at that step, from 1 to 0
     classes: tuple[str, ...]
     side: int  # of the images, in pixels
     channels: int
@@ -73,18 +72,17 @@ def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, 
     plan = derive(
         computing, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1, training=False
     )
-    mesh, side = make_mesh(jax.devices()[:1]), eval_resolution(config)
-    abstract = state_lib.abstract_state(mesh, model, optax.identity(), (side, side, facts["channels"]))
-    state = restore_model(folder, config.eval.checkpoint, abstract)
+    step, variables = restore_model(folder, config.eval.checkpoint, ema=config.eval.ema)
     return OpenedRun(
         folder=folder,
         config=config,
         model=model,
-        state=state,
-        warm_start_left=float(warm_start(int(state.step), plan.warm_start_steps)),
+        step=step,
+        variables=variables,
+        warm_start_left=float(warm_start(step, plan.warm_start_steps)),
         data_name=facts.get("name") or config.data.name,
         classes=tuple(facts["classes"]),
-        side=side,
+        side=eval_resolution(config),
         channels=facts["channels"],
     )
 
@@ -130,10 +128,10 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
         """
         opened = open_trained(workdir, config)
         model, config = opened.model, opened.config
-        first, second = make_stages(model, opened.state, ema=config.eval.ema, left=opened.warm_start_left)
+        stages = jit_stages(model, opened.variables, opened.warm_start_left)
         return cls(
-            first_stage=first if model.preview else None,
-            second_stage=second,
+            first_stage=stages.first,
+            second_stage=stages.second,
             rule=rule_of(opened, threshold).rule if model.preview else ExitRule(),
             cost=model_cost(model, opened.side, opened.channels),
             classes=opened.classes,
@@ -154,22 +152,22 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
         return buckets.run(function, *arrays_Bx)
 
 
-def make_stages(
-    model: BasisNet, state: state_lib.TrainState, *, ema: bool, left: float
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`step.make_stages`, jitted and given their state and how much of the warm start is `left`.
+def jit_stages(model: BasisNet, variables: Variables, warm_start: float) -> Stages:
+    """Jits a model's stages and gives them their variables and the warm start that is left.
 
-    A call takes a microsecond or two for every array that it hands on. So each stage is given no more of the state than
-    it reads, and of that all vectors, which are most of the arrays, as one.
+    A call takes a microsecond or two for every array that it hands on. So each stage is given only the variables that
+    the stage reads, and all vectors, which are most of the arrays, packed into one.
 
     Returns:
-      uint8[B, H, W, C] -> (logits_BxK, coefficients_BxLxN), and those images and coefficients -> logits_BxK; float32.
+      first(uint8[B, H, W, C]) -> (logits_BxK, coefficients_BxLxN), None without a preview, and second(those images and
+      coefficients) -> logits_BxK; float32.
     """
-    first, second = step.make_stages(model, ema=False)
-    variables = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
+    first, second = make_stages(model)
 
     def given(stage: Callable[..., Any], reads: Callable[[str], bool]) -> functools.partial[Any]:
-        read = [{name: tree[name] for name in tree if reads(name)} for tree in variables]
+        read = {
+            collection: {name: tree[name] for name in tree if reads(name)} for collection, tree in variables.items()
+        }
         vectors, others = (
             jax.tree.map(lambda leaf, wanted=wanted: leaf if (leaf.ndim == 1) == wanted else None, read)
             for wanted in (True, False)
@@ -177,18 +175,20 @@ def make_stages(
         packed, unpack = ravel_pytree(vectors)
 
         def of_packed(weights: Any, *arrays_Bx: jax.Array) -> Any:
-            left, packed, others = weights
-            params, batch_stats = jax.tree.map(
+            warm_start, packed, others = weights
+            unpacked = jax.tree.map(
                 lambda vector, other: other if vector is None else vector,
                 unpack(packed),
                 others,
                 is_leaf=lambda leaf: leaf is None,
             )
-            return stage(state_lib.TrainState(jnp.int32(0), params, batch_stats, None, None, ()), left, *arrays_Bx)
+            return stage(unpacked, warm_start, *arrays_Bx)
 
-        return functools.partial(jax.jit(of_packed), (jnp.float32(left), packed, others))
+        return functools.partial(jax.jit(of_packed), jax.device_put((jnp.float32(warm_start), packed, others)))
 
-    return given(first, FIRST_STAGE.__contains__), given(second, lambda name: name not in FIRST_STAGE)
+    return Stages(
+        given(first, FIRST_STAGE.__contains__) if first else None, given(second, lambda name: name not in FIRST_STAGE)
+    )
 
 
 def rule_of(opened: OpenedRun, threshold: float | None = None) -> ChosenRule:
@@ -205,7 +205,7 @@ def rule_of(opened: OpenedRun, threshold: float | None = None) -> ChosenRule:
         return ChosenRule(threshold_rule(threshold))
     folder = opened.folder / "evaluation"
     chosen = ChosenRule.load(folder)
-    chosen.check_fits(provenance_of(opened.config, opened.data_name, int(opened.state.step)), folder)
+    chosen.check_fits(provenance_of(opened.config, opened.data_name, opened.step), folder)
     return chosen
 
 

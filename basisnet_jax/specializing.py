@@ -29,7 +29,7 @@ from basisnet_jax.predict import READ_AT_ONCE, read_images
 
 def mean_coefficients(network: Network, batches: Iterable[np.ndarray]) -> np.ndarray:
     """float64[L, N]: what the preview gives, averaged over images uint8[b, side, side, channels]."""
-    preview = network.stages().preview
+    preview = network.stages().first
     assert preview is not None
     first, total, count = jax.jit(preview), 0.0, 0
     for images_BxHxWxC in batches:

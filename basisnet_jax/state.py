@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from basisnet_jax.mesh import parameter_shardings
-from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.models.basisnet import BasisNet, Variables
 
 
 @struct.dataclass
@@ -22,6 +22,12 @@ class TrainState:
     ema_params: Any
     ema_batch_stats: Any
     opt_state: optax.OptState
+
+    def variables(self, *, ema: bool) -> Variables:
+        """Returns the model's variables: the moving averages, or the newest ones."""
+        if ema:
+            return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_state(

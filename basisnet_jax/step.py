@@ -13,7 +13,8 @@ from clu.metrics import Average
 from basisnet_jax import finite, mixing
 from basisnet_jax.losses import Distillation, correct, joint_loss, smoothed_targets
 from basisnet_jax.metrics import Metrics, measure
-from basisnet_jax.models.basisnet import BasisNet, Outputs, resize
+from basisnet_jax.models.basisnet import BasisNet, Outputs, Variables, resize
+from basisnet_jax.models.stages import make_stages, normalize
 from basisnet_jax.schedule import Schedule, decay_at, warm_start
 from basisnet_jax.state import TrainState
 
@@ -22,11 +23,6 @@ from basisnet_jax.state import TrainState
 Batch = dict[str, jax.Array]
 # (the teacher's variables, images in [-1, 1] at the student's resolution) -> logits_BxK
 Teacher = Callable[[Any, jax.Array], jax.Array]
-
-
-def normalize(images_BxHxWxC: jax.Array) -> jax.Array:
-    """uint8 pixels -> float32 in [-1, 1] (Inception's preprocessing)."""
-    return images_BxHxWxC.astype(jnp.float32) / 127.5 - 1.0
 
 
 def averaged(old: Any, new: Any, decay: jax.Array) -> Any:
@@ -51,9 +47,9 @@ class TrainSettings:
 
 
 def make_teacher(model: BasisNet, resolution: int) -> Teacher:
-    """A network as a teacher: it sees the student's crop, mixed as the student's, at its own resolution."""
+    """Makes a teacher of a network: it sees the student's crop, mixed as the student's, at its own resolution."""
 
-    def teacher(variables: Any, images_BxHxWxC: jax.Array) -> jax.Array:
+    def teacher(variables: Variables, images_BxHxWxC: jax.Array) -> jax.Array:
         outputs: Outputs = model.apply(variables, resize(images_BxHxWxC, resolution), train=False)  # type: ignore[assignment]
         return outputs.logits_BxK
 
@@ -183,53 +179,13 @@ def make_train_step(
     return train_step
 
 
-def make_stages(
-    model: BasisNet, *, ema: bool, gather: Callable[[Any], Any] = lambda params: params
-) -> tuple[Callable[..., tuple[jax.Array, jax.Array]], Callable[..., jax.Array]]:
-    """A trained model's stages, for images of uint8.
+def make_eval_step(model: BasisNet) -> Callable[[Variables, jax.Array | float, Batch], Metrics]:
+    """Returns eval_step(variables, warm_start, batch) -> metrics over the images whose mask is 1; see `make_stages`."""
+    first, second = make_stages(model)
 
-    Args:
-      model: with or without a preview.
-      ema: with the moving averages rather than the newest parameters.
-      gather: as in `make_train_step`.
-
-    Returns:
-      first(state, left, images) -> (preview_logits_BxK, coefficients_BxLxN), and second(state, left, images,
-      coefficients) -> logits_BxK; `left` is how much of the warm start is left at the state's step. For a network
-      without a preview it is second(state, left, images, None, task_B), and the first is of no use.
-    """
-
-    def apply(state: TrainState, images_BxHxWxC: jax.Array, *arguments: Any, **keywords: Any) -> Any:
-        params, batch_stats = (state.ema_params, state.ema_batch_stats) if ema else (state.params, state.batch_stats)
-        variables = {"params": gather(params), "batch_stats": batch_stats}
-        return model.apply(variables, normalize(images_BxHxWxC), *arguments, train=False, **keywords)
-
-    def first(state: TrainState, left: jax.Array | float, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return apply(state, images_BxHxWxC, warm_start=left, method="first_stage")
-
-    def second(
-        state: TrainState,
-        left: jax.Array | float,
-        images_BxHxWxC: jax.Array,
-        coefficients_BxLxN: jax.Array | None = None,
-        task_B: jax.Array | None = None,
-    ) -> jax.Array:
-        if coefficients_BxLxN is None:
-            return apply(state, images_BxHxWxC, warm_start=left, task_B=task_B).logits_BxK
-        return apply(state, images_BxHxWxC, coefficients_BxLxN, method="second_stage")
-
-    return first, second
-
-
-def make_eval_step(
-    model: BasisNet, *, ema: bool, gather: Callable[[Any], Any] = lambda params: params
-) -> Callable[[TrainState, jax.Array | float, Batch], Metrics]:
-    """Returns eval_step(state, left, batch) -> metrics over the images whose mask is 1, all as in `make_stages`."""
-    first, second = make_stages(model, ema=ema, gather=gather)
-
-    def eval_step(state: TrainState, left: jax.Array | float, batch: Batch) -> Metrics:
-        seen = first(state, left, batch["image"]) if model.preview else ()
-        outputs = Outputs(second(state, left, batch["image"], *seen[1:], task_B=batch.get("task")), *seen)
-        return measure(outputs, batch["label"], batch["mask"])
+    def eval_step(variables: Variables, warm_start: jax.Array | float, batch: Batch) -> Metrics:
+        answers = first(variables, warm_start, batch["image"]) if first else ()
+        logits_BxK = second(variables, warm_start, batch["image"], *answers[1:], task_B=batch.get("task"))
+        return measure(Outputs(logits_BxK, *answers), batch["label"], batch["mask"])
 
     return eval_step

@@ -11,6 +11,7 @@ from basisnet_jax.config import fail, validate
 from basisnet_jax.data import pipeline, teacher_logits
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import load_teacher, open_data, teacher_identity
+from basisnet_jax.models.stages import normalize
 
 
 def cache_logits(config: ml_collections.ConfigDict) -> str:
@@ -36,7 +37,7 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
     batch_size = -(-config.eval.batch_size // jax.process_count() // unit) * unit
     variables = jax.device_put(teacher.variables, mesh_lib.replicated(mesh))
     logits_of = step.make_teacher(teacher.model, teacher.resolution)
-    apply = jax.jit(mesh_lib.traced_under(mesh, lambda variables, images: logits_of(variables, step.normalize(images))))
+    apply = jax.jit(mesh_lib.traced_under(mesh, lambda variables, pixels: logits_of(variables, normalize(pixels))))
 
     folder = files.absolute(config.distill.cache)
     identity = teacher_identity(teacher, data)

@@ -20,7 +20,7 @@ import timing
 
 from basisnet_jax import allocator, cache, compare, networks
 from basisnet_jax.errors import UserError
-from basisnet_jax.step import normalize
+from basisnet_jax.models.stages import normalize
 
 
 def classify(workdir: str) -> dict[str, Callable[[], object]]:

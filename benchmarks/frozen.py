@@ -19,8 +19,8 @@ from basisnet_jax.config import with_defaults
 from basisnet_jax.experiment import make_experiment
 from basisnet_jax.export.checks import by_jax, joined
 from basisnet_jax.exporting import open_network
+from basisnet_jax.models.stages import normalize
 from basisnet_jax.specializing import frozen
-from basisnet_jax.step import normalize
 from basisnet_jax.termination import reported_half
 
 BATCH = 250

@@ -19,7 +19,7 @@ import timing
 
 from basisnet_jax import allocator, cache, mesh
 from basisnet_jax.models.basisnet import BasisNet
-from basisnet_jax.step import normalize
+from basisnet_jax.models.stages import normalize
 
 
 def inference_call(model: BasisNet, batch: int, devices: int = 1) -> Callable[[], object]:

@@ -84,7 +84,7 @@ def export(folder: pathlib.Path, kinds: list[str], synthesize: list[str]) -> Non
                 path.write_bytes(litert.to_tflite(function, inputs, outputs, quantize))
 
     def stage(network: Callable[[], tuple[BasisNet, Any]], name: str) -> Callable[[int], Callable[..., Any]]:
-        return lambda rows: getattr(stages.make_stages(*network(), 0.0, one_image.interceptor(rows)), name)
+        return lambda rows: stages.Network(*network(), 0.0, SIDE, 3).stages(one_image.interceptor(rows)).named()[name]
 
     for name, config in STATIC.items():
         write(name, image, ["logits"], stage(functools.cache(functools.partial(drawn, config)), "specialist"))

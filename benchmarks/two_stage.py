@@ -30,7 +30,7 @@ import timing
 
 from basisnet_jax import allocator, cache, state
 from basisnet_jax.networks import make_model, model_cost
-from basisnet_jax.predict import TwoStageClassifier, make_stages
+from basisnet_jax.predict import TwoStageClassifier, jit_stages
 from basisnet_jax.termination import ExitRule, all_thresholds
 
 BOTH, PREVIEW, SPECIALIST = "always both", "preview", "specialist"
@@ -43,7 +43,7 @@ def make_classifier(config: str, channels: int, classes: int) -> TwoStageClassif
     model, side = make_model(settings, classes), settings.specialist.resolution
     shape = (side, side, channels)
     weights = rivals.run_once(functools.partial(state.init_state, model, optax.identity(), shape, 0))
-    first, second = make_stages(model, weights, ema=False, left=0.0)
+    first, second = jit_stages(model, weights.variables(ema=False), 0.0)
     return TwoStageClassifier(
         first_stage=first,
         second_stage=second,

@@ -172,8 +172,8 @@ def test_two_processes_agree_on_what_is_saved_damaged_and_full(tmp_path, start):
         (folder / "checkpoints" / "2" / "state" / "manifest.ocdbt").write_bytes(b"damaged")
     distributed.total(0)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_of(0))
-    restored = restore_model(folder, "best", abstract.replace(opt_state=()))
-    print("restored", restored.step.addressable_data(0)[0], flush=True)
+    restored = restore_model(folder, "best", ema=True, like=abstract.variables(ema=True))
+    print("restored", restored.variables["params"]["a"].addressable_data(0)[0], flush=True)
     with Checkpoints(folder / "checkpoints", 3) as checkpoints:
         try:
             checkpoints.save(3, state_of(3, np.nan), {})

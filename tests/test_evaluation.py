@@ -11,7 +11,7 @@ from etils import epath
 
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import predict, stages_of_state
+from basisnet_jax.evaluate import predict
 from basisnet_jax.evaluation import evaluate_run
 from basisnet_jax.evaluation_summary import summary
 from basisnet_jax.experiment import make_experiment
@@ -21,12 +21,12 @@ from tests.conftest import save_untrained
 
 def opened(config, workdir, devices):
     experiment = make_experiment(config, jax.devices()[:devices])
-    return experiment, restore_model(epath.Path(workdir), config.eval.checkpoint, experiment.abstract_model_state)
+    like = experiment.abstract_variables
+    return experiment, restore_model(epath.Path(workdir), config.eval.checkpoint, ema=True, like=like).variables
 
 
-def one_image_at_a_time(experiment, state, **kwargs):
+def one_image_at_a_time(experiment, variables):
     """[(preview logits, coefficients)] and a specialist to give coefficients to, without batches or a mesh."""
-    variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
     images = np.concatenate([batch["image"] for batch in experiment.eval_batches()])[:37] / np.float32(127.5) - 1
     first = jax.jit(lambda x: experiment.model.apply(variables, x, train=False, method="first_stage"))
     second = jax.jit(lambda x, c: experiment.model.apply(variables, x, c, train=False, method="second_stage"))
@@ -34,8 +34,7 @@ def one_image_at_a_time(experiment, state, **kwargs):
 
 
 def test_every_ablation_is_what_its_name_says_on_any_mesh(trained, trained_config):
-    one, state = opened(trained_config, trained, 1)
-    images, stage, specialist = one_image_at_a_time(one, state)
+    images, stage, specialist = one_image_at_a_time(*opened(trained_config, trained, 1))
     coefficients = np.stack([np.asarray(c[0]) for _, c in stage])
     donors, layers = random_cycle(37), random_cycle(coefficients.shape[1])
     assert sorted(donors) == list(range(37))
@@ -51,7 +50,7 @@ def test_every_ablation_is_what_its_name_says_on_any_mesh(trained, trained_confi
     eight, sharded = opened(trained_config, trained, 8)
     for name, vectors in given.items():
         expected = [specialist(image[None], vector[None])[0] for image, vector in zip(images, vectors, strict=True)]
-        got = predict(eight, stages_of_state(eight, sharded), name)
+        got = predict(eight, eight.stages.of(sharded, 0.0), name)
         np.testing.assert_allclose(got.logits_NxK, np.stack(expected), rtol=1e-3, atol=1e-4, err_msg=name)
         assert len(got.labels_N) == 37
 
@@ -87,8 +86,8 @@ def test_results_equal_numpy_and_do_not_depend_on_the_mesh(trained, trained_conf
         assert found[devices] == json.loads((workdir / "evaluation" / "results.json").read_text())
     one, eight = found[1], found[8]
     assert one["count"] == eight["count"] == 37
-    experiment, state = opened(trained_config, trained, 1)
-    predictions = predict(experiment, stages_of_state(experiment, state))
+    experiment, variables = opened(trained_config, trained, 1)
+    predictions = predict(experiment, experiment.stages.of(variables, 0.0))
     for stage, logits in (("specialist", predictions.logits_NxK), ("preview", predictions.preview_logits_NxK)):
         for name, value in numpy_summary(logits, predictions.labels_N).items():
             assert one[stage][name] == pytest.approx(value, rel=1e-6), (stage, name)
@@ -115,10 +114,10 @@ def test_results_equal_numpy_and_do_not_depend_on_the_mesh(trained, trained_conf
 
 
 def test_coefficients_are_summed_as_numpy_would(trained, trained_config):
-    experiment, state = opened(trained_config, trained, 1)
-    _, stage, _ = one_image_at_a_time(experiment, state)
+    experiment, variables = opened(trained_config, trained, 1)
+    _, stage, _ = one_image_at_a_time(experiment, variables)
     coefficients = np.stack([np.asarray(c[0], np.float64) for _, c in stage])
-    predictions = predict(experiment, stages_of_state(experiment, state))
+    predictions = predict(experiment, experiment.stages.of(variables, 0.0))
     means = predictions.coefficients.means()
     for label in range(10):
         mine = coefficients[predictions.labels_N == label]

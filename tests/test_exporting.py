@@ -25,10 +25,10 @@ from basisnet_jax.exit_rule import NEVER, ExitRule
 from basisnet_jax.export import checks, stablehlo
 from basisnet_jax.export.stages import Network
 from basisnet_jax.models import folding
+from basisnet_jax.models.stages import normalize
 from basisnet_jax.networks import make_model
 from basisnet_jax.predict import TwoStageClassifier
 from basisnet_jax.specializing import mean_coefficients, specialize_run
-from basisnet_jax.step import normalize
 from tests.conftest import EXPORTED_FORMATS, save_untrained
 
 

@@ -17,7 +17,7 @@ from etils import epath
 from basisnet_jax import buckets, predict, termination
 from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import is_correct, stages_of_state
+from basisnet_jax.evaluate import is_correct
 from basisnet_jax.evaluate import predict as predict_split
 from basisnet_jax.evaluation import evaluate_run
 from basisnet_jax.experiment import make_experiment
@@ -38,8 +38,8 @@ def images():
 def test_answers_are_those_of_the_simulated_table(trained, trained_config, classifier):
     """Every criterion, at thresholds over the whole range: the same images exit, with the same answers and cost."""
     experiment = make_experiment(trained_config, jax.devices()[:1])
-    state = restore_model(epath.Path(trained), "best", experiment.abstract_model_state)
-    split = predict_split(experiment, stages_of_state(experiment, state))
+    restored = restore_model(epath.Path(trained), "best", ema=True, like=experiment.abstract_variables)
+    split = predict_split(experiment, experiment.stages.of(restored.variables, 0.0))
     pixels = np.concatenate([batch["image"] for batch in experiment.eval_batches()])[:37]
     right = [is_correct(x, split.labels_N) for x in (split.preview_logits_NxK, split.logits_NxK)]
     for criterion in termination.CRITERIA:
@@ -96,9 +96,9 @@ def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monk
 
 def test_a_stage_is_handed_the_weights_that_it_reads_and_their_vectors_as_one(trained):
     opened = predict.open_trained(str(trained))
-    stages = predict.make_stages(opened.model, opened.state, ema=True, left=0.0)
+    stages = predict.jit_stages(opened.model, opened.variables, 0.0)
     handed = [jax.tree.leaves(stage.args) for stage in stages]
-    read = jax.tree.leaves((opened.state.ema_params, opened.state.ema_batch_stats))
+    read = jax.tree.leaves(opened.variables)
     assert sum(x.size for arrays in handed for x in arrays) == sum(x.size for x in read) + 2, (
         "and how much of the warm start is left"
     )

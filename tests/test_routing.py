@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from basisnet_jax import checkpoint
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import evaluate, predict, stages_of_state, summarize
+from basisnet_jax.evaluate import evaluate, predict, summarize
 from basisnet_jax.experiment import make_experiment
 from basisnet_jax.models import routing
 from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, Block, ResNetBlock
@@ -79,7 +79,7 @@ def test_a_run_with_any_routing(all_kinds, name, tmp_path):
 
     evaluation = evaluate(eight, eight.eval_step(), after[1])
     assert evaluation["count"] == 37
-    predicted = predict(eight, stages_of_state(eight, after[1].replace(opt_state=())))
+    predicted = predict(eight, eight.stages.of(after[1].variables(ema=True), 0.0))
     loss = summarize(predicted.logits_NxK, predicted.labels_N)["loss"]
     np.testing.assert_allclose(loss, evaluation["loss"], rtol=1e-5, err_msg="--mode=evaluate and training's evaluation")
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:

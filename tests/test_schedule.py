@@ -64,6 +64,6 @@ def test_another_rate_or_length_is_the_same_program(config, name):
         experiment = make_experiment(changed, jax.devices()[:1])
         state, batch = experiment.abstract_state, experiment.abstract_batch(16)
         training = experiment.train_step().lower(state, batch, experiment.schedule, None)
-        evaluating = experiment.eval_step().lower(state, np.float32(0.0), batch)
+        evaluating = experiment.eval_step().lower(experiment.abstract_variables, np.float32(0.0), batch)
         programs.add(training.as_text() + evaluating.as_text())
     assert len(programs) == 1, "a number of the schedule is a constant of the program"

@@ -15,7 +15,7 @@ from basisnet_jax.data import datasets, teacher_logits
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import load_teacher, make_experiment
 from basisnet_jax.losses import Distillation
-from basisnet_jax.step import normalize
+from basisnet_jax.models.stages import normalize
 
 RNG = np.random.default_rng(0)
 

@@ -21,6 +21,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.evaluate import evaluate
 from basisnet_jax.experiment import make_experiment
 from basisnet_jax.export import checks
+from basisnet_jax.models.stages import normalize
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -411,7 +412,7 @@ def test_running_statistics_are_averages_of_the_batches_alone(config):
 
     @jax.jit
     def statistics(image):
-        return experiment.model.apply(variables, step.normalize(image), train=True, mutable=["batch_stats"])[1]
+        return experiment.model.apply(variables, normalize(image), train=True, mutable=["batch_stats"])[1]
 
     expected, expected_average = None, None
     # At step t the old average keeps t / (9 + t), or the momentum if that is less.

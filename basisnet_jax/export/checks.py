@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from basisnet_jax.errors import UserError
 from basisnet_jax.export.formats import FORMATS, convert
 from basisnet_jax.export.stages import Network
-from basisnet_jax.step import normalize
+from basisnet_jax.models.basisnet import Variables
+from basisnet_jax.models.stages import make_stages
 from basisnet_jax.terminal import Progress
 
 CALIBRATION_IMAGES = 100
@@ -30,15 +31,15 @@ Answer = Callable[[np.ndarray], Logits]  # of uint8[B, side, side, channels]
 
 def by_jax(network: Network) -> Answer:
     """The trained model, as evaluation runs it: nothing folded."""
+    first, second = make_stages(network.model)
 
     @jax.jit
-    def apply(variables: Any, images_BxHxWxC: jax.Array) -> Any:
-        pixels = normalize(images_BxHxWxC)
-        return network.model.apply(variables, pixels, train=False, warm_start=network.warm_start)
+    def both(variables: Variables, images_BxHxWxC: jax.Array) -> Logits:
+        answers = first(variables, network.warm_start, images_BxHxWxC) if first else (None,)
+        return Logits(answers[0], second(variables, network.warm_start, images_BxHxWxC, *answers[1:]))
 
     def answer(images_BxHxWxC: np.ndarray) -> Logits:
-        outputs = jax.device_get(apply(network.variables, images_BxHxWxC))
-        return Logits(outputs.preview_logits_BxK, outputs.logits_BxK)
+        return jax.device_get(both(network.variables, images_BxHxWxC))
 
     return answer
 

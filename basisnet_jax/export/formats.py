@@ -102,7 +102,7 @@ def convert(
 
 def _examples(network: Network, images_BxHxWxC: np.ndarray) -> list[dict[str, np.ndarray]]:
     """What the stages' files are given of these images, a dictionary for each whole batch."""
-    inputs, preview = {"image": images_BxHxWxC.astype(np.float32)}, network.stages().preview
+    inputs, preview = {"image": images_BxHxWxC.astype(np.float32)}, network.stages().first
     if preview:
         inputs["coefficients"] = np.asarray(jax.jit(preview)(images_BxHxWxC)[1])
     starts = range(0, len(images_BxHxWxC) - network.batch + 1, network.batch)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,56 +10,14 @@ import numpy as np
 from flax import linen as nn
 
 from basisnet_jax.models import folding
-from basisnet_jax.models.basisnet import BasisNet
-from basisnet_jax.models.pretrained import Variables
-from basisnet_jax.step import normalize
+from basisnet_jax.models.basisnet import BasisNet, Variables
+from basisnet_jax.models.stages import Stages, make_stages
 
 Interceptor = Callable[..., Any]  # see flax.linen.intercept_methods
 
 
-class Stages(NamedTuple):
-    """Functions of pixels in [0, 255], [B, side, side, channels] in uint8 or float32, at the specialist's resolution.
-
-    Attributes:
-      preview: pixels -> (logits_BxK, coefficients_BxLxN); None for a network without one.
-      specialist: (pixels, coefficients_BxLxN) -> logits_BxK; without a preview, pixels -> logits_BxK.
-    """
-
-    preview: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None
-    specialist: Callable[..., jax.Array]
-
-    def named(self) -> dict[str, Callable[..., Any]]:
-        """Those that there are, by name."""
-        return {name: stage for name, stage in self._asdict().items() if stage is not None}
-
-
-def make_stages(
-    model: BasisNet, variables: Variables, warm_start: float = 0.0, interceptor: Interceptor | None = None
-) -> Stages:
-    """The stages with batch norm folded.
-
-    Args:
-      model: its layers compute in float32.
-      variables: {'params', 'batch_stats'}.
-      warm_start: how much of it is left, from 1 to 0.
-      interceptor: says layers in a form of a runtime's own, such as `one_image.interceptor()`.
-    """
-    folded = jax.tree.map(np.asarray, folding.fold_batch_norm(model, variables))
-
-    def apply(pixels_BxHxWxC: jax.Array, *arguments: Any, **keywords: Any) -> Any:
-        with nn.intercept_methods(interceptor or (lambda next_fun, args, kwargs, _: next_fun(*args, **kwargs))):
-            return model.apply(folded, normalize(pixels_BxHxWxC), *arguments, train=False, **keywords)
-
-    def preview(pixels_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return apply(pixels_BxHxWxC, warm_start=warm_start, method="first_stage")
-
-    def specialist(pixels_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array) -> jax.Array:
-        return apply(pixels_BxHxWxC, coefficients_BxLxN, method="second_stage")
-
-    def whole(pixels_BxHxWxC: jax.Array) -> jax.Array:
-        return apply(pixels_BxHxWxC, warm_start=warm_start).logits_BxK
-
-    return Stages(preview, specialist) if model.preview else Stages(None, whole)
+def _identity(next_fun: Callable[..., Any], args: Any, kwargs: Any, _: Any) -> Any:
+    return next_fun(*args, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +40,28 @@ class Network:
     channels: int
     batch: int = 1
 
-    def stages(self, interceptor: Interceptor | None = None) -> Stages:
-        """See `make_stages`."""
-        return make_stages(self.model, self.variables, self.warm_start, interceptor)
+    def stages(self, interceptor: Interceptor = _identity) -> Stages:
+        """Returns the stages as functions of pixels alone, with batch norm folded.
+
+        Args:
+          interceptor: writes layers in a form of a runtime's own, such as `one_image.interceptor()`.
+        """
+        folded = jax.tree.map(np.asarray, folding.fold_batch_norm(self.model, self.variables))
+
+        def intercepted(stage: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arrays_Bx: jax.Array) -> Any:
+                with nn.intercept_methods(interceptor):
+                    return stage(*arrays_Bx)
+
+            return call
+
+        first, second = make_stages(self.model).of(folded, self.warm_start)
+        return Stages(intercepted(first) if first else None, intercepted(second))
 
     def inputs(self, stage: str) -> dict[str, tuple[int, ...]]:
         """{name: shape without the batch} of a stage, in the order of its arguments."""
         image: dict[str, tuple[int, ...]] = {"image": (self.side, self.side, self.channels)}
-        preview = self.stages().preview
+        preview = self.stages().first
         if stage == "preview" or preview is None:
             return image
         _, coefficients = jax.eval_shape(preview, jax.ShapeDtypeStruct((1, *image["image"]), jnp.float32))

@@ -1,6 +1,8 @@
 """Preview -> coefficients -> specialist: BasisNet (arXiv 2105.03014) as one Flax module."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -10,6 +12,8 @@ from basisnet_jax.models import routing as routing_lib
 from basisnet_jax.models import synthesis
 from basisnet_jax.models.blocks import Backbone
 
+COLLECTIONS = ("params", "batch_stats")  # of a network's variables
+Variables = Mapping[str, Any]  # {collection: tree of arrays}
 FIRST_STAGE = ("preview", "coefficients")  # the names that its variables are under; the rest is the second's
 
 

@@ -7,8 +7,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from basisnet_jax.models import routing
-from basisnet_jax.models.basisnet import BasisNet
-from basisnet_jax.models.pretrained import Variables
+from basisnet_jax.models.basisnet import BasisNet, Variables
 
 
 def fold_batch_norm(model: BasisNet, variables: Variables) -> Variables:

@@ -23,15 +23,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from basisnet_jax.errors import UserError
 from basisnet_jax.models import weight_files
 from basisnet_jax.models.backbones import ARCHITECTURES, PUBLISHERS, Architecture, published_by
+from basisnet_jax.models.basisnet import Variables
 from basisnet_jax.models.blocks import Backbone
 from basisnet_jax.models.routing import static_route
 from basisnet_jax.models.weight_names import NAMINGS
 
 NUM_CLASSES = 1000
 EVAL_PADDING = 32  # pixels: they were evaluated on the central r / (r + 32) of an image, r the resolution
-
-# {'params': ..., 'batch_stats': ...}
-Variables = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

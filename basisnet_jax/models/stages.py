@@ -1,0 +1,69 @@
+"""The two stages of a network, as functions of its variables and of pixels."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.models.basisnet import BasisNet, Variables
+
+
+def normalize(pixels_BxHxWxC: jax.Array) -> jax.Array:
+    """Maps pixels in [0, 255], of any dtype, to float32 in [-1, 1] (Inception's preprocessing)."""
+    return pixels_BxHxWxC.astype(jnp.float32) / 127.5 - 1.0
+
+
+class Stages(NamedTuple):
+    """The two stages of a network as functions; `make_stages` says what they take.
+
+    Attributes:
+      first: the preview; None for a network without one.
+      second: the specialist, or a network without a preview.
+    """
+
+    first: Callable[..., Any] | None
+    second: Callable[..., Any]
+
+    def of(self, *arguments: Any) -> "Stages":
+        """Returns the stages with their leading arguments given."""
+        first = None if self.first is None else functools.partial(self.first, *arguments)
+        return Stages(first, functools.partial(self.second, *arguments))
+
+    def named(self) -> dict[str, Callable[..., Any]]:
+        """Returns {'preview': first, 'specialist': second}, without a preview that is None."""
+        first = {} if self.first is None else {"preview": self.first}
+        return {**first, "specialist": self.second}
+
+
+def make_stages(model: BasisNet) -> Stages:
+    """Returns a network's stages for inference.
+
+    Both take the network's variables, how much of the warm start is left (from 1 to 0), and pixels
+    [B, side, side, channels] in [0, 255]. Their outputs are float32.
+
+    Returns:
+      first(variables, warm_start, pixels) -> (preview logits [B, K], coefficients [B, L, N]).
+      second(variables, warm_start, pixels, coefficients) -> logits [B, K]. For a network without a preview it is
+      second(variables, warm_start, pixels, None, task), where task int32[B] is for a routing that asks for it.
+    """
+
+    def first(variables: Variables, warm_start: Any, pixels_BxHxWxC: jax.Array) -> Any:
+        images_BxHxWxC = normalize(pixels_BxHxWxC)
+        return model.apply(variables, images_BxHxWxC, train=False, warm_start=warm_start, method="first_stage")
+
+    def second(
+        variables: Variables,
+        warm_start: Any,
+        pixels_BxHxWxC: jax.Array,
+        coefficients_BxLxN: jax.Array | None = None,
+        task_B: jax.Array | None = None,
+    ) -> Any:
+        images_BxHxWxC = normalize(pixels_BxHxWxC)
+        if coefficients_BxLxN is None:
+            outputs: Any = model.apply(variables, images_BxHxWxC, train=False, warm_start=warm_start, task_B=task_B)
+            return outputs.logits_BxK
+        return model.apply(variables, images_BxHxWxC, coefficients_BxLxN, train=False, method="second_stage")
+
+    return Stages(first if model.preview else None, second)
