@@ -17,10 +17,10 @@ from typing import Any
 
 from etils import epath
 
-from basisnet_jax import files, plotting
 from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
-from basisnet_jax.output import ending_with_its_reader
+from basisnet_jax.host import files, plotting
+from basisnet_jax.host.output import ending_with_its_reader
 
 
 @dataclasses.dataclass(frozen=True)

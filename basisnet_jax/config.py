@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 import ml_collections
 from etils import epath
 
-from basisnet_jax import files
 from basisnet_jax.errors import UserError
-from basisnet_jax.manifest import Manifest
+from basisnet_jax.host import files
 from basisnet_jax.models.ablations import ABLATIONS
-from basisnet_jax.models.backbones import ARCHITECTURES, PUBLISHERS
+from basisnet_jax.models.architectures import ARCHITECTURES, PUBLISHERS
+from basisnet_jax.serving.manifest import Manifest
 
 
 def default() -> ml_collections.ConfigDict:

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 try:
-    from basisnet_jax import allocator, arguments, noise
+    from basisnet_jax.host import arguments, malloc, noise
 
     if __name__ == "__main__":  # before the imports that take long: it starts this program again
         training = arguments.read(sys.argv, "mode")["mode"] in (None, "train")
-        allocator.keep_freed_memory(arenas=None if training else 1)
+        malloc.keep_freed_memory(arenas=None if training else 1)
         noise.filter_native_stderr()
 
     from absl import app, flags
@@ -34,9 +34,11 @@ except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed witho
     sys.exit(2)
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import config_files, exit_rule, terminal
 from basisnet_jax.errors import UserError
-from basisnet_jax.output import ending_with_its_reader
+from basisnet_jax.host import terminal
+from basisnet_jax.host.output import ending_with_its_reader
+from basisnet_jax.modes import config_files
+from basisnet_jax.serving import exit_rule
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -103,7 +105,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         argv = _with_config(argv)
         positional = flags.FLAGS(argv)
         if _VERSION.value:
-            from basisnet_jax import report
+            from basisnet_jax.workdir import report
 
             print(report.versions_line())
             sys.exit(0)
@@ -173,7 +175,7 @@ def _fail(message: object) -> NoReturn:
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     del argv
-    from basisnet_jax import distributed, noise
+    from basisnet_jax.host import distributed, noise
 
     if flags.FLAGS["verbosity"].present:
         noise.show_everything()
@@ -190,10 +192,13 @@ def _run() -> int:
     """Meets the other processes, if there are any, and dispatches on --mode."""
     with terminal.Progress() as progress:
         progress.begin(terminal.Stage("starting"))  # these imports take seconds
-        from basisnet_jax import cache, costing, distributed, evaluation, evaluation_summary, report, teacher, train
+        from basisnet_jax.evaluation import summary
+        from basisnet_jax.host import compilation_cache, distributed
+        from basisnet_jax.modes import cost, evaluate, teacher, train
+        from basisnet_jax.workdir import report
 
     if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back
-        cache.use_compilation_cache()
+        compilation_cache.use_compilation_cache()
     filename = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or config_files.default_workdir(filename)
     name = os.path.basename(os.path.normpath(workdir))
@@ -210,7 +215,7 @@ def _run() -> int:
                 distributed.say(f"{workdir}: results.json, curves.png, config.json, checkpoints, events")
                 distributed.say(f"next: {_command('evaluate', workdir)}")
             case "evaluate":
-                distributed.say(evaluation_summary.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
+                distributed.say(summary.summary(evaluate.evaluate_run(_CONFIG.value, workdir)))
                 files = "results.json, plots, and if there is a preview early_termination.csv and exit_rule.json"
                 distributed.say(f"{workdir}/evaluation: {files}")
                 distributed.say(f"next: {_command('predict', workdir)} --images='photos/*.jpg'")
@@ -219,7 +224,7 @@ def _run() -> int:
             case "export":
                 print(_export(workdir))
             case "cost":
-                print(costing.cost(_CONFIG.value, workdir))
+                print(cost.cost(_CONFIG.value, workdir))
             case "teacher":
                 distributed.say(teacher.cache_logits(_CONFIG.value))
             case "compile":
@@ -239,7 +244,7 @@ def _command(mode: str, workdir: str) -> str:
 
 def _predict(workdir: str) -> None:
     """Exits with 1 if an image could not be classified."""
-    from basisnet_jax import predict
+    from basisnet_jax.inference import predict
 
     assert _IMAGES.value is not None  # parse_flags saw to it
     classifier = predict.TwoStageClassifier.from_folder(workdir, _THRESHOLD.value, _CONFIG.value)
@@ -252,15 +257,15 @@ def _predict(workdir: str) -> None:
 
 
 def _export(workdir: str) -> str:
-    from basisnet_jax import exporting, specializing
+    from basisnet_jax.export import freeze, package
 
     if _SPECIALIZE.value is None:
-        return exporting.export_run(_CONFIG.value, workdir, _THRESHOLD.value)
-    return specializing.specialize_run(_CONFIG.value, workdir, _SPECIALIZE.value)
+        return package.export_run(_CONFIG.value, workdir, _THRESHOLD.value)
+    return freeze.specialize_run(_CONFIG.value, workdir, _SPECIALIZE.value)
 
 
 def _compile(workdir: str) -> str:
-    from basisnet_jax import compiling, topology
+    from basisnet_jax.aot import compiling, topology
 
     if _TOPOLOGY.value is None:
         raise UserError(f"--mode=compile needs --topology; the forms are {topology.FORMS}.")

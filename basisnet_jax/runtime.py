@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from basisnet_jax import noise
 from basisnet_jax.errors import UserError
-from basisnet_jax.exit_rule import ExitRule, softmax, threshold_rule
-from basisnet_jax.manifest import Manifest
-from basisnet_jax.output import ending_with_its_reader
-from basisnet_jax.tflite import LiteRTStage
+from basisnet_jax.host import noise
+from basisnet_jax.host.output import ending_with_its_reader
+from basisnet_jax.serving.exit_rule import ExitRule, softmax, threshold_rule
+from basisnet_jax.serving.manifest import Manifest
+from basisnet_jax.serving.tflite import LiteRTStage
 
 
 class Answers(NamedTuple):

@@ -18,8 +18,10 @@ import jax
 import numpy as np
 import timing
 
-from basisnet_jax import allocator, cache, compare, networks
+from basisnet_jax import compare
 from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import networks
+from basisnet_jax.host import compilation_cache, malloc
 from basisnet_jax.models.stages import normalize
 
 
@@ -51,8 +53,8 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
-    allocator.keep_freed_memory()
-    cache.use_compilation_cache()
+    malloc.keep_freed_memory()
+    compilation_cache.use_compilation_cache()
     try:
         rows, left_out = compare.read(options.runs)
     except UserError as error:

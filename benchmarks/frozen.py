@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from basisnet_jax.config import with_defaults
-from basisnet_jax.experiment import make_experiment
+from basisnet_jax.evaluation.early_exit import reported_half
+from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export.checks import by_jax, joined
-from basisnet_jax.exporting import open_network
+from basisnet_jax.export.freeze import frozen
+from basisnet_jax.export.package import open_network
 from basisnet_jax.models.stages import normalize
-from basisnet_jax.specializing import frozen
-from basisnet_jax.termination import reported_half
 
 BATCH = 250
 

@@ -17,7 +17,7 @@ import jax
 import rivals
 import timing
 
-from basisnet_jax import allocator, cache, mesh
+from basisnet_jax.host import compilation_cache, malloc, mesh
 from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.models.stages import normalize
 
@@ -47,8 +47,8 @@ def main() -> None:
     if options.devices:  # read when JAX first looks for devices
         forced = f"--xla_force_host_platform_device_count={max(options.devices)}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
-    allocator.keep_freed_memory()
-    cache.use_compilation_cache()
+    malloc.keep_freed_memory()
+    compilation_cache.use_compilation_cache()
     static, sixteen = rivals.network(0), rivals.network(16)
     groups: dict[str, dict[str, Callable[[], object]]] = {}
     if options.devices:

@@ -25,11 +25,11 @@ import timing
 from ai_edge_litert.interpreter import Interpreter
 from flax.traverse_util import flatten_dict
 
-from basisnet_jax import tflite
-from basisnet_jax.export import litert, one_image, quantization, stages
+from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.export import folded, litert, phone_layers, quantization
 from basisnet_jax.models import folding, routing
 from basisnet_jax.models.basisnet import BasisNet
-from basisnet_jax.networks import make_model
+from basisnet_jax.serving import tflite
 
 CLASSES, SIDE = 1000, 224
 STATIC = {
@@ -62,7 +62,7 @@ def synthesis_alone(model: BasisNet, variables: Any, rows: int) -> Callable[[jax
     params = flatten_dict(folding.fold_batch_norm(model, variables)["params"]["specialist"], sep="/")
     vectors = routing.coefficient_vectors(model.synthesized, model.granularity)
     return lambda coefficients_1xLxN: tuple(
-        one_image.synthesize(coefficients_1xLxN[:, vector], params[f"{layer}/bases"], rows)
+        phone_layers.synthesize(coefficients_1xLxN[:, vector], params[f"{layer}/bases"], rows)
         for layer, vector in vectors.items()
     )
 
@@ -84,7 +84,9 @@ def export(folder: pathlib.Path, kinds: list[str], synthesize: list[str]) -> Non
                 path.write_bytes(litert.to_tflite(function, inputs, outputs, quantize))
 
     def stage(network: Callable[[], tuple[BasisNet, Any]], name: str) -> Callable[[int], Callable[..., Any]]:
-        return lambda rows: stages.Network(*network(), 0.0, SIDE, 3).stages(one_image.interceptor(rows)).named()[name]
+        return lambda rows: (
+            folded.Network(*network(), 0.0, SIDE, 3).stages(phone_layers.interceptor(rows)).named()[name]
+        )
 
     for name, config in STATIC.items():
         write(name, image, ["logits"], stage(functools.cache(functools.partial(drawn, config)), "specialist"))

@@ -25,9 +25,9 @@ import numpy as np
 import rivals
 import timing
 
-from basisnet_jax import allocator
-from basisnet_jax.models import synthesis
-from basisnet_jax.models.backbones import MOBILENET_V3_LARGE
+from basisnet_jax.host import malloc
+from basisnet_jax.models.architectures import MOBILENET_V3_LARGE
+from basisnet_jax.ops import synthesis
 
 MODES = ("forward", "training")
 
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
-    allocator.keep_freed_memory()
+    malloc.keep_freed_memory()
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     rows, others = [], [form for form in options.forms if form != "synthesized"]
     what = f"batch {options.batch}, N = {options.bases}, float32, medians of {options.rounds} rounds"

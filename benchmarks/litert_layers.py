@@ -19,11 +19,11 @@ import timing
 from ai_edge_litert.interpreter import Interpreter
 from jax import lax
 
-from basisnet_jax import tflite
 from basisnet_jax.export.litert import to_tflite
-from basisnet_jax.models import synthesis
-from basisnet_jax.models import taps as taps_lib
-from basisnet_jax.models.backbones import ARCHITECTURES
+from basisnet_jax.models.architectures import ARCHITECTURES
+from basisnet_jax.ops import synthesis
+from basisnet_jax.ops import taps as taps_lib
+from basisnet_jax.serving import tflite
 
 Form = Callable[..., jnp.ndarray]
 SIDE = 112  # of what the first block sees

@@ -26,7 +26,7 @@ COLLECTIVES = """
 import sys
 import numpy as np
 from jax.experimental import multihost_utils
-from basisnet_jax import distributed
+from basisnet_jax.host import distributed
 distributed.initialize(f"localhost:{sys.argv[1]}", 4, int(sys.argv[2]), 200)
 with distributed.not_waiting_for_the_lost():
     multihost_utils.process_allgather(np.zeros(1))
@@ -115,7 +115,7 @@ def compared(runs: Runs, one: pathlib.Path, processes: int, devices: int, fsdp: 
 
 def difference(ours: pathlib.Path, theirs: pathlib.Path, name: str) -> float:
     """Largest relative difference of two runs' curves."""
-    from basisnet_jax.curves import read_events
+    from basisnet_jax.workdir.curves import read_events
 
     curves = [read_events(run / "events")[name] for run in (ours, theirs)]
     if curves[0].keys() != curves[1].keys():

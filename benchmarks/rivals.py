@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from basisnet_jax import config, networks
-from basisnet_jax.models import synthesis
+from basisnet_jax import config
+from basisnet_jax.experiment import networks
 from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.ops import synthesis
 
 CLASSES, SIDE = 1000, 224
 

@@ -28,14 +28,15 @@ def child(config_file: str, started: float) -> dict[str, float]:
         nonlocal mark
         phases[phase], mark = time.monotonic() - mark, time.monotonic()
 
-    from basisnet_jax import allocator
+    from basisnet_jax.host import malloc
 
-    allocator.keep_freed_memory(arenas=None)
+    malloc.keep_freed_memory(arenas=None)
     import jax
 
-    from basisnet_jax import cache, train
+    from basisnet_jax.host import compilation_cache
+    from basisnet_jax.modes import train
 
-    cache.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     spec = importlib.util.spec_from_file_location("config", config_file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -166,7 +166,7 @@ def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
     import numpy as np
     import orbax.checkpoint as ocp
 
-    from basisnet_jax.curves import read_events
+    from basisnet_jax.workdir.curves import read_events
 
     results = [json.loads((run / "results.json").read_text()) for run in (killed, whole)]
     found = [f"result {name}" for name in ("eval", "step", "config") if results[0][name] != results[1][name]]
@@ -224,18 +224,20 @@ def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
         return noted
 
     note("start-up")
-    from basisnet_jax import checkpoint, experiment, train
+    from basisnet_jax.experiment import run
+    from basisnet_jax.modes import train
+    from basisnet_jax.workdir import checkpoint
 
-    batches = experiment.Experiment.train_batches
+    batches = run.Experiment.train_batches
 
-    def noted_batches(self: experiment.Experiment, start_step: int) -> Iterator[Any]:
+    def noted_batches(self: run.Experiment, start_step: int) -> Iterator[Any]:
         note("from", start_step)
         for step, batch in enumerate(batches(self, start_step), start=start_step):
             note("batch", f"{step} {digest(batch)}")
             note("compile" if step == start_step else "step")
             yield batch
 
-    experiment.Experiment.train_batches = noted_batches  # type: ignore[method-assign]
+    run.Experiment.train_batches = noted_batches  # type: ignore[method-assign]
     checkpoint.Checkpoints.save = noting("save", checkpoint.Checkpoints.save, "step")  # type: ignore[method-assign]
     train.evaluate = noting("evaluation", train.evaluate, "step")
     train._results = noting("finish", train._results, "finish")

@@ -28,11 +28,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from basisnet_jax import hlo
-from basisnet_jax import mesh as mesh_lib
-from basisnet_jax.models import backbones, routing
-from basisnet_jax.models.blocks import Backbone
-from basisnet_jax.topology import Chip, devices_of
+from basisnet_jax.aot import hlo
+from basisnet_jax.aot.topology import Chip, devices_of
+from basisnet_jax.host import mesh as mesh_lib
+from basisnet_jax.models import architectures, routing
+from basisnet_jax.models.layers import Backbone
 
 ROWS = [f"{what}-{how}" for what in ("train", "inference") for how in ("static", "static-pallas", "taps", "pallas")]
 
@@ -61,7 +61,7 @@ def executed_bundles(listing: str) -> int:
 def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, tuple]:
     """(jitted step, the shapes of its arguments) of a row."""
     what, how = row.split("-", 1)
-    table = backbones.MOBILENET_V3_LARGE
+    table = architectures.MOBILENET_V3_LARGE
     table = dataclasses.replace(table, blocks=tuple(table.blocks[index] for index in blocks))
     model = Backbone(table, num_classes=1000, dtype=jnp.bfloat16, tpu_kernels="pallas" in how)
     vectors = routing.coefficient_vectors(table.block_layers(), "block")

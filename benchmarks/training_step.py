@@ -17,11 +17,12 @@ import optax
 import rivals
 import timing
 
-from basisnet_jax import allocator, cache, step
+from basisnet_jax.host import compilation_cache, malloc
 from basisnet_jax.models.basisnet import BasisNet
-from basisnet_jax.optim import make_optimizer
-from basisnet_jax.schedule import exponential, make_schedule
-from basisnet_jax.state import init_state
+from basisnet_jax.training import step
+from basisnet_jax.training.optimizers import make_optimizer
+from basisnet_jax.training.schedule import exponential, make_schedule
+from basisnet_jax.training.state import init_state
 
 # {name: (bases (0 is static), preview, form of the layers, gradients alone or the whole step)}
 CONTESTANTS = {
@@ -75,8 +76,8 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
-    allocator.keep_freed_memory()
-    cache.use_compilation_cache()
+    malloc.keep_freed_memory()
+    compilation_cache.use_compilation_cache()
     times: dict[str, list[float]] = {}
     for names, rounds in ([n for n in options.contestants if n not in SLOW], options.rounds), (SLOW, 1):
         calls = {}

@@ -28,10 +28,11 @@ import optax
 import rivals
 import timing
 
-from basisnet_jax import allocator, cache, state
-from basisnet_jax.networks import make_model, model_cost
-from basisnet_jax.predict import TwoStageClassifier, jit_stages
-from basisnet_jax.termination import ExitRule, all_thresholds
+from basisnet_jax.evaluation.early_exit import ExitRule, all_thresholds
+from basisnet_jax.experiment.networks import make_model, model_cost
+from basisnet_jax.host import compilation_cache, malloc
+from basisnet_jax.inference.predict import TwoStageClassifier, jit_stages
+from basisnet_jax.training import state
 
 BOTH, PREVIEW, SPECIALIST = "always both", "preview", "specialist"
 
@@ -89,8 +90,8 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
-    allocator.keep_freed_memory()
-    cache.use_compilation_cache()
+    malloc.keep_freed_memory()
+    compilation_cache.use_compilation_cache()
     classifier = make_classifier(options.config, options.channels, options.classes)
     print(f"{options.config} on {jax.devices()[0].device_kind}, {timing.machine()}; medians of {options.rounds} rounds")
     report = {}

@@ -13,7 +13,10 @@ import tempfile
 
 from absl import app, logging
 
-from basisnet_jax import compiling, config, costing, evaluation, main, plan, predict, report, teacher, train  # noqa: F401
+from basisnet_jax import config, main
+from basisnet_jax.aot import compiling
+from basisnet_jax.experiment import plan
+from basisnet_jax.modes import train
 
 SECONDS = 100  # after which a command hangs
 

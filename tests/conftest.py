@@ -43,7 +43,7 @@ def config(tmp_path_factory) -> ml_collections.ConfigDict:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> pathlib.Path:
     """The workdir of a run of that config, trained once; its learning rate is high enough to learn something."""
-    from basisnet_jax.train import train
+    from basisnet_jax.modes.train import train
 
     config, workdir = tiny_config(tmp_path_factory), tmp_path_factory.mktemp("trained")
     config.optimizer.learning_rate = TRAINED_RATE
@@ -60,7 +60,7 @@ def exported(trained, tmp_path_factory) -> tuple[pathlib.Path, str]:
 
     It has no rule: nothing was evaluated before. The run's folder is a copy, so that no other test's evaluation counts.
     """
-    from basisnet_jax.exporting import export_run
+    from basisnet_jax.export.package import export_run
 
     config, workdir = tiny_config(tmp_path_factory), tmp_path_factory.mktemp("exported")
     shutil.copytree(trained, workdir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evaluation", "export"))
@@ -72,8 +72,8 @@ def exported(trained, tmp_path_factory) -> tuple[pathlib.Path, str]:
 
 def save_untrained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """What a run leaves, with the parameters that it would have started from: no step is compiled."""
-    from basisnet_jax.checkpoint import Checkpoints
-    from basisnet_jax.experiment import make_experiment
+    from basisnet_jax.experiment.run import make_experiment
+    from basisnet_jax.workdir.checkpoint import Checkpoints
 
     experiment = make_experiment(config)
     (workdir / "config.json").write_text(config.to_json())

@@ -9,10 +9,10 @@ import pytest
 
 FAULTS = """
 import resource, sys, threading
-from basisnet_jax import allocator
+from basisnet_jax.host import malloc
 
 BYTES = int(sys.argv[2])
-allocator.keep_freed_memory({"1": 1, "None": None}[sys.argv[1]])
+malloc.keep_freed_memory({"1": 1, "None": None}[sys.argv[1]])
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 counted = []
 

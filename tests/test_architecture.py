@@ -1,56 +1,18 @@
-"""Imports go one way: a module imports only from layers below its own (docs/architecture.md)."""
+"""Imports go one way: a folder imports only from folders below it (docs/architecture.md)."""
 
 import ast
+import graphlib
 import pathlib
+import sys
 
 import basisnet_jax
 
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
-LAYERS = [
-    {
-        *("files", "finite", "recompilation", "account", "errors", "output", "cache", "buckets", "tables", "terminal"),
-        *("arguments", "schedule"),
-    },
-    {"noise", "records"},
-    {
-        "exit_rule",
-        "tflite",
-        "models.pallas_tpu",
-        "models.backbones",
-        "models.taps",
-        "models.ablations",
-        "data.exif",
-        "data.augment",
-        "data.glyph_fonts",
-        "data.glyph_render",
-    },
-    {
-        *("plotting", "mixing", "distributed", "hlo", "published", "calibration", "data.decode"),
-        *("models.pallas_depthwise", "models.pallas_pointwise", "data.glyph_designs"),
-    },
-    {"manifest"},
-    {"runtime"},
-    {
-        *("models.synthesis", "models.torch_file", "mesh", "topology"),
-        *("data.preprocess", "data.folder", "data.digits", "data.glyphs"),
-    },
-    {"data.prepare_glyphs"},
-    {"models.routing", "models.weight_files", "models.weight_names", "allocator", "integrity"},
-    {"models.blocks", "models.cost", "data.pipeline", "config", "batch_checks"},
-    {"workdir", "config_files", "data.datasets", "data.teacher_logits", "plan", "termination"},
-    {"models.basisnet", "figures", "coefficient_figure", "curves"},
-    {"models.stages", "models.pretrained"},
-    {"losses", "optim", "state"},
-    {"metrics", "checkpoint"},
-    {"step", "networks", "export.quantization", "export.small_image"},
-    {"experiment", "models.folding", "export.litert", "export.stablehlo", "export.onnx"},
-    {"evaluate", "report", "divergence", "export.stages", "export.one_image", "export.card"},
-    {"predict", "opening", "export.formats"},
-    {"export.checks"},
-    {"exporting"},
-    {"train", "costing", "teacher", "compiling", "compare", "evaluation", "evaluation_summary", "specializing"},
-    {"main"},
-]
+# Folders of the package and modules beside them, the lowest first.
+FOLDERS = (
+    *("errors", "ops", "host", "serving", "runtime", "data", "models", "weights", "training", "config", "workdir"),
+    *("experiment", "inference", "evaluation", "export", "aot", "modes", "compare", "main"),
+)
 
 
 def modules():
@@ -70,20 +32,46 @@ def imported(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_imports_go_one_way():
-    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-    for name, tree in modules():
-        assert name in level, f"give basisnet_jax.{name} a layer in tests/test_architecture.py and docs/architecture.md"
-        for target in imported(tree):
-            target = target.removeprefix("basisnet_jax.")
-            if target in level:
-                assert level[target] < level[name], f"{name} must not import {target}"
+def imported_modules():
+    """{module: the modules of the package that it imports}."""
+    trees = dict(modules())
+    return {
+        name: {target for x in imported(tree) if x and (target := x.removeprefix("basisnet_jax.")) in trees}
+        for name, tree in trees.items()
+    }
 
 
-def test_models_and_losses_never_see_a_config():
+def folder_of(module):
+    return module.split(".")[0]
+
+
+def test_a_folder_imports_only_from_those_below_it():
+    for name, targets in imported_modules().items():
+        assert folder_of(name) in FOLDERS, f"give basisnet_jax/{folder_of(name)} a place in FOLDERS"
+        for target in targets:
+            assert FOLDERS.index(folder_of(target)) <= FOLDERS.index(folder_of(name)), f"{name} imports {target}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    list(graphlib.TopologicalSorter(imported_modules()).static_order())
+
+
+def test_ops_models_and_training_never_see_a_config():
     for name, tree in modules():
-        if name.startswith("models.") or name in ("losses", "metrics", "optim", "state", "step"):
+        if folder_of(name) in ("ops", "models", "training"):
             assert not any("ml_collections" in x or x.endswith("config") for x in imported(tree)), name
+
+
+def test_serving_needs_numpy_and_litert_alone():
+    """And what comes with Python."""
+    needed = {"runtime"}
+    imports = imported_modules()
+    while needed != (more := needed.union(*(imports[name] for name in needed))):
+        needed = more
+    known = {"numpy", "ai_edge_litert", "basisnet_jax", *sys.stdlib_module_names}
+    for name, tree in modules():
+        if name in needed:
+            assert {target.split(".")[0] for target in imported(tree) if target} <= known, name
 
 
 def test_nothing_imports_tensorflow_at_the_top():
@@ -99,7 +87,7 @@ def test_nothing_that_is_read_can_run():
     """Pickle's names are known to one module, which overrides what could call anything (tests/test_pretrained.py)."""
     banned = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "runpy", "subprocess"}
     for name, tree in modules():
-        allowed = {"pickle", "pickletools"} if name == "models.torch_file" else set()
+        allowed = {"pickle", "pickletools"} if name == "weights.torch_file" else set()
         roots = {target.split(".")[0] for target in imported(tree) if target}
         assert not roots & ({*banned, "pickle", "pickletools"} - allowed), name
         for node in ast.walk(tree):

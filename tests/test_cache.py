@@ -7,15 +7,15 @@ import sys
 import jax
 import pytest
 
-from basisnet_jax import cache
+from basisnet_jax.host import compilation_cache
 
 TWO_STEPS = """
 import sys
-from basisnet_jax import cache
-from basisnet_jax.experiment import make_experiment
+from basisnet_jax.host import compilation_cache
+from basisnet_jax.experiment.run import make_experiment
 from tests.configs import tiny
 
-cache.use_compilation_cache()
+compilation_cache.use_compilation_cache()
 config = tiny.get_config()
 config.data.dir = sys.argv[1]
 experiment = make_experiment(config)
@@ -57,7 +57,7 @@ def test_cached_programs_give_the_same_bits(config, tmp_path):
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, caplog, unset):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    cache.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
     assert f"cannot write to {tmp_path}/file/basisnet_jax/jax" in caplog.text
 
@@ -65,9 +65,9 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, cap
 def test_the_cache_is_bounded_and_the_users_own_choice_stands(tmp_path, monkeypatch, unset):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
-    cache.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "basisnet_jax" / "jax" / "2-cores")
     assert 0 < jax.config.jax_compilation_cache_max_size < 2**40
     jax.config.update("jax_compilation_cache_dir", "")  # as JAX_COMPILATION_CACHE_DIR= in the environment
-    cache.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == ""

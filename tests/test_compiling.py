@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from basisnet_jax import batch_checks, compiling, hlo, topology
-from basisnet_jax import mesh as mesh_lib
+from basisnet_jax.aot import batch_checks, compiling, hlo, topology
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import Experiment, make_experiment
+from basisnet_jax.experiment.run import Experiment, make_experiment
+from basisnet_jax.host import mesh as mesh_lib
 
 # Written by hand in the form of the TPU compiler's: a loop of three fusions, a prefetch into VMEM, a sum over devices.
 PROGRAM = """HloModule jit_train_step, is_scheduled=true
@@ -170,7 +170,7 @@ def test_a_batch_that_turns_into_channels_is_found():
 
 def test_fsdp_gathers_parameters_and_not_the_batch(config, monkeypatch):
     """Left to itself XLA splits the products as the parameters are split, and gathers the batch for it."""
-    monkeypatch.setattr("basisnet_jax.mesh.SMALLEST_SHARDED", 128)
+    monkeypatch.setattr("basisnet_jax.host.mesh.SMALLEST_SHARDED", 128)
     config.mesh.fsdp = 8
     compiled, memory = compiling.compile_step(make_experiment(config), "eval")
     batch_checks.refuse_gathers(hlo.parse(compiled.as_text()))

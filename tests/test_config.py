@@ -7,8 +7,8 @@ import pathlib
 import pytest
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import plan as plan_lib
 from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import plan as plan_lib
 
 CONFIGS = [path for path in sorted(pathlib.Path("configs").glob("*.py")) if path.stem != "recipes"]
 

@@ -6,9 +6,10 @@ import pathlib
 
 import pytest
 
-from basisnet_jax import arguments, config_files
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
+from basisnet_jax.host import arguments
+from basisnet_jax.modes import config_files
 
 FIELDS = """from basisnet_jax.config import default
 def get_config():

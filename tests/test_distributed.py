@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from basisnet_jax import checkpoint, distributed
-from basisnet_jax.curves import read_events
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import evaluate
-from basisnet_jax.experiment import make_experiment
+from basisnet_jax.evaluation.whole_split import evaluate
+from basisnet_jax.experiment.run import make_experiment
+from basisnet_jax.host import distributed
+from basisnet_jax.workdir import checkpoint
+from basisnet_jax.workdir.curves import read_events
 from tests.test_main import command, wait_for
 
 # What the scripts below share: they meet, and do what follows as a run does.
@@ -23,7 +24,7 @@ MEET = """
 import os, sys
 import numpy as np
 from jax.experimental import multihost_utils
-from basisnet_jax import distributed
+from basisnet_jax.host import distributed
 from basisnet_jax.errors import UserError
 port, process = sys.argv[1], int(sys.argv[2])
 distributed.initialize(f"localhost:{port}", 2, process, 200)
@@ -153,8 +154,8 @@ def test_two_processes_agree_on_what_is_saved_damaged_and_full(tmp_path, start):
     text = """
     import jax
     from etils import epath
-    from basisnet_jax.checkpoint import Checkpoints, restore_model
-    from basisnet_jax.state import TrainState
+    from basisnet_jax.workdir.checkpoint import Checkpoints, restore_model
+    from basisnet_jax.training.state import TrainState
 
     folder = epath.Path(sys.argv[3])
     whole = jax.sharding.NamedSharding(jax.make_mesh((2,), ("x",)), jax.sharding.PartitionSpec("x"))
@@ -226,7 +227,7 @@ MISTAKES = {
 }
 IN_A_FRESH_PROCESS = f"""
 import jax
-from basisnet_jax import distributed
+from basisnet_jax.host import distributed
 from basisnet_jax.errors import UserError
 
 for given in {list(MISTAKES)}:

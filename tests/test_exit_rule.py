@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from basisnet_jax import evaluation_summary, exporting
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import evaluate_run
-from basisnet_jax.exit_rule import CRITERIA, NEVER, ChosenRule, ExitRule, Point, Provenance, threshold_rule
-from basisnet_jax.predict import open_trained, rule_of
+from basisnet_jax.evaluation import summary
+from basisnet_jax.export import package
+from basisnet_jax.inference.predict import open_trained, rule_of
+from basisnet_jax.modes.evaluate import evaluate_run
+from basisnet_jax.serving.exit_rule import CRITERIA, NEVER, ChosenRule, ExitRule, Point, Provenance, threshold_rule
 
 PROVENANCE = Provenance(100, "best", True, 8, "digits", "test", "none", 0, True)
 CHOSEN = ChosenRule(
@@ -91,7 +92,7 @@ def test_prediction_and_export_take_a_rule_where_it_fits(trained, trained_config
     assert chosen.to_json() == results["early_termination"]["rule"]
     assert chosen.provenance.step == results["step"]
     assert chosen.chosen_on.count + chosen.reported_on.count == results["count"]
-    printed = evaluation_summary.summary(results)
+    printed = summary.summary(results)
     assert f"of at least {chosen.rule.threshold:.4f}, by max_accuracy_drop=0.003" in printed
     words = [line.split() for line in printed.splitlines()]
     for name, half in (("chosen", chosen.chosen_on), ("reported", chosen.reported_on)):
@@ -104,7 +105,7 @@ def test_prediction_and_export_take_a_rule_where_it_fits(trained, trained_config
     assert "was chosen on digits test[:37] (crop none), and the config names digits test[:36]" in caplog.text
     trained_config.eval.ema = False
     with pytest.raises(UserError, match=r"was chosen with the moving averages .* and the parameters of step"):
-        exporting.export_run(trained_config, str(trained))
+        package.export_run(trained_config, str(trained))
     assert rule_of(open_trained(str(trained), trained_config), 0.5).rule == ExitRule(threshold=0.5)
     opened = dataclasses.replace(opened, folder=epath.Path(tmp_path))
     with pytest.raises(UserError, match=r"there is no .*exit_rule.json, which has the threshold; run --mode=evaluate"):

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 from etils import epath
 
-from basisnet_jax import exporting, runtime
+from basisnet_jax import runtime
 from basisnet_jax.config import default, open_run, validate
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import evaluate_run
-from basisnet_jax.exit_rule import NEVER, ExitRule
-from basisnet_jax.export import checks, stablehlo
-from basisnet_jax.export.stages import Network
+from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.export import checks, package, stablehlo
+from basisnet_jax.export.folded import Network
+from basisnet_jax.export.freeze import mean_coefficients, specialize_run
+from basisnet_jax.inference.predict import TwoStageClassifier
 from basisnet_jax.models import folding
 from basisnet_jax.models.stages import normalize
-from basisnet_jax.networks import make_model
-from basisnet_jax.predict import TwoStageClassifier
-from basisnet_jax.specializing import mean_coefficients, specialize_run
+from basisnet_jax.modes.evaluate import evaluate_run
+from basisnet_jax.serving.exit_rule import NEVER, ExitRule
 from tests.conftest import EXPORTED_FORMATS, save_untrained
 
 
@@ -297,7 +297,7 @@ def test_no_exported_file_says_on_which_machine_it_was_made(exported):
     folder, _ = exported
     run = json.loads((folder.parent / "config.json").read_text())
     assert run["data"]["dir"].startswith("/"), "the run's config has a path to hide"
-    here = pathlib.Path(exporting.__file__).parent.parent
+    here = pathlib.Path(package.__file__).parent.parent
     for path in folder.iterdir():
         content = path.read_bytes()
         for private in (
@@ -324,7 +324,7 @@ def test_a_new_export_clears_what_the_old_one_left(exported, tmp_path):
     (out / "evaluation").mkdir()
     (out / "evaluation" / "results.json").write_text("{}")
     manifest = json.loads((out / "manifest.json").read_text())
-    exporting.write(out, {}, {**manifest, "files": {}}, ["a", "b"])
+    package.write(out, {}, {**manifest, "files": {}}, ["a", "b"])
     assert sorted(x.name for x in out.iterdir()) == ["labels.txt", "manifest.json", "model_card.md"]
 
 
@@ -333,9 +333,9 @@ def test_a_bfloat16_run_is_exported_in_float32_and_remains_that_run(config, expo
     run = tmp_path / "run"
     run.mkdir()
     save_untrained(config, run)
-    opened, network = exporting.open_network(config, str(run))
+    opened, network = package.open_network(config, str(run))
     assert network.model.specialist.dtype == "float32"
-    described = exporting.describe(opened, network, {}, {})
+    described = package.describe(opened, network, {}, {})
     assert (described["config"]["model"]["dtype"], described["computes_in"]) == ("bfloat16", "float32")
     folder = tmp_path / "export"
     shutil.copytree(exported[0], folder)
@@ -347,7 +347,7 @@ def test_a_bfloat16_run_is_exported_in_float32_and_remains_that_run(config, expo
 def test_a_kind_that_loses_accuracy_is_warned_of():
     own = {"specialist_top1": 0.98, "preview_top1": 0.96}
     kinds = {"tflite": own, "int8.tflite": {"specialist_top1": 0.762, "preview_top1": 0.956}}
-    assert list(exporting.lost_accuracy(own, kinds)) == [
+    assert list(package.lost_accuracy(own, kinds)) == [
         "specialist.int8.tflite loses 21.8 points of top-1: 0.7620, and the network has 0.9800"
     ]
 
@@ -360,11 +360,11 @@ def test_what_cannot_be_exported_is_told(config, trained, trained_config, monkey
     trained_config.export.formats = ("tflite", "onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with monkeypatch.context() as patch:
-        patch.setattr(exporting, "open_network", None)  # it is told before anything is opened
+        patch.setattr(package, "open_network", None)  # it is told before anything is opened
         expected = (
             r"'onnx', for which .*onnxruntime must be installed; run pip install -e '\.\[onnx\]', or leave 'onnx' out"
         )
         with pytest.raises(UserError, match=expected):
-            exporting.export_run(trained_config, str(trained))
+            package.export_run(trained_config, str(trained))
         with pytest.raises(UserError, match=expected):
             specialize_run(trained_config, str(trained), "*")

@@ -15,8 +15,11 @@ from matplotlib import colors, font_manager
 from matplotlib.text import Text
 from PIL import Image
 
-from basisnet_jax import calibration, coefficient_figure, compare, curves, figures, plotting, published, termination
-from basisnet_jax.figures import Network, Picture
+from basisnet_jax import compare
+from basisnet_jax.evaluation import calibration, coefficient_plot, early_exit, plots, published
+from basisnet_jax.evaluation.plots import Network, Picture
+from basisnet_jax.host import plotting
+from basisnet_jax.workdir import curves
 from tests.test_termination import COST
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -32,7 +35,7 @@ def saved(monkeypatch):
         found.append(figure)
         save(figure, path)
 
-    for module in (plotting, figures, coefficient_figure, curves):
+    for module in (plotting, plots, coefficient_plot, curves):
         monkeypatch.setattr(module, "save", keep)
     return found
 
@@ -43,7 +46,7 @@ def candidates():
     labels = generator.integers(0, 4, 400)
     preview, logits = (generator.normal(size=(400, 4)) + s * np.eye(4)[labels] for s in (1.0, 2.0))
     right = [(x.argmax(-1) == labels).astype(np.float64) for x in (preview, logits)]
-    return termination.candidates(preview, labels, *right, COST)
+    return early_exit.candidates(preview, labels, *right, COST)
 
 
 def words(figure):
@@ -68,7 +71,7 @@ def test_one_curve_its_ends_the_chosen_point_and_others(tmp_path, saved, candida
     curve = candidate.reported_on
     others = [Network("static", 60.0, 0.6), Network("condconv", 70.0, 0.61)]
     whole = Network("this network", COST.total, curve.top1[0])
-    figures.draw_accuracy(tmp_path / "a.png", whole, (candidate, chosen), others, "imagenet2012")
+    plots.draw_accuracy(tmp_path / "a.png", whole, (candidate, chosen), others, "imagenet2012")
     (figure,) = saved
     axes = figure.axes[0]
     drawn, star, preview, both, *rest = axes.lines
@@ -95,7 +98,7 @@ def test_one_curve_its_ends_the_chosen_point_and_others(tmp_path, saved, candida
 
 
 def test_a_network_without_a_preview_is_one_point(tmp_path, saved):
-    figures.draw_accuracy(tmp_path / "a.png", Network("this network", 100.0, 0.9), None, [], "digits")
+    plots.draw_accuracy(tmp_path / "a.png", Network("this network", 100.0, 0.9), None, [], "digits")
     (line,) = saved[0].axes[0].lines
     np.testing.assert_allclose(line.get_xydata(), [[100.0, 0.9]])
     assert "this network: top-1 0.9000 at 100" in words(saved[0])
@@ -107,7 +110,7 @@ def test_reliability_has_the_counts_of_each_stage(tmp_path, saved):
         name: calibration.reliability(generator.normal(size=(count, 3)), generator.integers(0, 2, count) * 1.0)
         for name, count in (("specialist", 300), ("preview", 500))
     }
-    figures.draw_reliability(tmp_path / "r.png", bins)
+    plots.draw_reliability(tmp_path / "r.png", bins)
     (figure,) = saved
     accuracy, counts = figure.axes[:2], figure.axes[2:]
     for upper, lower, (name, reliability) in zip(accuracy, counts, bins.items(), strict=True):
@@ -126,7 +129,7 @@ def test_coefficients_can_be_read_at_any_size(tmp_path, saved, classes, vectors,
     means = {"by_class": by_class, "entropy": np.full(vectors, 0.5), "wins": by_class[0]}
     vector_names = [f"block{i:02d}/depthwise" for i in range(vectors)]
     names = [f"a rather long name of a class, number {k}" for k in range(classes)]
-    coefficient_figure.draw_coefficients(tmp_path / "c.png", vector_names, names, means)
+    coefficient_plot.draw_coefficients(tmp_path / "c.png", vector_names, names, means)
     (figure,) = saved
     check_size(tmp_path / "c.png", figure)
     assert figure.get_figheight() < 20
@@ -135,7 +138,7 @@ def test_coefficients_can_be_read_at_any_size(tmp_path, saved, classes, vectors,
     for axes in heats:
         rows = axes.images[0].get_array()
         assert rows.shape[0] == classes - 1
-        assert rows.shape[1] <= coefficient_figure.ACROSS
+        assert rows.shape[1] <= coefficient_plot.ACROSS
         if classes == 1000:  # similar classes stand together: each of the three kinds is one band
             assert np.count_nonzero(np.any(np.diff(rows, axis=0) != 0, axis=1)) <= 2
         for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
@@ -147,11 +150,11 @@ def test_coefficients_can_be_read_at_any_size(tmp_path, saved, classes, vectors,
 
 def test_wrong_answers_are_marked_by_words_and_frame(tmp_path, saved):
     image = np.zeros((8, 8, 1), np.uint8)
-    right = figures.answered(image, 0, {"preview": 0, "specialist": 0}, ["cat", "dog"])
-    wrong = figures.answered(image, 0, {"preview": 1, "specialist": 0}, ["cat", "dog"])
+    right = plots.answered(image, 0, {"preview": 0, "specialist": 0}, ["cat", "dog"])
+    wrong = plots.answered(image, 0, {"preview": 1, "specialist": 0}, ["cat", "dog"])
     assert right == Picture(image, "cat\n✓ preview\n✓ specialist", False)
     assert wrong == Picture(image, "cat\n✗ preview: dog\n✓ specialist", True)
-    figures.draw_images(tmp_path / "i.png", {"first": [right, wrong], "last": [wrong] * 5})
+    plots.draw_images(tmp_path / "i.png", {"first": [right, wrong], "last": [wrong] * 5})
     (figure,) = saved
     shown = [axes for axes in figure.axes if axes.images]
     widths = [axes.spines["left"].get_linewidth() for axes in shown]
@@ -196,12 +199,12 @@ def test_points_of_many_networks_differ_in_shape_and_colour():
 def test_any_name_is_drawn_without_a_warning(tmp_path, saved):
     """Folders name classes: formulas, scripts that no font has, halves of letters."""
     image = np.zeros((8, 8, 3), np.uint8)
-    pictures = [figures.answered(image, k, {"preview": 0}, NAMES) for k in range(len(NAMES))]
-    figures.draw_images(tmp_path / "i.png", {"all": pictures})
+    pictures = [plots.answered(image, k, {"preview": 0}, NAMES) for k in range(len(NAMES))]
+    plots.draw_images(tmp_path / "i.png", {"all": pictures})
     by_class = np.full((len(NAMES), 3, 4), 0.25)
     means = {"by_class": by_class, "entropy": np.ones(3), "wins": by_class[0]}
-    coefficient_figure.draw_coefficients(tmp_path / "c.png", NAMES[:3], NAMES, means)
-    figures.draw_accuracy(tmp_path / "a.png", Network(NAMES[0], 1.0, 0.5), None, [Network(NAMES[4], 2.0, 0.5)], "x")
+    coefficient_plot.draw_coefficients(tmp_path / "c.png", NAMES[:3], NAMES, means)
+    plots.draw_accuracy(tmp_path / "a.png", Network(NAMES[0], 1.0, 0.5), None, [Network(NAMES[4], 2.0, 0.5)], "x")
     rows = [compare.Row(name, "static", (0,), 0.5, None, 1, 1, 1.0, "") for name in NAMES if name.isascii()]
     compare.write(rows, tmp_path)
     assert plotting.drawable("line\nbreak\udcff") == r"line\nbreak\udcff"
@@ -234,7 +237,7 @@ def test_a_letter_is_drawn_in_a_font_that_has_it(tmp_path, saved, monkeypatch):
     plotting._family_with.cache_clear()
     try:
         assert plotting.drawable(f"{letter}!") == f"{letter}!"
-        figures.draw_images(tmp_path / "i.png", {"water": [Picture(np.zeros((8, 8, 3), np.uint8), letter)]})
+        plots.draw_images(tmp_path / "i.png", {"water": [Picture(np.zeros((8, 8, 3), np.uint8), letter)]})
         assert all(text.get_fontfamily() == [plotting.FONT, "Water Sans"] for text in saved[0].findobj(Text))
     finally:
         plotting._family_with.cache_clear()
@@ -243,7 +246,7 @@ def test_a_letter_is_drawn_in_a_font_that_has_it(tmp_path, saved, monkeypatch):
 def test_matplotlib_stays_as_the_caller_had_it(tmp_path, monkeypatch):
     monkeypatch.setitem(matplotlib.rcParams, "backend", "template")  # as a notebook has its own
     before = dict(matplotlib.rcParams)
-    figures.draw_accuracy(tmp_path / "a.png", Network("this network", 100.0, 0.9), None, [], "digits")
+    plots.draw_accuracy(tmp_path / "a.png", Network("this network", 100.0, 0.9), None, [], "digits")
     assert dict(matplotlib.rcParams) == before
     for path in pathlib.Path(plotting.__file__).parent.rglob("*.py"):
         assert "pyplot" not in path.read_text(), f"{path} draws with global state; use plotting.new_figure"
@@ -263,6 +266,6 @@ def test_the_colours_are_those_that_colour_blind_people_tell_apart():
 def test_a_picture_is_the_same_twice(tmp_path, candidates):
     png = []
     for name in ("one", "two"):
-        figures.draw_accuracy(tmp_path / name, Network("net", COST.total, 0.5), (candidates[0], 3), [], "digits")
+        plots.draw_accuracy(tmp_path / name, Network("net", COST.total, 0.5), (candidates[0], 3), [], "digits")
         png.append(np.asarray(Image.open(io.BytesIO((tmp_path / name).read_bytes()))))
     np.testing.assert_array_equal(*png)

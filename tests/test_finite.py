@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from basisnet_jax import finite, train
-from basisnet_jax.checkpoint import Checkpoints
-from basisnet_jax.curves import read_events
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import Experiment, make_experiment
+from basisnet_jax.experiment.run import Experiment, make_experiment
+from basisnet_jax.modes import train
+from basisnet_jax.training import finite
+from basisnet_jax.workdir.checkpoint import Checkpoints
+from basisnet_jax.workdir.curves import read_events
 
 
 def floats(batch, bad):
@@ -25,7 +26,7 @@ def floats(batch, bad):
 @pytest.mark.parametrize(("devices", "fsdp", "pieces"), [(8, 2, 1), (1, 1, 2)])
 def test_a_bad_step_changes_nothing_but_the_step(config, monkeypatch, devices, fsdp, pieces):
     """Parameters, statistics, averages and optimizer, bit for bit, for one bad pixel on one device."""
-    monkeypatch.setattr("basisnet_jax.mesh.SMALLEST_SHARDED", 128)
+    monkeypatch.setattr("basisnet_jax.host.mesh.SMALLEST_SHARDED", 128)
     config.mesh.fsdp, config.accumulate_steps = fsdp, pieces
     experiment = make_experiment(config, jax.devices()[:devices])
     step, batch = experiment.train_step(), next(experiment.train_batches(0))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from basisnet_jax import costing, exporting, teacher, train
 from basisnet_jax.config import validate
 from basisnet_jax.data import datasets, folder
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import make_experiment
-from basisnet_jax.export import card
+from basisnet_jax.experiment.run import make_experiment
+from basisnet_jax.export import card, package
+from basisnet_jax.modes import cost, teacher, train
 from tests.conftest import save_untrained
 
 
@@ -154,8 +154,8 @@ def test_manifest_and_card_name_the_folder_and_the_orientation(photos, config, t
     config.epochs = 20.0
     (tmp_path / "run").mkdir()
     save_untrained(config, tmp_path / "run")
-    opened, network = exporting.open_network(config, str(tmp_path / "run"))
-    manifest = exporting.describe(opened, network, {}, {})
+    opened, network = package.open_network(config, str(tmp_path / "run"))
+    manifest = package.describe(opened, network, {}, {})
     assert manifest["data"] == {"name": photos.name, "train_split": "train"}
     assert manifest["input"]["exif_orientation"] == "ignored"
     text = card.model_card({**manifest, "rule": None, "accuracy": {"images": "none"}, "warnings": []}, opened.classes)
@@ -228,7 +228,7 @@ def test_one_class_is_refused_wherever_it_is_known(photos, config, tmp_path):
         train.train(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=words):
-        costing.cost(config, str(tmp_path / "run"))
+        cost.cost(config, str(tmp_path / "run"))
     with pytest.raises(UserError, match=words):
         make_experiment(config, open_dataset=datasets.describe_dataset)
     config.distill.update(teacher="efficientnet_lite0", cache=str(tmp_path / "cache"))

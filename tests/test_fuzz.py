@@ -22,7 +22,7 @@ from PIL import Image
 
 from basisnet_jax.data import decode, exif, preprocess
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import weight_files
+from basisnet_jax.weights import readers
 
 CAMPAIGN = int(os.environ.get("FUZZ_EXAMPLES", 0))
 
@@ -287,7 +287,7 @@ def test_any_weights_file(tmp_path_factory, file):
     path.write_bytes(content)
     refused, arrays = None, {}
     try:
-        arrays = weight_files.read(path)
+        arrays = readers.read(path)
     except UserError as error:
         refused = error
     assert refused is None or one_sentence(refused)
@@ -300,5 +300,5 @@ def test_the_weights_files_are_read_when_they_are_not_damaged(tmp_path):
     for suffix, contents in WEIGHTS.items():
         for content in contents:
             (tmp_path / f"tiny{suffix}").write_bytes(content)
-            (array,) = weight_files.read(tmp_path / f"tiny{suffix}").values()
+            (array,) = readers.read(tmp_path / f"tiny{suffix}").values()
             np.testing.assert_array_equal(array, np.arange(12).reshape(3, 4))

@@ -9,10 +9,10 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisnet_jax import integrity
-from basisnet_jax.checkpoint import Checkpoints
 from basisnet_jax.errors import UserError
-from basisnet_jax.state import TrainState
+from basisnet_jax.training.state import TrainState
+from basisnet_jax.workdir import integrity
+from basisnet_jax.workdir.checkpoint import Checkpoints
 from tests.test_fuzz import fuzz, one_sentence
 
 STEPS = (5, 7)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from basisnet_jax.experiment import make_experiment
+from basisnet_jax.experiment.run import make_experiment
 from benchmarks import miniature_imagenet
 
 

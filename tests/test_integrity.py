@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from basisnet_jax import checkpoint, files, integrity
-from basisnet_jax.checkpoint import Checkpoints
 from basisnet_jax.errors import UserError
-from basisnet_jax.state import TrainState
+from basisnet_jax.host import files
+from basisnet_jax.training.state import TrainState
+from basisnet_jax.workdir import checkpoint, integrity
+from basisnet_jax.workdir.checkpoint import Checkpoints
 
 
 def state_of(value, size=1000):

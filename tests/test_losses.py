@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from basisnet_jax.losses import joint_loss
 from basisnet_jax.models.basisnet import Outputs
+from basisnet_jax.training.losses import joint_loss
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 
 from basisnet_jax import runtime
 from basisnet_jax.errors import UserError
-from basisnet_jax.exit_rule import ExitRule
-from basisnet_jax.manifest import Manifest, file_facts
-from basisnet_jax.predict import TwoStageClassifier, predict_files
+from basisnet_jax.inference.predict import TwoStageClassifier, predict_files
+from basisnet_jax.serving.exit_rule import ExitRule
+from basisnet_jax.serving.manifest import Manifest, file_facts
 from tests.test_exit_rule import CHOSEN
 
 FILES = ("preview.tflite", "specialist.tflite")

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from basisnet_jax import mesh, mixing
+from basisnet_jax.host import mesh
+from basisnet_jax.training import mixing
 
 B = 16
 RNG = np.random.default_rng(0)

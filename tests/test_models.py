@@ -9,10 +9,10 @@ import pytest
 from flax import linen as nn
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.experiment.networks import make_model
 from basisnet_jax.models import routing
-from basisnet_jax.models.backbones import Block, Conventions
-from basisnet_jax.models.blocks import Convolution, Norm, Residual, SqueezeExcite
-from basisnet_jax.networks import make_model
+from basisnet_jax.models.architectures import Block, Conventions
+from basisnet_jax.models.layers import Convolution, Norm, Residual, SqueezeExcite
 from tests.configs.plain_block import PlainBlock
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import save_untrained
 
-START = "import os, sys\nfrom basisnet_jax import noise\nnoise.filter_native_stderr()\n"
+START = "import os, sys\nfrom basisnet_jax.host import noise\nnoise.filter_native_stderr()\n"
 NOISE = [
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     "W0000 00:00:1795876230.096851   11371 tf_tfl_flatbuffer_helpers.cc:364] Ignored output_format.",

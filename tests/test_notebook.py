@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from basisnet_jax.exporting import export_run
+from basisnet_jax.export.package import export_run
 from configs import digits
 from tests.conftest import save_untrained
 

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from basisnet_jax.optim import decayed, make_optimizer, restrict
+from basisnet_jax.training.optimizers import decayed, make_optimizer, restrict
 
 SETTINGS = {"weight_decay": 0.0, "momentum": 0.9, "decay": 0.9, "epsilon": 1e-3, "clip_norm": 0.0}
 PARAMS = {"layer": {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.array([0.5], np.float32)}}
@@ -66,7 +66,7 @@ def test_clipping_bounds_the_update():
 
 def test_kernels_and_bases_decay_and_nothing_else(config):
     """A task's vectors have two axes as a kernel has, and would be drawn to uniform coefficients."""
-    from basisnet_jax.networks import make_model
+    from basisnet_jax.experiment.networks import make_model
 
     config.model.update(routing="task", num_tasks=3, synthesize=("blocks", "head_dense"))
     model = make_model(config.model, 10)

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from basisnet_jax.output import ending_with_its_reader
+from basisnet_jax.host.output import ending_with_its_reader
 
-BY_HAND = "from basisnet_jax.output import ending_with_its_reader\nwith ending_with_its_reader():\n    {}"
+BY_HAND = "from basisnet_jax.host.output import ending_with_its_reader\nwith ending_with_its_reader():\n    {}"
 
 
 def run_unread(*arguments, **environment):

@@ -9,9 +9,9 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from basisnet_jax.mesh import make_mesh, traced_under
-from basisnet_jax.models import pallas_pointwise, pallas_tpu, synthesis
-from basisnet_jax.topology import devices_of
+from basisnet_jax.aot.topology import devices_of
+from basisnet_jax.host.mesh import make_mesh, traced_under
+from basisnet_jax.ops import pallas_common, pallas_pointwise, synthesis
 from tests.test_synthesis import assert_close, depthwise_loop, pointwise_loop, value_and_gradients
 
 
@@ -19,15 +19,15 @@ from tests.test_synthesis import assert_close, depthwise_loop, pointwise_loop, v
 def interpreted(monkeypatch):
     """`synthesis` takes the TPU's forms, and their kernels are interpreted; a batch need not fill the lanes."""
     monkeypatch.setattr(synthesis.lax, "platform_dependent", lambda *args, tpu, **other: tpu(*args))
-    monkeypatch.setattr(pallas_tpu, "unfit", lambda *args: "")
+    monkeypatch.setattr(pallas_common, "unfit", lambda *args: "")
     monkeypatch.setattr(pallas_pointwise, "FEWEST_PIXELS", 1)
-    pallas_call, names = pallas_tpu.pl.pallas_call, []
+    pallas_call, names = pallas_common.pl.pallas_call, []
 
     def interpret(*args, name, **kwargs):
         names.append(name)
         return pallas_call(*args, name=name, interpret=True, **kwargs)
 
-    monkeypatch.setattr(pallas_tpu.pl, "pallas_call", interpret)
+    monkeypatch.setattr(pallas_common.pl, "pallas_call", interpret)
     yield
     assert names, "no kernel ran"
 
@@ -53,7 +53,7 @@ CASES = [
 
 @pytest.mark.parametrize(("side", "stride", "size", "padding", "dtype", "vmem"), CASES)
 def test_depthwise_equals_a_loop(interpreted, monkeypatch, side, stride, size, padding, dtype, vmem):
-    monkeypatch.setattr(pallas_tpu, "VMEM", vmem)
+    monkeypatch.setattr(pallas_common, "VMEM", vmem)
     output = tuple(-(-n // stride) for n in size)
     x, bases, dy = draw((2, *size, 16), (2, side, side, 16), (2, *output, 16), dtype=dtype)
     coefficients = np.array([[0.75, 0.25], [0.125, 0.875]])
@@ -66,7 +66,7 @@ def test_depthwise_equals_a_loop(interpreted, monkeypatch, side, stride, size, p
 
 def test_a_norm_before_the_convolution_is_computed_on_the_way(interpreted, monkeypatch):
     """Value and all gradients, those of the norm among them, at an odd height; the activation has a kink."""
-    monkeypatch.setattr(pallas_tpu, "VMEM", 2**20)
+    monkeypatch.setattr(pallas_common, "VMEM", 2**20)
     x, kernel, dy, mean, scale, bias = draw(
         (2, 7, 6, 16), (2, 3, 3, 16), (2, 4, 3, 16), (16,), (16,), (16,), dtype=jnp.float32
     )
@@ -95,7 +95,7 @@ def test_static_depthwise_equals_a_loop(interpreted):
 
 @pytest.mark.parametrize(("dtype", "vmem"), [(jnp.float32, 2**20), (jnp.bfloat16, 2**23)])
 def test_pointwise_equals_a_loop(interpreted, monkeypatch, dtype, vmem):
-    monkeypatch.setattr(pallas_tpu, "VMEM", vmem)
+    monkeypatch.setattr(pallas_common, "VMEM", vmem)
     x, bases, dy = draw((2, 4, 7, 16), (2, 16, 24), (2, 4, 7, 24), dtype=dtype)
     coefficients = np.array([[0.75, 0.25], [0.125, 0.875]])
     inputs = jnp.asarray(x, dtype), jnp.asarray(bases, dtype), jnp.asarray(coefficients, jnp.float32)
@@ -126,13 +126,13 @@ def test_eight_devices_equal_one_and_gather_nothing(interpreted, monkeypatch):
 
 
 def test_unfit_says_why_by_the_images_of_a_device():
-    assert not pallas_tpu.unfit(256, jnp.bfloat16, 16, 24)
-    assert "12 channels" in pallas_tpu.unfit(256, jnp.float32, 12)
-    assert "float16" in pallas_tpu.unfit(256, jnp.dtype("float16"), 16)
+    assert not pallas_common.unfit(256, jnp.bfloat16, 16, 24)
+    assert "12 channels" in pallas_common.unfit(256, jnp.float32, 12)
+    assert "float16" in pallas_common.unfit(256, jnp.dtype("float16"), 16)
     mesh = make_mesh(jax.devices())
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        assert "256 images on 8 device(s)" in pallas_tpu.unfit(256, jnp.float32, 16)
-        assert not pallas_tpu.unfit(1024, jnp.float32, 16)
+        assert "256 images on 8 device(s)" in pallas_common.unfit(256, jnp.float32, 16)
+        assert not pallas_common.unfit(1024, jnp.float32, 16)
 
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from etils import epath
 
-from basisnet_jax import buckets, predict, termination
-from basisnet_jax.checkpoint import restore_model
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import is_correct
-from basisnet_jax.evaluate import predict as predict_split
-from basisnet_jax.evaluation import evaluate_run
-from basisnet_jax.experiment import make_experiment
-from basisnet_jax.predict import TwoStageClassifier
+from basisnet_jax.evaluation import early_exit
+from basisnet_jax.evaluation.whole_split import is_correct
+from basisnet_jax.evaluation.whole_split import predict as predict_split
+from basisnet_jax.experiment.run import make_experiment
+from basisnet_jax.inference import batching, predict
+from basisnet_jax.inference.predict import TwoStageClassifier
+from basisnet_jax.modes.evaluate import evaluate_run
+from basisnet_jax.workdir.checkpoint import restore_model
 from tests.conftest import TRAINED_RATE, save_untrained
 
 
@@ -42,11 +43,11 @@ def test_answers_are_those_of_the_simulated_table(trained, trained_config, class
     split = predict_split(experiment, experiment.stages.of(restored.variables, 0.0))
     pixels = np.concatenate([batch["image"] for batch in experiment.eval_batches()])[:37]
     right = [is_correct(x, split.labels_N) for x in (split.preview_logits_NxK, split.logits_NxK)]
-    for criterion in termination.CRITERIA:
-        rule = termination.ExitRule(criterion, temperature=1.4)
+    for criterion in early_exit.CRITERIA:
+        rule = early_exit.ExitRule(criterion, temperature=1.4)
         confidence = rule.confidence(split.preview_logits_NxK)
-        thresholds = termination.all_thresholds(confidence)
-        curve = termination.simulate(confidence, *right, experiment.cost(), thresholds)
+        thresholds = early_exit.all_thresholds(confidence)
+        curve = early_exit.simulate(confidence, *right, experiment.cost(), thresholds)
         for index in range(0, len(thresholds), 6):
             used = dataclasses.replace(classifier, rule=dataclasses.replace(rule, threshold=thresholds[index]))
             answers = used.classify(pixels)
@@ -60,7 +61,7 @@ def test_answers_are_those_of_the_simulated_table(trained, trained_config, class
 
 def test_any_batch_size_gives_each_image_its_own_answer(classifier, images):
     confidence = classifier.rule.confidence(np.concatenate([classifier.first_stage(x[None])[0] for x in images[:70]]))
-    used = dataclasses.replace(classifier, rule=termination.ExitRule(threshold=float(np.median(confidence))))
+    used = dataclasses.replace(classifier, rule=early_exit.ExitRule(threshold=float(np.median(confidence))))
     alone = [used.classify(image[None]) for image in images[:70]]
     assert 0 < sum(bool(x.exited_early) for x in alone) < 70
     for count in (1, 3, 64, 70):
@@ -72,7 +73,7 @@ def test_any_batch_size_gives_each_image_its_own_answer(classifier, images):
 
 
 def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monkeypatch):
-    monkeypatch.setattr(buckets, "SIZES", (1, 2, 5))  # each costs seconds
+    monkeypatch.setattr(batching, "SIZES", (1, 2, 5))  # each costs seconds
     fresh = TwoStageClassifier.from_checkpoint(str(trained), threshold=0.0)
     seen = []
     first, second = fresh.first_stage, fresh.second_stage
@@ -87,8 +88,8 @@ def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monk
     fresh = dataclasses.replace(fresh, first_stage=noting(first), second_stage=noting(second))
     order = np.sort(fresh.rule.confidence(np.concatenate([first(x)[0] for x in np.split(images[:20], 4)])))
     for count in range(1, 21):
-        for threshold in (0.0, *order, termination.NEVER):
-            dataclasses.replace(fresh, rule=termination.ExitRule(threshold=threshold)).classify(images[:count])
+        for threshold in (0.0, *order, early_exit.NEVER):
+            dataclasses.replace(fresh, rule=early_exit.ExitRule(threshold=threshold)).classify(images[:count])
     assert set(seen) == {1, 2, 5}
     for stage in (first, second):
         assert stage.func._cache_size() == 3, "one program a bucket"
@@ -107,13 +108,13 @@ def test_a_stage_is_handed_the_weights_that_it_reads_and_their_vectors_as_one(tr
 
 def test_images_are_worked_off_in_buckets_with_little_padding():
     for count in range(1, 2000):
-        pieces = list(buckets.pieces(count))
+        pieces = list(batching.pieces(count))
         assert [start for start, _ in pieces] == list(itertools.accumulate([0, *(size for _, size in pieces)]))[:-1]
-        assert {size for _, size in pieces} <= set(buckets.SIZES)
+        assert {size for _, size in pieces} <= set(batching.SIZES)
         assert 0 <= sum(size for _, size in pieces) - count <= 3, "one of them is padded, and by three at most"
         assert len(pieces) <= count // 256 + 5, "a call costs something whatever its size"
-    assert [size for _, size in buckets.pieces(230)] == [128, 64, 40]
-    assert [size for _, size in buckets.pieces(58)] == [48, 12]
+    assert [size for _, size in batching.pieces(230)] == [128, 64, 40]
+    assert [size for _, size in batching.pieces(58)] == [48, 12]
 
 
 def test_the_specialist_sees_only_the_unsure(classifier, images):
@@ -124,9 +125,9 @@ def test_the_specialist_sees_only_the_unsure(classifier, images):
         return np.zeros((len(batch), 10))
 
     used = dataclasses.replace(classifier, second_stage=counted)
-    for threshold, expected in ((0.0, 0), (termination.NEVER, 300)):
+    for threshold, expected in ((0.0, 0), (early_exit.NEVER, 300)):
         seen.clear()
-        answers = dataclasses.replace(used, rule=termination.ExitRule(threshold=threshold)).classify(images)
+        answers = dataclasses.replace(used, rule=early_exit.ExitRule(threshold=threshold)).classify(images)
         assert sum(seen) == expected == 300 - answers.exited_early.sum()
 
 

@@ -24,11 +24,11 @@ from sklearn.datasets import load_sample_image
 
 from basisnet_jax.data import decode, preprocess
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import pretrained
-from basisnet_jax.models.blocks import Backbone
+from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.models.layers import Backbone
 from basisnet_jax.models.routing import static_route
-from basisnet_jax.models.torch_file import read_state_dict
-from basisnet_jax.networks import make_model
+from basisnet_jax.weights import pretrained
+from basisnet_jax.weights.torch_file import read_state_dict
 
 
 class Tensor:

@@ -9,11 +9,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from flax import linen as nn
 
-from basisnet_jax.export import one_image, quantization, small_image
+from basisnet_jax.export import phone_layers, phone_resize, quantization
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.models import basisnet
-from basisnet_jax.models.blocks import Convolution
-from basisnet_jax.tflite import LiteRTStage
+from basisnet_jax.models.layers import Convolution
+from basisnet_jax.serving.tflite import LiteRTStage
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_a_layer_of_one_image_equals_a_loop(side, stride, depthwise, rows):
     x = rng.normal(size=(1, 7, 9, 6 if depthwise else 4)).astype(np.float32)
     coefficients = rng.dirichlet(np.ones(3), 1).astype(np.float32)
     variables = jax.jit(layer.init)(jax.random.key(0), x, coefficients)
-    with nn.intercept_methods(one_image.interceptor(rows)):
+    with nn.intercept_methods(phone_layers.interceptor(rows)):
         got = np.asarray(layer.apply(variables, jnp.asarray(x), jnp.asarray(coefficients)))
 
     kernel = np.tensordot(coefficients[0], np.asarray(variables["params"]["bases"]), 1)
@@ -52,7 +52,7 @@ def test_a_layer_of_one_image_equals_a_loop(side, stride, depthwise, rows):
 )
 def test_the_small_image_is_the_one_that_the_preview_was_trained_on(height, width, side, products):
     images = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
-    resize = jax.jit(small_image.resize, static_argnums=1)
+    resize = jax.jit(phone_resize.resize, static_argnums=1)
     np.testing.assert_allclose(resize(images, side), basisnet.resize(jnp.asarray(images), side), atol=1e-5)
     assert ("convolution" not in resize.lower(images, side).as_text()) == products
 
@@ -84,7 +84,7 @@ def test_depthwise_kernels_are_rounded_to_int8_and_kept_in_float32():
     kernel = rng.normal(size=(3, 3, 192)).astype(np.float32)
 
     def convolve(image):
-        with nn.intercept_methods(one_image.interceptor()):
+        with nn.intercept_methods(phone_layers.interceptor()):
             return layer.apply({"params": {"kernel": kernel}}, image)
 
     content = to_tflite(convolve, {"image": image.shape}, ("logits",), quantization.quantizer("int8_weights"))
@@ -104,9 +104,9 @@ def test_four_weights_of_a_base_share_a_scale_in_files_of_int8_weights_alone():
     coefficients = rng.dirichlet(np.ones(4), 1).astype(np.float32)
     bases = rng.normal(size=(4, 32, 24)).astype(np.float32)
     kernel = np.tensordot(coefficients[0], bases, 1)
-    np.testing.assert_allclose(one_image.synthesize(coefficients, bases, rows=4), kernel, atol=1e-6)
+    np.testing.assert_allclose(phone_layers.synthesize(coefficients, bases, rows=4), kernel, atol=1e-6)
     for kind, rows in (("int8_weights", 4), ("", 1)):
-        synthesize = functools.partial(one_image.synthesize, bases_Nx=bases, rows=quantization.ROWS.get(kind, 1))
+        synthesize = functools.partial(phone_layers.synthesize, bases_Nx=bases, rows=quantization.ROWS.get(kind, 1))
         quantize = quantization.quantizer(kind)
         content = to_tflite(synthesize, {"coefficients": (1, 4)}, ("logits",), quantize)
         tensors = Interpreter(model_content=content).get_tensor_details()

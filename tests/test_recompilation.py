@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from basisnet_jax import recompilation, train
-from basisnet_jax.experiment import Experiment
+from basisnet_jax.experiment.run import Experiment
+from basisnet_jax.host import recompilation
+from basisnet_jax.modes import train
 
 
 def test_the_cause_is_named(caplog):

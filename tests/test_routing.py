@@ -9,14 +9,14 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from basisnet_jax import checkpoint
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import evaluate, predict, summarize
-from basisnet_jax.experiment import make_experiment
+from basisnet_jax.evaluation.whole_split import evaluate, predict, summarize
+from basisnet_jax.experiment.networks import make_model, model_cost
+from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.models import routing
-from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, Block, ResNetBlock
-from basisnet_jax.networks import make_model, model_cost
+from basisnet_jax.models.architectures import ARCHITECTURES, Architecture, Block, ResNetBlock
+from basisnet_jax.workdir import checkpoint
 from tests.configs.plain_block import PlainBlock
 
 # Every kind of block and of layer that a backbone may have, and every form of a synthesized one: what holds for this

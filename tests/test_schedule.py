@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from basisnet_jax.experiment import make_experiment
-from basisnet_jax.schedule import LEARNING_RATES, decay_at, make_schedule, warm_start
+from basisnet_jax.experiment.run import make_experiment
+from basisnet_jax.training.schedule import LEARNING_RATES, decay_at, make_schedule, warm_start
 
 NUMBERS = {"peak": 0.3, "total_steps": 100, "decay_rate": 0.9, "decay_steps": 10}
 

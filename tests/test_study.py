@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import evaluation, termination
 from basisnet_jax.data import datasets
-from basisnet_jax.evaluate import is_correct
-from basisnet_jax.networks import make_model, model_cost
+from basisnet_jax.evaluation import early_exit
+from basisnet_jax.evaluation.whole_split import is_correct
+from basisnet_jax.experiment.networks import make_model, model_cost
+from basisnet_jax.modes import evaluate
 from benchmarks import study, timing, turned
 
 
@@ -38,10 +39,10 @@ def test_rows_are_valid_and_cost_alike(row, tmp_path):
 
 def save_evaluation(folder, logits, preview, labels, cost):
     right = [is_correct(x, labels) for x in (preview, logits)]
-    candidates = termination.candidates(preview, labels, *right, cost)
+    candidates = early_exit.candidates(preview, labels, *right, cost)
     out = folder / "evaluation"
     out.mkdir(parents=True)
-    (out / "early_termination.csv").write_text(evaluation._table(candidates))
+    (out / "early_termination.csv").write_text(evaluate._table(candidates))
     best = {"criterion": "margin", "temperature": candidates[4].temperature}
     results = {"madds": cost.madds(), "specialist": {"top1": 0.9}, "preview": {"top1": 0.8}}
     criteria = [{**best, "mean_top1": 0.7}, {**best, "criterion": "entropy", "mean_top1": 0.6}]
@@ -63,7 +64,7 @@ def test_what_exits_lose_is_read_off_the_table(config, tmp_path):
     margin = save_evaluation(runs[0].workdir, logits, preview, labels, cost)
     found = study.measured(runs[0].workdir)
     for share in study.SHARES:
-        index = termination.at_most_madds(margin.chosen_on, share * cost.total)
+        index = early_exit.at_most_madds(margin.chosen_on, share * cost.total)
         lost = margin.reported_on.top1[0] - margin.reported_on.top1[index]
         assert found[f"lost_{share:.0%}"] == pytest.approx(lost, abs=1e-7)
     assert found["lost_60%"] != 0

@@ -1,6 +1,6 @@
 """A run that is killed without a word goes on, and ends as the run that nobody killed."""
 
-from basisnet_jax.experiment import make_experiment
+from basisnet_jax.experiment.run import make_experiment
 from benchmarks import survival
 from tests.conftest import TRAINED_RATE
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basisnet_jax.mesh import batch_sharding, make_mesh, replicated
-from basisnet_jax.models import synthesis, taps
+from basisnet_jax.host.mesh import batch_sharding, make_mesh, replicated
+from basisnet_jax.ops import synthesis, taps
 
 
 def softmax(scores):

@@ -1,8 +1,8 @@
 """Printed tables: columns never touch, whatever stands in them."""
 
-from basisnet_jax import tables
-from basisnet_jax.evaluation_summary import summary
+from basisnet_jax.evaluation.summary import summary
 from basisnet_jax.export import card
+from basisnet_jax.host import tables
 from tests.test_exit_rule import CHOSEN
 
 

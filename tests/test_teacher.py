@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from basisnet_jax import networks, teacher
-from basisnet_jax.checkpoint import Checkpoints
 from basisnet_jax.data import datasets, teacher_logits
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import load_teacher, make_experiment
-from basisnet_jax.losses import Distillation
+from basisnet_jax.experiment import networks
+from basisnet_jax.experiment.run import load_teacher, make_experiment
 from basisnet_jax.models.stages import normalize
+from basisnet_jax.modes import teacher
+from basisnet_jax.training.losses import Distillation
+from basisnet_jax.workdir.checkpoint import Checkpoints
 
 RNG = np.random.default_rng(0)
 

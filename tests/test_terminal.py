@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from basisnet_jax import terminal, train
+from basisnet_jax.host import terminal
+from basisnet_jax.modes import train
 
 DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 

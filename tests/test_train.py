@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 from etils import epath
 
-from basisnet_jax import checkpoint, costing, evaluation, exporting, integrity, report, step, train
 from basisnet_jax import config as config_lib
-from basisnet_jax.account import Account
-from basisnet_jax.curves import read_events
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluate import evaluate
-from basisnet_jax.experiment import make_experiment
-from basisnet_jax.export import checks
+from basisnet_jax.evaluation.whole_split import evaluate
+from basisnet_jax.experiment.run import make_experiment
+from basisnet_jax.export import checks, package
 from basisnet_jax.models.stages import normalize
+from basisnet_jax.modes import cost, train
+from basisnet_jax.modes.evaluate import evaluate_run
+from basisnet_jax.training import step
+from basisnet_jax.training.run_stats import Account
+from basisnet_jax.workdir import checkpoint, integrity, report
+from basisnet_jax.workdir.curves import read_events
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -59,7 +62,7 @@ def test_one_device_equals_eight(config):
 
 
 def test_fsdp_shards_parameters(config, monkeypatch):
-    monkeypatch.setattr("basisnet_jax.mesh.SMALLEST_SHARDED", 128)
+    monkeypatch.setattr("basisnet_jax.host.mesh.SMALLEST_SHARDED", 128)
     config.mesh.fsdp = 4
     state = make_experiment(config).init_state()
     bases = state.params["specialist"]["block01"]["project"]["bases"]  # 4 x 24 x 16
@@ -71,7 +74,7 @@ def test_fsdp_shards_parameters(config, monkeypatch):
 
 def test_a_checkpoint_of_eight_devices_goes_on_on_other_meshes(config, tmp_path, monkeypatch):
     """The same numbers, split as the new mesh has them, and the next batch; that a step is then the same is above."""
-    monkeypatch.setattr("basisnet_jax.mesh.SMALLEST_SHARDED", 128)
+    monkeypatch.setattr("basisnet_jax.host.mesh.SMALLEST_SHARDED", 128)
     config.mesh.fsdp = 4
     old = make_experiment(config)
     state, batch = dataclasses.replace(old.init_state(), step=jax.numpy.int32(5)), next(old.train_batches(5))
@@ -222,7 +225,7 @@ def test_a_run_that_is_refused_before_its_first_step_leaves_nothing_behind(confi
         raise UserError("every image is bad")
         yield
 
-    monkeypatch.setattr("basisnet_jax.experiment.Experiment.train_batches", bad_image)
+    monkeypatch.setattr("basisnet_jax.experiment.run.Experiment.train_batches", bad_image)
     refused("every image is bad")
 
 
@@ -494,18 +497,18 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "validate", lambda config: None)
     monkeypatch.setattr(config_lib, "validate", lambda config: None)
     monkeypatch.setattr(ml_collections.ConfigDict, "__getattr__", noting)
-    monkeypatch.setattr(costing, "validate", lambda config: None)
+    monkeypatch.setattr(cost, "validate", lambda config: None)
     train.train(config, str(tmp_path))
-    evaluation.evaluate_run(config, str(tmp_path))
+    evaluate_run(config, str(tmp_path))
 
     def unconverted(network, formats, images, *_):
         logits = checks.joined(list(map(checks.by_jax(network), images)))
         return {}, dict.fromkeys(("jax", *formats), logits)
 
-    monkeypatch.setattr(exporting, "convert_and_check", unconverted)
-    exporting.export_run(config, str(tmp_path))
+    monkeypatch.setattr(package, "convert_and_check", unconverted)
+    package.export_run(config, str(tmp_path))
     config.model.routing = "dynamic"  # which reads what the preview does not
-    costing.cost(config, str(tmp_path))
+    cost.cost(config, str(tmp_path))
     monkeypatch.undo()
 
     def unread(node, prefix=""):

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from basisnet_jax import networks
 from basisnet_jax.errors import UserError
-from basisnet_jax.models import weight_files
-from basisnet_jax.networks import make_model
+from basisnet_jax.experiment import networks
+from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.weights import readers
 from tests.test_pretrained import one_sentence
 from tests.test_weight_names import state_dict
 
 
 def refused(path, words):
     with pytest.raises(UserError, match=words) as error:
-        weight_files.read(path)
+        readers.read(path)
     one_sentence(error)
 
 
 def test_safetensors_that_are_damaged_are_refused(tmp_path):
     save_file({"weight": np.ones((8, 9), np.float32)}, path := tmp_path / "weights.safetensors")
-    assert weight_files.read(path)["weight"].shape == (8, 9)
+    assert readers.read(path)["weight"].shape == (8, 9)
     content = path.read_bytes()
     lies = content.replace(b"[8,9]", b"[9,9]"), content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,')
     huge = (2**40).to_bytes(8, "little") + content[8:]
@@ -52,7 +52,7 @@ def keras_file(tmp_path):
 def test_keras_files_that_lead_elsewhere_or_lie_are_refused(keras_file, tmp_path):
     numbers = np.ones((3, 2), np.float32)
     good = keras_file(lambda group: group.create_dataset("0", data=numbers), "good.weights.h5")
-    np.testing.assert_array_equal(weight_files.read(good)["layers/dense/vars/0"], numbers)
+    np.testing.assert_array_equal(readers.read(good)["layers/dense/vars/0"], numbers)
 
     def virtual(group):
         layout = h5py.VirtualLayout((3, 2), "f4")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from basisnet_jax.models import pretrained
-from basisnet_jax.models.backbones import ARCHITECTURES, published_by
-from basisnet_jax.models.blocks import Backbone
+from basisnet_jax.models.architectures import ARCHITECTURES, published_by
+from basisnet_jax.models.layers import Backbone
 from basisnet_jax.models.routing import static_route
-from basisnet_jax.models.weight_names import NAMINGS
+from basisnet_jax.weights import pretrained
+from basisnet_jax.weights.naming import NAMINGS
 from tests import torch_golden
 
 GOLDEN = json.loads(torch_golden.PATH.read_text()) if torch_golden.PATH.exists() else {}

@@ -13,14 +13,16 @@ from etils import epath
 from etils.epath import gpath, testing
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import files, integrity, workdir
 from basisnet_jax.errors import UserError
+from basisnet_jax.host import files
+from basisnet_jax.workdir import integrity, lock
 
 HOLD = """
 import sys, time
 from etils import epath
-from basisnet_jax import config, workdir
-with workdir.opened(config.default(), epath.Path(sys.argv[1])):
+from basisnet_jax import config
+from basisnet_jax.workdir import lock
+with lock.opened(config.default(), epath.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -31,16 +33,16 @@ def test_the_second_run_is_refused_until_the_first_is_gone_however_it_went(tmp_p
     holding = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True)
     assert holding.stdout.readline() == "held\n"
     told = rf"another run is under way in {re.escape(str(folder))} \(process {holding.pid} on .+\); wait for its end"
-    with pytest.raises(UserError, match=told), workdir.opened(config_lib.default(), folder):
+    with pytest.raises(UserError, match=told), lock.opened(config_lib.default(), folder):
         pass
     holding.send_signal(signal.SIGKILL)
     holding.wait()
-    with workdir.opened(config_lib.default(), folder):
+    with lock.opened(config_lib.default(), folder):
         # Nor do children that outlive a killed run hold it.
         child = multiprocessing.get_context("spawn").Process(target=signal.pause)
         child.start()
     try:
-        with workdir.opened(config_lib.default(), folder):
+        with lock.opened(config_lib.default(), folder):
             pass
     finally:
         child.kill()
@@ -50,14 +52,14 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
     def flock(*_):
         raise OSError(95, os.strerror(95))
 
-    monkeypatch.setattr(workdir.fcntl, "flock", flock)
-    with workdir.opened(config_lib.default(), epath.Path(tmp_path)):
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with lock.opened(config_lib.default(), epath.Path(tmp_path)):
         assert "cannot be locked (Operation not supported); see to it that no other run uses it" in caplog.text
 
 
 def test_checkpoints_that_are_no_folder_are_refused(tmp_path):
     (tmp_path / "checkpoints").touch()
-    with pytest.raises(UserError, match="is not a folder"), workdir.opened(config_lib.default(), epath.Path(tmp_path)):
+    with pytest.raises(UserError, match="is not a folder"), lock.opened(config_lib.default(), epath.Path(tmp_path)):
         pass
 
 
@@ -67,7 +69,7 @@ def test_a_config_that_is_none_is_refused_and_kept(tmp_path, content):
     path.write_bytes(content)
     with (
         pytest.raises(UserError, match="is not a config; give another --workdir, or remove it"),
-        workdir.opened(config_lib.default(), epath.Path(tmp_path)),
+        lock.opened(config_lib.default(), epath.Path(tmp_path)),
     ):
         pass
     assert path.read_bytes() == content
@@ -94,7 +96,7 @@ def test_a_bucket_is_passed_through_and_not_locked(tmp_path, monkeypatch):
     with testing.mock_epath(**single, glob=named, rename=two, replace=two):
         folder = files.absolute("gs://bucket/runs/a")
         for _ in range(2):
-            with workdir.opened(config_lib.default(), folder), workdir.opened(config_lib.default(), folder):
+            with lock.opened(config_lib.default(), folder), lock.opened(config_lib.default(), folder):
                 files.write(folder / "config.json", config_lib.default().to_json())
         for step in ("10", "20"):
             (folder / "checkpoints" / step / "state").mkdir(parents=True)
@@ -131,7 +133,7 @@ def test_what_a_refused_run_has_rewritten_is_as_it_was(tmp_path):
     folder = epath.Path(tmp_path)
 
     def run(*, begun):
-        with workdir.opened(config_lib.default(), folder) as begin:
+        with lock.opened(config_lib.default(), folder) as begin:
             files.write(folder / "config.json", "{}")
             files.write(folder / "data.json", "{}")
             (folder / "checkpoints").mkdir()
@@ -151,42 +153,42 @@ def test_what_a_refused_run_has_rewritten_is_as_it_was(tmp_path):
 
 def test_a_lock_that_a_refused_run_removes_is_no_lock(tmp_path, monkeypatch):
     """Between another run's opening of the file and its lock, the refused one removes it."""
-    folder, flock, removed = epath.Path(tmp_path), workdir.fcntl.flock, []
+    folder, flock, removed = epath.Path(tmp_path), lock.fcntl.flock, []
 
     def remove_and_lock(descriptor, how):
         if not removed:
             removed.append((tmp_path / ".lock").unlink())
         flock(descriptor, how)
 
-    monkeypatch.setattr(workdir.fcntl, "flock", remove_and_lock)
-    with workdir.opened(config_lib.default(), folder):
+    monkeypatch.setattr(lock.fcntl, "flock", remove_and_lock)
+    with lock.opened(config_lib.default(), folder):
         assert removed
-        with pytest.raises(UserError, match="another run is under way"), workdir.opened(config_lib.default(), folder):
+        with pytest.raises(UserError, match="another run is under way"), lock.opened(config_lib.default(), folder):
             pass
 
 
 def test_a_finished_run_is_known_by_its_results_and_its_last_checkpoint(tmp_path):
     folder, config = epath.Path(tmp_path), config_lib.default()
-    assert workdir.finished(config, folder) is None
+    assert lock.finished(config, folder) is None
     files.write(folder / "config.json", config.to_json())
     files.write(folder / "results.json", '{"step": 20}')
-    assert workdir.finished(config, folder) is None
+    assert lock.finished(config, folder) is None
     (folder / "checkpoints" / "20").mkdir(parents=True)
     integrity.write_checksums(folder / "checkpoints" / "20")
-    assert workdir.finished(config, folder) == {"step": 20}
+    assert lock.finished(config, folder) == {"step": 20}
     (folder / "checkpoints" / "21").mkdir()
     integrity.write_checksums(folder / "checkpoints" / "21")
-    assert workdir.finished(config, folder) is None
+    assert lock.finished(config, folder) is None
     for damaged in ("{", "[]", "7"):
         files.write(folder / "results.json", damaged)
-        assert workdir.finished(config, folder) is None
+        assert lock.finished(config, folder) is None
     files.write(folder / "results.json", '{"step": 21}')
     config.seed = 1
     with pytest.raises(UserError, match="seed was 0 and is 1"):
-        workdir.finished(config, folder)
+        lock.finished(config, folder)
 
 
 def test_an_export_is_no_workdir(tmp_path):
     (tmp_path / "manifest.json").touch()
-    with pytest.raises(UserError, match="is an export"), workdir.opened(config_lib.default(), epath.Path(tmp_path)):
+    with pytest.raises(UserError, match="is an export"), lock.opened(config_lib.default(), epath.Path(tmp_path)):
         pass

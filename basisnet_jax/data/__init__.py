@@ -1,1 +1,1 @@
-"""Where examples come from and how they become batches."""
+"""Examples: data sets, pixels, batches of this host."""

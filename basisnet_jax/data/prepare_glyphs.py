@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from basisnet_jax.data import glyph_fonts
 from basisnet_jax.data.glyphs import Glyphs
 from basisnet_jax.errors import UserError
-from basisnet_jax.output import ending_with_its_reader
+from basisnet_jax.host.output import ending_with_its_reader
 
 
 def digest(source: Sequence[dict[str, Any]]) -> str:

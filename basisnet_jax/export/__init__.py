@@ -1,1 +1,1 @@
-"""A trained network in the formats that other programs run: one file a format."""
+"""Files for phones and servers, each checked in its own runtime."""

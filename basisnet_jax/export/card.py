@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from basisnet_jax import tables
-from basisnet_jax.exit_rule import ChosenRule
+from basisnet_jax.host import tables
+from basisnet_jax.serving.exit_rule import ChosenRule
 
 
 def _files(manifest: dict[str, Any]) -> list[tuple[str, int, float]]:

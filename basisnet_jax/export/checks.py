@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.export.folded import Network
 from basisnet_jax.export.formats import FORMATS, convert
-from basisnet_jax.export.stages import Network
+from basisnet_jax.host.terminal import Progress
 from basisnet_jax.models.basisnet import Variables
 from basisnet_jax.models.stages import make_stages
-from basisnet_jax.terminal import Progress
 
 CALIBRATION_IMAGES = 100
 TOLERANCE = 1e-4  # of an image: the largest difference of its logits over the largest of them

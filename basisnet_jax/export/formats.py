@@ -12,14 +12,14 @@ import jax
 import numpy as np
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.export import one_image
+from basisnet_jax.export import phone_layers
+from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.export.onnx import load_onnx, to_onnx
 from basisnet_jax.export.quantization import KINDS, ROWS, quantizer
 from basisnet_jax.export.stablehlo import load_stablehlo, to_stablehlo
-from basisnet_jax.export.stages import OUTPUTS, Network
-from basisnet_jax.terminal import Progress
-from basisnet_jax.tflite import LiteRTStage
+from basisnet_jax.host.terminal import Progress
+from basisnet_jax.serving.tflite import LiteRTStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def convert(
         if FORMATS[name].runtime == "LiteRT":
             kind = name.removesuffix("tflite").removesuffix(".")
             examples = _examples(network, calibration_BxHxWxC) if kind == "int8" else []
-            for stage, function in network.stages(one_image.interceptor(ROWS.get(kind, 1))).named().items():
+            for stage, function in network.stages(phone_layers.interceptor(ROWS.get(kind, 1))).named().items():
                 shapes = {key: (network.batch, *shape) for key, shape in network.inputs(stage).items()}
                 progress.stage(f"exporting {stage}.{name}")
                 quantize = quantizer(kind, [{key: example[key] for key in shapes} for example in examples])

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from basisnet_jax.tflite import SIGNATURE
+from basisnet_jax.serving.tflite import SIGNATURE
 
 
 def to_tflite(

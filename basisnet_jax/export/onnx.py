@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from basisnet_jax.tflite import SIGNATURE, in_pieces
+from basisnet_jax.serving.tflite import SIGNATURE, in_pieces
 
 OPSET = 17
 

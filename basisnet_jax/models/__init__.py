@@ -1,1 +1,1 @@
-"""Networks: synthesis <- blocks, backbones, routing, cost <- basisnet. None of them sees a config."""
+"""Networks as Flax modules and tables: layers, routings, the two stages, their cost."""

@@ -9,8 +9,8 @@ from flax import linen as nn
 from flax import struct
 
 from basisnet_jax.models import routing as routing_lib
-from basisnet_jax.models import synthesis
-from basisnet_jax.models.blocks import Backbone
+from basisnet_jax.models.layers import Backbone
+from basisnet_jax.ops import synthesis
 
 COLLECTIONS = ("params", "batch_stats")  # of a network's variables
 Variables = Mapping[str, Any]  # {collection: tree of arrays}

@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from basisnet_jax.models.backbones import Architecture, Conv
+from basisnet_jax.models.architectures import Architecture, Conv
 from basisnet_jax.models.routing import Routing, block_of, coefficient_vectors
 
 Rate = TypeVar("Rate", float, np.ndarray)

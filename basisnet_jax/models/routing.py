@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from basisnet_jax.models import synthesis
+from basisnet_jax.ops import synthesis
 
 # (layer's name in the backbone, the layer's input [B, ..., C], its block's input) -> coefficients_BxN, or
 # None

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from basisnet_jax.models.backbones import Architecture, Conv, make_divisible
+from basisnet_jax.models.architectures import Architecture, Conv, make_divisible
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

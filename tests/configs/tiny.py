@@ -3,7 +3,7 @@
 import ml_collections
 
 from basisnet_jax.config import default
-from basisnet_jax.models.backbones import ARCHITECTURES, Architecture, Block
+from basisnet_jax.models.architectures import ARCHITECTURES, Architecture, Block
 
 TINY = Architecture(
     stem=8,

@@ -1,0 +1,130 @@
+"""What must not happen to the batch in a step: to be gathered from the devices, or to be in a convolution's groups."""
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax.extend.core
+
+from basisnet_jax.aot import hlo
+from basisnet_jax.errors import UserError
+
+
+def refuse_groups(jaxpr: Any, of_twice_the_batch: Any) -> None:
+    """Raises UserError, naming the layers, if a convolution's number of groups grows with the batch.
+
+    Args:
+      jaxpr: the traced step.
+      of_twice_the_batch: the same step traced with twice the images.
+    """
+    layers = [
+        name
+        for (name, groups), (_, more_groups) in zip(
+            grouped_convolutions(jaxpr), grouped_convolutions(of_twice_the_batch), strict=True
+        )
+        if groups != more_groups
+    ]
+    if layers:
+        raise UserError(
+            f"{_some(layers)}: a convolution with the batch in its groups, many times slower than it need be, and "
+            "wrong where the batch is sharded; use the forms of models/synthesis.py."
+        )
+
+
+def grouped_convolutions(jaxpr: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, int]]]:
+    """(label, (feature groups, batch groups)) of every convolution that was traced, in order."""
+    for equation in jaxpr.eqns:
+        label = "/".join(filter(None, [prefix, str(equation.source_info.name_stack)]))
+        if equation.primitive.name == "conv_general_dilated":
+            yield label, (equation.params["feature_group_count"], equation.params["batch_group_count"])
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from grouped_convolutions(inner, label)
+
+
+def refuse_gathers(program: hlo.Program) -> None:
+    """Raises UserError, naming the layers, if images or what was computed of them move between devices."""
+    layers = batch_gathers(program, lambda label: label.startswith("batch["))
+    if layers:
+        raise UserError(
+            f"{_some(layers)}: images, or activations, are sent from device to device; only parameters and sums "
+            "over the batch may be; look at the shardings of that layer, or set config.mesh.fsdp = 1."
+        )
+
+
+def _some(names: list[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    return ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
+
+
+def batch_gathers(program: hlo.Program, is_batch: Callable[[str], bool]) -> list[str]:
+    """Labels of the collectives that carry images, or what was computed of them, from one device to another.
+
+    Values that follow from the batch differ from device to device until a sum over the devices ends that; gradients
+    and batch norm's statistics are such sums. To gather or to exchange them before that sum is to move the batch.
+
+    Args:
+      program: compiled for several devices.
+      is_batch: whether a label is that of an argument that holds a share of the batch.
+    """
+    found: dict[str, None] = {}
+
+    def holds(value: Any) -> bool:
+        """Whether a value (a tuple has a value for each element) follows from this device's images."""
+        return any(map(holds, value)) if isinstance(value, tuple) else value
+
+    def either(one: Any, other: Any) -> Any:
+        if isinstance(one, tuple) and isinstance(other, tuple):
+            return tuple(map(either, one, other))
+        return holds(one) or holds(other)
+
+    @functools.cache
+    def run(name: str, arguments: tuple[Any, ...]) -> Any:
+        """The value of a computation's root."""
+        values: dict[str, Any] = {}
+        for op in program[name].values():
+            inputs = tuple(values[operand] for operand in op.operands)
+            values[op.name] = value_of(op, inputs, arguments, program[name])
+        return next(values[op.name] for op in program[name].values() if op.root)
+
+    def value_of(op: hlo.Op, inputs: tuple[Any, ...], arguments: tuple[Any, ...], computation: hlo.Computation) -> Any:
+        if op.kind == "parameter":
+            number = int(op.attributes.split(")")[0])
+            return arguments[number] if arguments else is_batch(op.label)
+        if op.kind == "tuple":
+            return inputs
+        if op.kind == "get-tuple-element":
+            index = int(re.findall(r"index=(\d+)", op.attributes)[0])
+            return inputs[0][index] if isinstance(inputs[0], tuple) else inputs[0]
+        if op.kind.removesuffix("-start").removesuffix("-done") in ("all-reduce", "reduce-scatter", "recv"):
+            return False
+        if op.kind == "while":
+            state = inputs[0]
+            while (after := either(state, run(op.body, (state,)))) != state:
+                state = after
+            return state
+        if op.kind == "conditional":
+            branches = (run(called, (value,)) for called, value in zip(op.called(), inputs[1:], strict=True))
+            return functools.reduce(either, branches)
+        if op.kind in ("fusion", "call"):
+            return run(op.called()[0], inputs)
+        if op.kind == "async-start":
+            return holds(run(op.called()[0], inputs))
+        if hlo.collective(op) and holds(inputs):
+            found[op.label or _label_nearby(op, computation)] = None
+        return holds(inputs)
+
+    run("ENTRY", ())
+    return list(found)
+
+
+def _label_nearby(op: hlo.Op, computation: hlo.Computation) -> str:
+    """The label of the nearest operation that an unlabelled one follows from, or its own name."""
+    names: Iterable[str] = op.operands
+    while names:
+        ops = [computation[name] for name in names]
+        for before in ops:
+            if before.label:
+                return before.label
+        names = [name for before in ops for name in before.operands][:100]
+    return op.name

@@ -1,0 +1,1 @@
+"""A whole split: metrics, early exits, coefficients, and their pictures."""

@@ -1,0 +1,69 @@
+"""What a training begins with: the lines that say what runs, on what and where, and the stage that shows its steps."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+
+from basisnet_jax.experiment.run import Experiment
+from basisnet_jax.host import compilation_cache, terminal
+from basisnet_jax.workdir import report
+
+
+def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) -> list[str]:
+    """Returns the lines that a training begins with: what runs, on what, and where it goes.
+
+    Args:
+      experiment: the run's.
+      workdir: the run's folder, as the user gave it.
+      resumed_from: step of the checkpoint that the run goes on from; None if it is new.
+    """
+    plan, data, config = experiment.plan, experiment.data, experiment.config
+    begins = "new" if resumed_from is None else f"resumed from step {resumed_from:,} of {plan.total_steps:,}"
+    rows = {
+        "devices": _devices(experiment.mesh.devices.ravel().tolist()),
+        "data": f"{data.name}, {data.num_classes:,} classes: {plan.train_examples:,} images to train on, "
+        f"{plan.eval_examples:,} to evaluate",
+        **_networks(experiment),
+        "teacher": config.distill.teacher,
+        "training": f"{config.epochs:g} epochs, {plan.total_steps:,} steps of {plan.batch_size:,} images, "
+        f"seed {config.seed}",
+        "workdir": f"{workdir} ({begins})",
+    }
+    lines = [(name, text) for name, text in rows.items() if text] + [("note", note) for note in plan.notes]
+    return [report.versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
+
+
+def epoch_of(experiment: Experiment, step: int) -> str:
+    """Returns such as 'epoch 3/40' for the step `step`, from 1."""
+    return f"epoch {experiment.plan.epoch(step)}/{math.ceil(experiment.config.epochs)}"
+
+
+def training_stage(experiment: Experiment, first: int) -> terminal.Stage:
+    """Returns the stage that shows a training which has done `first` steps."""
+    name, plan = epoch_of(experiment, first + 1), experiment.plan
+    waiting = compilation_cache.compiling()
+    return terminal.Stage(name, plan.total_steps, unit="steps", images=plan.batch_size, waiting=waiting, done=first)
+
+
+def _networks(experiment: Experiment) -> dict[str, str]:
+    """Returns a row for each network, and for both together where there are two."""
+    cost, model, settings = experiment.cost(), experiment.model, experiment.config.model
+    parameters, mixed = f"{cost.parameters:,} parameters", cost.synthesis + cost.specialist
+    large = f"{settings.specialist.backbone}, {experiment.image_shape[0]} px"
+    if model.preview is None:
+        routing = f", routing {settings.routing}" if model.routing else ""
+        return {"network": f"{large}{routing}: {mixed:,} multiply-adds, {parameters}"}
+    small = f"{settings.preview.backbone}, {settings.preview.resolution} px"
+    return {
+        "preview": f"{small}: {cost.preview:,} multiply-adds",
+        "specialist": f"{large}, {settings.num_bases} bases: {mixed:,} multiply-adds",
+        "both": f"{cost.total:,} multiply-adds an image, {parameters}",
+    }
+
+
+def _devices(devices: Sequence[jax.Device]) -> str:
+    """Returns such as '8 x TPU v5 lite on 2 hosts'."""
+    kind, hosts = devices[0].device_kind, len({device.process_index for device in devices})
+    kind = f"CPU ({compilation_cache.usable_cores()} cores)" if kind == "cpu" else kind
+    return f"{len(devices)} x {kind}" + (f" on {hosts} hosts" if hosts > 1 else "")

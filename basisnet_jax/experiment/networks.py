@@ -1,0 +1,236 @@
+"""Networks: new ones from a config, and trained ones with their weights, from a run or as published."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from basisnet_jax import config as config_lib
+from basisnet_jax.data.preprocess import EvalCrop
+from basisnet_jax.errors import UserError
+from basisnet_jax.host import files
+from basisnet_jax.models import cost, routing
+from basisnet_jax.models.architectures import ARCHITECTURES, Architecture, published_by, scaled
+from basisnet_jax.models.basisnet import BasisNet, Variables
+from basisnet_jax.models.layers import Backbone
+from basisnet_jax.weights import pretrained, readers
+from basisnet_jax.workdir.checkpoint import Checkpoints
+
+
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
+    """The model that `config.model` describes. Raises UserError if no layer of it would be synthesized."""
+    dtype = jnp.dtype(config.dtype)
+
+    def backbone(settings: ml_collections.ConfigDict) -> Backbone:
+        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
+
+    specialist = backbone(config.specialist)
+    if config.routing == "static":
+        return BasisNet(specialist)
+    table = specialist.architecture
+    synthesized = routing.layers_to_synthesize(
+        table.block_layers(), table.head_layers(), config.synthesize, config.synthesize_from_block
+    )
+    if not synthesized:
+        raise UserError(
+            f"config.model.synthesize = {tuple(config.synthesize)} from block {config.synthesize_from_block} on "
+            f"names no layer of {config.specialist.backbone}; name another kind or an earlier block."
+        )
+    if config.routing == "preview":
+        return BasisNet(
+            specialist,
+            backbone(config.preview),
+            preview_resolution=config.preview.resolution,
+            num_bases=config.num_bases,
+            synthesized=synthesized,
+            granularity=config.granularity,
+            temperature=config.temperature,
+            start_temperature=config.start_temperature if config.warm_start == "temperature" else None,
+        )
+    route = routing.ROUTINGS[config.routing](
+        num_bases=config.num_bases,
+        synthesized=synthesized,
+        temperature=config.temperature,
+        start_temperature=config.start_temperature,
+        num_tasks=config.num_tasks,
+    )
+    return BasisNet(specialist, routing=route)
+
+
+def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
+    table = scaled(ARCHITECTURES[settings.backbone], settings.width)
+    return published_by(table, settings.conventions) if settings.conventions else table
+
+
+def eval_crop(data: ml_collections.ConfigDict) -> EvalCrop:
+    """The part of an image that is evaluated."""
+    return EvalCrop(data.eval_padding if data.eval_crop == "central" else None, data.exif_orientation)
+
+
+def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
+    """Multiply-adds and parameters of a model on resolution x resolution images of that many channels."""
+    specialist = model.specialist
+    if model.routing is not None:
+        return cost.routed_cost(model.routing, specialist.architecture, resolution, specialist.num_classes, channels)
+    if model.preview is None:
+        return cost.static_cost(specialist.architecture, resolution, specialist.num_classes, channels)
+    return cost.basisnet_cost(
+        model.preview.architecture,
+        model.preview_resolution,
+        specialist.architecture,
+        resolution,
+        specialist.num_classes,
+        num_bases=model.num_bases,
+        synthesized=model.synthesized,
+        granularity=model.granularity,
+        channels=channels,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+      model: the network; one that is published is the specialist of a static network.
+      variables: {'params', 'batch_stats'}, float32 arrays of NumPy.
+      resolution: side in pixels of the images that it was made for.
+      crop: the part of an image that it is evaluated on.
+      channels: of its images.
+      backbones: the name of each stage's table and its width.
+    """
+
+    model: BasisNet
+    variables: Variables
+    resolution: int
+    crop: EvalCrop
+    channels: int
+    backbones: Mapping[str, tuple[str, float]]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of its classes."""
+        return self.model.specialist.num_classes
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, their names, shapes and dtypes."""
+        digest = hashlib.sha256()
+        for name, array in sorted(flatten_dict(self.variables, sep="/").items()):
+            digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def load_trained(source: str, dtype: str = "float32") -> Trained:
+    """A trained network by name.
+
+    Args:
+      source: a name of `pretrained.PUBLISHED`; or a run's workdir, of which the best checkpoint's averages are taken.
+      dtype: what its layers compute in.
+
+    Raises:
+      UserError: neither of both, or what is there cannot be read.
+    """
+    if source in pretrained.PUBLISHED:
+        published = pretrained.load_published(source)
+        specialist = Backbone(published.architecture, pretrained.NUM_CLASSES, dtype=jnp.dtype(dtype))
+        variables = {name: {"specialist": tree} for name, tree in published.variables.items()}
+        crop, backbones = EvalCrop(pretrained.EVAL_PADDING), {"specialist": (source, 1.0)}
+        return _trained(BasisNet(specialist), variables, published.resolution, crop, backbones)
+    folder = files.absolute(source)
+    try:
+        config = config_lib.with_defaults(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError, AttributeError):  # not there, no JSON, or no config
+        raise UserError(
+            f"{source!r} is neither a network with published weights ({', '.join(pretrained.PUBLISHED)}) nor the "
+            "workdir of a run: it has no config.json that can be read."
+        ) from None
+    config.model.dtype = dtype
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        best = checkpoints.best_step()
+        step = checkpoints.newest_sound_step() if best is None else best
+        if step is None:
+            raise UserError(
+                f"the run in {source!r} has no checkpoint that can be used; let it reach one, or name another run."
+            )
+        averages = checkpoints.restore_variables(step, ema=True)
+    num_classes = averages["params"]["specialist"]["classifier"]["bias"].size
+    model = make_model(config.model, num_classes)
+    stages = ("specialist", "preview") if model.preview else ("specialist",)
+    backbones = {stage: (config.model[stage].backbone, config.model[stage].width) for stage in stages}
+    return _trained(model, averages, config.model.specialist.resolution, eval_crop(config.data), backbones)
+
+
+def _trained(
+    model: BasisNet,
+    variables: Variables,
+    resolution: int,
+    crop: EvalCrop,
+    backbones: Mapping[str, tuple[str, float]],
+) -> Trained:
+    channels = variables["params"]["specialist"]["stem"]["kernel"].shape[2]
+    return Trained(model, variables, resolution, crop, channels, backbones)
+
+
+def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[Variables]:
+    """The variables of each network that a stage's `start_from` names, as `start_from` takes them.
+
+    Args:
+      stage: 'specialist' or 'preview'.
+      settings: its part of the config; a weights file holds a network of the backbone that is named there.
+
+    Raises:
+      UserError: one of them cannot be read, a network is of another width, or a weights file is of another architecture
+        or other conventions.
+    """
+
+    def load(source: str) -> Variables:
+        if not readers.is_weights_file(source):
+            trained = load_trained(source)
+            backbone, width = trained.backbones.get(stage, trained.backbones["specialist"])
+            table = ARCHITECTURES[settings.backbone]
+            if backbone == settings.backbone and scaled(table, width) != scaled(table, settings.width):
+                raise UserError(
+                    f"config.model.{stage}.start_from = {source!r} has the weights of {backbone} {width:g} wide, but "
+                    f"the {stage} is {settings.width:g} wide; take --config.model.{stage}.width={width:g}, or other "
+                    "weights."
+                )
+            return trained.variables
+        name = f"{settings.backbone} of width {settings.width:g}"
+        variables = pretrained.load_file(
+            files.absolute(source), _architecture(settings), name, stage, settings.conventions != ""
+        )
+        return {collection: {"specialist": tree} for collection, tree in variables.items()}
+
+    return [load(source.strip()) for source in settings.start_from.split(",")]
+
+
+def start_from(
+    variables: Variables, sources: Mapping[str, Sequence[Variables]], *, noise: float, seed: int
+) -> Variables:
+    """A `BasisNet`'s variables with stages started from trained networks, see `pretrained.start_stage`.
+
+    Args:
+      variables: as initialised.
+      sources: {stage: variables of trained networks}; of each the stage of that name is taken, or the specialist where
+        it has none. A preview's head of coefficients comes along where it fits.
+      noise: of bases that start from one kernel.
+      seed: of the noise.
+
+    Raises:
+      UserError: a source is of another architecture.
+    """
+    for number, (stage, networks) in enumerate(sorted(sources.items())):
+        stages = [{name: tree.get(stage, tree["specialist"]) for name, tree in x.items()} for x in networks]
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        variables = pretrained.start_stage(variables, stage, stages, noise=noise, key=key)
+        head, own = networks[0]["params"].get("coefficients"), variables["params"].get("coefficients")
+        if stage == "preview" and head and jax.tree.map(jnp.shape, head) == jax.tree.map(jnp.shape, own):
+            variables = {**variables, "params": {**variables["params"], "coefficients": head}}
+    return variables

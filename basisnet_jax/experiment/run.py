@@ -1,0 +1,342 @@
+"""A config turned into what a run is made of: data, mesh, model, optimizer, jitted steps. The config is read here."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from basisnet_jax import config as config_lib
+from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
+from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import networks
+from basisnet_jax.experiment import plan as plan_lib
+from basisnet_jax.host import files
+from basisnet_jax.host import mesh as mesh_lib
+from basisnet_jax.models import cost, routing
+from basisnet_jax.models.basisnet import BasisNet, Variables
+from basisnet_jax.models.stages import Stages, make_stages
+from basisnet_jax.training import optimizers, state, step
+from basisnet_jax.training import schedule as schedule_lib
+from basisnet_jax.training.losses import Distillation
+from basisnet_jax.training.metrics import Metrics
+
+TrainStep = Callable[
+    [state.TrainState, step.Batch, schedule_lib.Schedule, Any], tuple[state.TrainState, dict[str, Any]]
+]
+EvalStep = Callable[[Variables, Any, step.Batch], Metrics]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a run needs, made once; no array is on a device yet."""
+
+    config: ml_collections.ConfigDict
+    plan: plan_lib.Plan
+    data: datasets.Dataset
+    mesh: jax.sharding.Mesh
+    model: BasisNet
+    teacher: networks.Trained | None  # None, too, where its logits are cached
+    teacher_fingerprint: str | None  # SHA-256 of its weights, also where its logits are cached
+    schedule: schedule_lib.Schedule  # an argument of the training step
+    optimizer: optax.GradientTransformationExtraArgs
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the image that the specialist sees."""
+        side = self.config.model.specialist.resolution
+        return side, side, self.data.channels
+
+    @property
+    def eval_side(self) -> int:
+        """Height and width of the images that are evaluated."""
+        return config_lib.eval_resolution(self.config)
+
+    @functools.cached_property
+    def abstract_state(self) -> state.TrainState:
+        """Shapes, dtypes and shardings of the training state."""
+        return state.abstract_state(self.mesh, self.model, self.optimizer, self.image_shape)
+
+    def abstract_batch(self, size: int, *, training: bool = True) -> step.Batch:
+        """Returns shapes, dtypes and shardings of a global batch of `size` images, of training or of evaluation."""
+        sharding = mesh_lib.batch_sharding(self.mesh)
+
+        def array(shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+            return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
+
+        side = self.image_shape[0] if training else self.eval_side
+        cached = training and self.config.distill.cache
+        logits = {"teacher_logits": array((self.data.num_classes,), jnp.float16)} if cached else {}
+        task = {"task": array((), jnp.int32)} if self.config.data.task else {}
+        return {
+            "image": array((side, side, self.data.channels), jnp.uint8),
+            "label": array((), jnp.int32),
+            "mask": array((), jnp.float32),
+            **logits,
+            **task,
+        }
+
+    @property
+    def abstract_variables(self) -> Variables:
+        """Shapes, dtypes and shardings of the model's variables."""
+        return self.abstract_state.variables(ema=False)
+
+    def init_state(self) -> state.TrainState:
+        """The state before the first step, each array created straight in its sharding."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        config, seed = self.config.model, self.config.seed
+        stages = ("specialist", "preview") if self.model.preview else ("specialist",)
+        sources = {
+            stage: networks.starting_weights(stage, config[stage]) for stage in stages if config[stage].start_from
+        }
+
+        def init(sources: dict[str, list[Any]]) -> state.TrainState:
+            start = functools.partial(networks.start_from, sources=sources, noise=config.start_noise, seed=seed)
+            return state.init_state(self.model, self.optimizer, self.image_shape, seed, start)
+
+        # Run once: on CPU, optimizing it would take longer than all it does.
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 0} if on_cpu else None
+        return jax.jit(init, out_shardings=shardings, compiler_options=options)(sources)
+
+    def teacher_variables(self) -> Any:
+        """The teacher's variables on the mesh, replicated; None where no teacher runs in the training step."""
+        return jax.device_put(self.teacher.variables, mesh_lib.replicated(self.mesh)) if self.teacher else None
+
+    @property
+    def abstract_teacher(self) -> Any:
+        """Shapes, dtypes and shardings of `teacher_variables`."""
+        sharding = mesh_lib.replicated(self.mesh)
+        variables = self.teacher.variables if self.teacher else None
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), variables)
+
+    def warm_start_left(self, at_step: int) -> float:
+        """Returns how much of the warm start is left at a step, as the evaluation wants it."""
+        return float(schedule_lib.warm_start(at_step, self.plan.warm_start_steps))
+
+    def _gather(self, params: Any) -> Any:
+        """Makes parameters whole on every device. Otherwise XLA gathers the batch where the batch is smaller."""
+        return jax.lax.with_sharding_constraint(params, mesh_lib.replicated(self.mesh))
+
+    def _jit_inference(self, function: Callable[..., Any], arrays: int, out: jax.sharding.Sharding) -> Any:
+        """Jits function(variables, warm start, `arrays` arguments that are split as a batch is)."""
+
+        def gathered(variables: Variables, *arguments: Any) -> Any:
+            return function({**variables, "params": self._gather(variables["params"])}, *arguments)
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_variables)
+        batch = (mesh_lib.batch_sharding(self.mesh),) * arrays
+        return jax.jit(
+            mesh_lib.traced_under(self.mesh, functools.wraps(function)(gathered)),
+            in_shardings=(shardings, mesh_lib.replicated(self.mesh), *batch),
+            out_shardings=out,
+        )
+
+    def train_step(self, *, debug: bool = False) -> TrainStep:
+        """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
+        distill = self.config.distill
+        loss = self.config.loss
+        distillation = Distillation(distill.weight, distill.temperature, hard=distill.labels == "hard")
+        settings = step.TrainSettings(
+            preview_weight=loss.preview_weight,
+            label_smoothing=loss.label_smoothing,
+            mix=loss.mix,
+            mix_alpha=loss.mix_alpha,
+            distillation=distillation if distill.teacher else None,
+            accumulate_steps=self.config.accumulate_steps,
+            batch_norm_momentum=self.config.batch_norm_momentum,
+            ema_decay=self.config.ema_decay,
+            seed=self.config.seed,
+            debug=debug,
+        )
+        learning_rate = schedule_lib.LEARNING_RATES[self.config.schedule.name]
+        teacher = step.make_teacher(self.teacher.model, self.teacher.resolution) if self.teacher else None
+        function = step.make_train_step(self.model, self.optimizer, learning_rate, settings, teacher, self._gather)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        whole = mesh_lib.replicated(self.mesh)
+        return jax.jit(
+            mesh_lib.traced_under(self.mesh, function),
+            in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), whole, whole),
+            out_shardings=(shardings, whole),
+            donate_argnums=0,
+        )
+
+    def eval_step(self) -> EvalStep:
+        """The evaluation step, jitted with the mesh's shardings."""
+        return self._jit_inference(step.make_eval_step(self.model), 1, mesh_lib.replicated(self.mesh))
+
+    @functools.cached_property  # what is evaluated again with other coefficients does not compile again
+    def stages(self) -> Stages:
+        """The model's stages, jitted with the mesh's shardings."""
+        first, second = make_stages(self.model)
+        batch = mesh_lib.batch_sharding(self.mesh)
+        return Stages(self._jit_inference(first, 1, batch) if first else None, self._jit_inference(second, 3, batch))
+
+    def train_batches(self, start_step: int) -> Iterator[step.Batch]:
+        """Global batches from a step on."""
+        data = self.config.data
+        crop = preprocess.RandomCrop(data.min_area, data.max_aspect)
+        batches = pipeline.train_batches(
+            self.data.train,
+            batch_size=self.plan.batch_size,
+            side=self.image_shape[0],
+            channels=self.data.channels,
+            num_classes=self.data.num_classes,
+            augmentation=preprocess.Augmentation(
+                flip=data.flip,
+                max_shift=data.max_shift,
+                max_rotation=data.max_rotation,
+                crop=crop if data.crop == "inception" else None,
+                exif_orientation=data.exif_orientation,
+                policy=data.policy,
+                layers=data.policy_layers,
+                magnitude=data.policy_magnitude,
+                erasing=data.erasing,
+            ),
+            max_bad_share=data.max_bad_share,
+            seed=self.config.seed,
+            start_step=start_step,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            threads=data.threads,
+            workers=data.workers,
+        )
+        return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
+
+    def eval_batches(self, order: np.ndarray | None = None) -> Iterator[step.Batch]:
+        """Global batches that hold every evaluation example once; in their own order, or in that of these indices."""
+        batches = pipeline.eval_batches(
+            self.data.eval if order is None else pipeline.Reordered(self.data.eval, order),
+            batch_size=self.plan.eval_batch_size,
+            side=self.eval_side,
+            channels=self.data.channels,
+            num_classes=self.data.num_classes,
+            crop=networks.eval_crop(self.config.data),
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            threads=self.config.data.threads,
+        )
+        return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
+
+    def vector_names(self) -> list[str]:
+        """Names each coefficient vector after the first layer that reads it."""
+        vectors = routing.coefficient_vectors(self.model.synthesized, self.model.granularity)
+        first = {number: layer for layer, number in reversed(vectors.items())}
+        return [first[number] for number in sorted(first)]
+
+    def cost(self) -> cost.Cost:
+        """Multiply-adds of an image that is evaluated, and parameters."""
+        return networks.model_cost(self.model, self.eval_side, self.data.channels)
+
+
+def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> networks.Trained | None:
+    """The teacher, or None. Raises UserError if it is not there, or does not fit the data or the training step."""
+    source = config.distill.teacher
+    if not source:
+        return None
+    teacher = networks.load_trained(source, config.model.dtype)
+    if (teacher.num_classes, teacher.channels) != (data.num_classes, data.channels):
+        raise UserError(
+            f"config.distill.teacher = {source!r} knows {teacher.num_classes} classes of images with "
+            f"{teacher.channels} channels; {data.name!r} has {data.num_classes} and {data.channels}; "
+            "name another teacher."
+        )
+    if isinstance(teacher.model.routing, routing.Task):
+        raise UserError(f"config.distill.teacher = {source!r} asks for the task of each image; name another teacher.")
+    # It sees images as the student does, whatever its own run did.
+    crop = dataclasses.replace(teacher.crop, exif_orientation=config.data.exif_orientation)
+    return dataclasses.replace(teacher, crop=crop)
+
+
+def teacher_identity(teacher: networks.Trained, data: datasets.Dataset) -> dict[str, Any]:
+    """What must not differ between cached logits and the run that uses them."""
+    padding = teacher.crop.padding
+    crop = "none" if padding is None else f"central, {padding} pixels of padding"
+    return {
+        "teacher": teacher.fingerprint(),
+        "data": data.identity,
+        "preprocessing": {
+            "crop": crop,
+            "exif_orientation": teacher.crop.exif_orientation,
+            "resolution": teacher.resolution,
+        },
+    }
+
+
+def open_data(
+    settings: ml_collections.ConfigDict, open_dataset: Callable[..., datasets.Dataset] = datasets.open_dataset
+) -> datasets.Dataset:
+    """Opens the data set that `config.data` names. Raises UserError if it is not there or has one class."""
+    data = open_dataset(settings.name, settings.dir, settings.train_split, settings.eval_split, settings.eval_share)
+    datasets.check_classes(data.name, data.classes)
+    return data
+
+
+def make_experiment(
+    config: ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
+    open_dataset: Callable[..., datasets.Dataset] = datasets.open_dataset,
+    *,
+    training: bool = True,
+) -> Experiment:
+    """Reads the config. Raises UserError for whatever in it, in the data or in the devices does not fit.
+
+    Args:
+      config: see `config.py`.
+      devices: to run on; None is all there are. They may be devices to compile for that are nowhere near.
+      open_dataset: `datasets.describe_dataset` where nothing is to be read.
+      training: whether there will be training: the teacher has to be there, and its batch divide over the devices.
+    """
+    config_lib.validate(config)
+    # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
+    data = open_data(config.data, open_dataset)
+    data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
+    teacher = load_teacher(config, data) if training else None
+    if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
+        cache = files.absolute(config.distill.cache)
+        data = dataclasses.replace(
+            data, train=teacher_logits.with_logits(data.train, cache, teacher_identity(teacher, data))
+        )
+    devices = jax.devices() if devices is None else devices
+    plan = plan_lib.derive(
+        config,
+        train_examples=len(data.train),
+        eval_examples=len(data.eval),
+        devices=len(devices),
+        processes=len({device.process_index for device in devices}),
+        slices=mesh_lib.num_slices(devices),
+        training=training,
+    )
+    optimizer = config.optimizer
+    numbers = schedule_lib.make_schedule(
+        peak=plan.learning_rate,
+        warmup_steps=plan.warmup_steps,
+        total_steps=plan.total_steps,
+        decay_rate=config.schedule.decay_rate,
+        decay_steps=plan.decay_steps,
+        warm_start_steps=plan.warm_start_steps,
+    )
+    transformation = optimizers.make_optimizer(
+        optimizer.name,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        decay=optimizer.decay,
+        epsilon=optimizer.epsilon,
+        clip_norm=optimizer.clip_norm,
+    )
+    return Experiment(
+        config=config,
+        plan=plan,
+        data=data,
+        mesh=mesh_lib.make_mesh(devices, config.mesh.fsdp),
+        model=networks.make_model(config.model, data.num_classes),
+        teacher=None if config.distill.cache else teacher,
+        teacher_fingerprint=teacher.fingerprint() if teacher else None,
+        schedule=numbers,
+        optimizer=optimizers.restrict(transformation, optimizer.trained),
+    )

@@ -1,0 +1,111 @@
+"""--mode=export --specialize: a specialist frozen for one place, a plain static network.
+
+The coefficients that the preview gives on a user's own images are averaged, and the specialist's kernels synthesized
+with them once and for all: no preview, no bases, the cost of the backbone alone. Whether that gains anything over the
+uniform average of the bases is printed with it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from basisnet_jax.config import validate, without_folders
+from basisnet_jax.data.folder import find_images
+from basisnet_jax.errors import UserError
+from basisnet_jax.experiment.networks import eval_crop
+from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
+from basisnet_jax.export.folded import Network
+from basisnet_jax.export.formats import check_installed
+from basisnet_jax.export.package import describe, lost_accuracy, open_network, write
+from basisnet_jax.host import terminal
+from basisnet_jax.inference.predict import READ_AT_ONCE, read_images
+from basisnet_jax.models import folding
+
+
+def mean_coefficients(network: Network, batches: Iterable[np.ndarray]) -> np.ndarray:
+    """float64[L, N]: what the preview gives, averaged over images uint8[b, side, side, channels]."""
+    preview = network.stages().first
+    assert preview is not None
+    first, total, count = jax.jit(preview), 0.0, 0
+    for images_BxHxWxC in batches:
+        coefficients_BxLxN = np.asarray(first(images_BxHxWxC)[1], np.float64)
+        total, count = total + coefficients_BxLxN.sum(axis=0), count + len(coefficients_BxLxN)
+    return np.asarray(total / count)
+
+
+def frozen(network: Network, coefficients_LxN: np.ndarray) -> Network:
+    """The static network that a network's specialist is with these coefficients."""
+    model, variables = folding.freeze(network.model, network.variables, coefficients_LxN.astype(np.float32))
+    return dataclasses.replace(network, model=model, variables=variables, warm_start=0.0)
+
+
+def specialize_run(config: ml_collections.ConfigDict, workdir: str, pattern: str) -> str:
+    """Writes `specialized/` into the workdir of a run, and returns the lines to print.
+
+    Args:
+      config: the run's.
+      workdir: its folder.
+      pattern: a folder of images, or a pattern of their names such as 'photos/*.jpg'; see `folder.find_images`. If all
+        lie in folders named as classes, their classes are known.
+
+    Raises:
+      UserError: as `exporting.export_run`; no preview, no file has such a name, or one is no image.
+    """
+    validate(config)
+    check_installed(config.export.formats)
+    with terminal.Progress() as progress:
+        return _specialize(config, workdir, pattern, progress)
+
+
+def _specialize(config: ml_collections.ConfigDict, workdir: str, pattern: str, progress: terminal.Progress) -> str:
+    progress.stage("opening the run")
+    opened, network = open_network(config, workdir)
+    if network.model.preview is None:
+        raise UserError(
+            f"--specialize={pattern}: the run in {workdir} has no preview, and so no coefficients to average."
+        )
+    files = find_images(pattern, "specialize")
+    progress.stage("averaging coefficients")
+    bad: list[str] = []
+    images = dict(read_images(files, network.side, network.channels, eval_crop(opened.config.data), bad))
+    if bad:
+        raise UserError(f"{bad[0]}; {len(bad)} of {len(files)} files of --specialize are no images.")
+    pixels = np.stack(list(images.values()))
+    batches = [pixels[start : start + READ_AT_ONCE] for start in range(0, len(pixels), READ_AT_ONCE)]
+
+    coefficients_LxN = mean_coefficients(network, batches)
+    uniform_LxN = np.full_like(coefficients_LxN, 1 / coefficients_LxN.shape[1])
+    here, uniform = frozen(network, coefficients_LxN), frozen(network, uniform_LxN)
+    contents, logits = convert_and_check(here, opened.config.export.formats, batches, len(pixels), progress)
+    full = _run(network, batches)
+    formats = {name: x for name, x in logits.items() if name != "jax"}
+    answers = {"frozen here": logits["jax"], "uniform average": _run(uniform, batches), "both stages": full, **formats}
+    labels_N = _labels(files, opened.classes)
+    truth_N = full.specialist.argmax(-1) if labels_N is None else labels_N
+    truth = "" if labels_N is not None else ", taking both stages' answers for true"
+    reached = {name: {"top1": float((x.specialist.argmax(-1) == truth_N).mean())} for name, x in answers.items()}
+    shown = without_folders(pattern)
+    manifest: dict[str, Any] = {
+        **describe(opened, here, contents, logits),
+        "rule": None,
+        "frozen": f"none, frozen for {len(files)} images of {shown}",
+        "coefficients": coefficients_LxN.tolist(),
+        "accuracy": {"images": f"{len(files)} images of {shown}{truth}", **reached},
+        "warnings": list(lost_accuracy(reached["frozen here"], {name: reached[name] for name in formats})),
+    }
+    return write(opened.folder / "specialized", contents, manifest, opened.classes)
+
+
+def _run(network: Network, batches: Sequence[np.ndarray]) -> Logits:
+    return joined(list(map(by_jax(network), batches)))
+
+
+def _labels(files: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    """Of files in folders named as classes; None if one is not."""
+    folders = [os.path.basename(os.path.dirname(file)) for file in files]
+    return np.array([classes.index(name) for name in folders]) if {*folders} <= {*classes} else None

@@ -1,0 +1,252 @@
+"""--mode=export: a trained run as files for phones and servers, each run on real images before it is written.
+
+`docs/deploy.md` explains the files.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from basisnet_jax.config import portable, validate
+from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation.whole_split import is_correct
+from basisnet_jax.experiment.networks import eval_crop, model_cost
+from basisnet_jax.experiment.run import make_experiment
+from basisnet_jax.export import card
+from basisnet_jax.export.checks import Logits, convert_and_check, differences
+from basisnet_jax.export.folded import OUTPUTS, Network
+from basisnet_jax.export.formats import FORMATS, check_installed
+from basisnet_jax.host import files as file_lib
+from basisnet_jax.host import terminal
+from basisnet_jax.inference.predict import OpenedRun, open_trained, rule_of
+from basisnet_jax.models.cost import Cost
+from basisnet_jax.serving import exit_rule
+from basisnet_jax.serving import manifest as manifest_lib
+from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule
+from basisnet_jax.workdir import report
+
+MAX_LOSS = 0.005  # of top-1, which a kind of files may lose without a warning
+
+
+def export_run(config: ml_collections.ConfigDict, workdir: str, threshold: float | None = None) -> str:
+    """Writes `export/` into the workdir of a run, and returns the lines to print.
+
+    Args:
+      config: the run's.
+      workdir: its folder.
+      threshold: of the largest probability at which an image exits; None takes the rule that --mode=evaluate chose,
+        if it was run.
+
+    Raises:
+      UserError: config, data, workdir or checkpoint do not fit, a format's packages are missing, a file answers
+        otherwise than the network, the rule was chosen with other weights, or the workdir cannot be written.
+    """
+    validate(config)
+    check_installed(config.export.formats)
+    with terminal.Progress() as progress:
+        return _export(config, workdir, threshold, progress)
+
+
+def _export(
+    config: ml_collections.ConfigDict, workdir: str, threshold: float | None, progress: terminal.Progress
+) -> str:
+    progress.stage("opening run and data")
+    opened, network = open_network(config, workdir)
+    chosen = _rule(opened, threshold) if network.model.preview else None
+    experiment = make_experiment(config, jax.devices()[:1], training=False)
+    labels: list[np.ndarray] = []
+
+    def batches() -> Iterable[np.ndarray]:
+        labels.clear()
+        for batch in experiment.eval_batches():
+            good = np.asarray(batch["mask"]) > 0
+            labels.append(np.asarray(batch["label"])[good])
+            yield np.asarray(batch["image"])[good]
+
+    images = experiment.plan.eval_examples
+    files, logits = convert_and_check(network, config.export.formats, batches(), images, progress)
+    labels_N = np.concatenate(labels)
+    rule, cost = chosen.rule if chosen else None, cost_of(network)
+    reached = {name: accuracy(x, labels_N, rule, cost) for name, x in logits.items()}
+    found = {
+        **describe(opened, network, files, logits),
+        "rule": chosen.to_json() if chosen else None,
+        "accuracy": {"images": f"{len(labels_N)} of {opened.data_name} {config.data.eval_split}", **reached},
+        "warnings": list(lost_accuracy(reached["jax"], {name: reached[name] for name in config.export.formats})),
+    }
+    return write(opened.folder / "export", files, found, opened.classes)
+
+
+def open_network(config: ml_collections.ConfigDict, workdir: str) -> tuple[OpenedRun, Network]:
+    """A trained run and what of it is exported: float32, since phones and servers round in their own ways."""
+    # Pallas kernels need a batch of a known size.
+    opened = open_trained(workdir, config, dtype="float32", tpu_kernels=False)
+    network = Network(
+        model=opened.model,
+        variables=opened.variables,
+        warm_start=opened.warm_start_left,
+        side=opened.side,
+        channels=opened.channels,
+        batch=config.export.batch,
+    )
+    return opened, network
+
+
+def cost_of(network: Network) -> Cost:
+    """Of one image."""
+    return model_cost(network.model, network.side, network.channels)
+
+
+def accuracy(logits: Logits, labels_N: np.ndarray, rule: ExitRule | None, cost: Cost) -> dict[str, Any]:
+    """Top-1 of each stage, and of both under a rule."""
+    correct_N = is_correct(logits.specialist, labels_N)
+    found: dict[str, Any] = {"specialist_top1": float(correct_N.mean())}
+    if logits.preview is None:
+        return found
+    preview_correct_N = is_correct(logits.preview, labels_N)
+    found["preview_top1"] = float(preview_correct_N.mean())
+    if rule:
+        exits_N = rule.exits(logits.preview)
+        found["two_stages"] = {
+            "top1": float(np.where(exits_N, preview_correct_N, correct_N).mean()),
+            "exit_rate": float(exits_N.mean()),
+            "madds": float(cost.average(exits_N.mean())),
+        }
+    return found
+
+
+def lost_accuracy(own: Mapping[str, Any], formats: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yields a sentence for each kind of files that loses more than MAX_LOSS of the network's own top-1.
+
+    Args:
+      own: the network's figures, as `accuracy` gives them.
+      formats: {kind: its figures}.
+    """
+    for name, found in formats.items():
+        for key, what in (("specialist_top1", "specialist"), ("preview_top1", "preview"), ("top1", "specialist")):
+            if key in own and own[key] - found[key] > MAX_LOSS:
+                yield (
+                    f"{what}.{name} loses {100 * (own[key] - found[key]):.1f} points of top-1: {found[key]:.4f}, and "
+                    f"the network has {own[key]:.4f}"
+                )
+
+
+def _rule(opened: OpenedRun, threshold: float | None) -> ChosenRule | None:
+    """Returns what a user gave or --mode=evaluate chose; None if neither. Raises UserError as `predict.rule_of`."""
+    if threshold is None and not (opened.folder / "evaluation" / exit_rule.FILE).exists():
+        return None
+    return rule_of(opened, threshold)
+
+
+def describe(
+    opened: OpenedRun, network: Network, files: Mapping[str, bytes], logits: Mapping[str, Logits]
+) -> dict[str, Any]:
+    """What every `manifest.json` holds."""
+    crop, cost = eval_crop(opened.config.data), cost_of(network)
+    share = None if crop.padding is None else network.side / (network.side + crop.padding)
+    errors = {
+        f"{stage}.{name}": error
+        for name in logits
+        if name != "jax"
+        for stage, error, _ in differences(logits["jax"], logits[name])
+    }
+    packages = {package for name in logits for package in (FORMATS[name].packages if name in FORMATS else ())}
+    preview = network.model.preview
+    return {
+        "schema": manifest_lib.SCHEMA,
+        "step": opened.step,
+        "computes_in": "float32",  # whatever the run was trained in, and but for what is quantized
+        "input": {
+            "side": network.side,
+            "channels": network.channels,
+            "layout": "NHWC",
+            "color": "RGB" if network.channels == 3 else "gray",
+            "range": [0, 255],  # what the networks do to pixels is in the files
+            "dtype": {"tflite": "float32", "onnx": "float32", "stablehlo": "uint8"},
+            "batch": {"tflite": network.batch, "onnx": network.batch, "stablehlo": "any"},
+            "crop": "none; all of the image, squeezed to a square"
+            if share is None
+            else f"the central square of {share:.4f} of the shorter side",
+            "crop_share": share,
+            "resize": "a JPEG of at least 2, 4 or 8 times the size is decoded at 1/2, 1/4 or 1/8 of it; then area if "
+            "it shrinks to a half or less, else bilinear",
+            "exif_orientation": "applied; the image is turned upright first" if crop.exif_orientation else "ignored",
+            "preview_image": f"made inside the preview's file, which is given the same {network.side} x {network.side} "
+            f"pixels: {network.model.preview_resolution} x {network.model.preview_resolution}, bilinear, antialiased"
+            if preview
+            else None,
+        },
+        "outputs": {stage: OUTPUTS[stage] for stage in network.stages().named()},
+        "madds": cost.madds(),
+        "parameters": cost.parameters,
+        "files": {
+            name: dataclasses.asdict(manifest_lib.file_facts(content, errors[name])) for name, content in files.items()
+        },
+        "data": {"name": opened.data_name, "train_split": opened.config.data.train_split},
+        "config": portable(json.loads(opened.config.to_json())),
+        "versions": {**report.versions(), **_versions(packages)},
+    }
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in sorted(packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # TensorFlow has one of two names
+    return found
+
+
+def write(out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any], classes: Iterable[str]) -> str:
+    """Writes all files of an export, removes what an older one left, and returns the lines to print."""
+    names = tuple(classes)
+    labels = "".join(f"{name}\n" for name in names).encode()
+    manifest = {**manifest, "labels": dataclasses.asdict(manifest_lib.file_facts(labels))}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _remove_older(out)
+        for name, content in files.items():
+            file_lib.write(out / name, content)
+        file_lib.write(out / manifest_lib.LABELS, labels)
+        file_lib.write(out / manifest_lib.CARD, card.model_card(manifest, names))
+        report.write_json(out / manifest_lib.NAME, manifest)
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
+    return card.summary(out, manifest)
+
+
+def _remove_older(out: epath.Path) -> None:
+    """Removes an older export, its manifest first: a killed export leaves none that speaks of other files."""
+    (out / manifest_lib.NAME).unlink(missing_ok=True)
+    for old in out.iterdir():
+        if old.suffix[1:] in FORMATS:
+            old.unlink()
+    if (out / "evaluation").exists():
+        (out / "evaluation").rmtree()
+
+
+def write_rule(folder: epath.Path, chosen: ChosenRule) -> None:
+    """Writes a rule into an export's manifest and card, in the place of the one that was there.
+
+    What both stages reach together by that one is removed with it.
+
+    Raises:
+      OSError: the files cannot be written.
+    """
+    manifest = manifest_lib.Manifest.load(os.fspath(folder))
+    accuracy = {
+        name: {key: value for key, value in found.items() if key != "two_stages"} if isinstance(found, dict) else found
+        for name, found in manifest.content["accuracy"].items()
+    }
+    content = {**manifest.content, "rule": chosen.to_json(), "accuracy": accuracy}
+    file_lib.write(folder / manifest_lib.CARD, card.model_card(content, manifest.classes()))
+    report.write_json(folder / manifest_lib.NAME, content)

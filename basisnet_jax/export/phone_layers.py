@@ -1,0 +1,72 @@
+"""A network as a runtime of phones wants it: convolutions of one image with one kernel.
+
+A synthesized pointwise layer is a product of matrices, since LiteRT's XNNPACK takes those with computed operands, and
+convolutions only with constant kernels; any other layer is a plain convolution. What else was tried, and how much it
+lost, is in docs/deploy.md. A batch of several images falls back on the model's own forms. The preview's small image is
+`small_image`'s.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from basisnet_jax.export import phone_resize
+from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.models.layers import Convolution
+from basisnet_jax.ops import synthesis
+
+
+def interceptor(rows: int = 1) -> Callable[..., Any]:
+    """For flax.linen.intercept_methods: kernels are synthesized first, then applied as said above.
+
+    Args:
+      rows: see `synthesize`.
+    """
+    return functools.partial(_intercept, rows)
+
+
+def synthesize(coefficients_1xN: jax.Array, bases_Nx: jax.Array, rows: int = 1) -> jax.Array:
+    """The kernel of one image.
+
+    Args:
+      coefficients_1xN: float32.
+      bases_Nx: [N, ...].
+      rows: which a pointwise kernel is computed in, each a run of its input channels. To a quantizer, what the bases
+        have for a column is one output channel of a dense layer: so many weights share a scale and what else is kept
+        of a channel, 12 bytes. The price is as many zeros for each coefficient.
+    """
+    rows = math.gcd(rows, bases_Nx.shape[1])
+    if rows == 1:
+        return synthesis.combine(coefficients_1xN, bases_Nx)[0]
+    bases_RNxP = bases_Nx.reshape(len(bases_Nx), rows, -1).swapaxes(0, 1).reshape(rows * len(bases_Nx), -1)
+    return (jnp.kron(jnp.eye(rows), coefficients_1xN) @ bases_RNxP).reshape(bases_Nx.shape[1:])
+
+
+def _intercept(rows: int, next_fun: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
+    module, method = context.module, context.method_name
+    if isinstance(module, Convolution) and method == "__call__":
+        return _convolve(module, rows, next_fun, *args, **kwargs)
+    if isinstance(module, BasisNet) and method == "small_image":
+        return phone_resize.resize(args[0], module.preview_resolution)
+    return next_fun(*args, **kwargs)
+
+
+def _convolve(
+    layer: Convolution, rows: int, next_fun: Any, x: Any, coefficients_BxN: jax.Array | None = None
+) -> jax.Array:
+    params = layer.variables["params"]
+    if coefficients_BxN is None:
+        kernel = params["kernel"]
+    elif x.shape[0] == 1:
+        kernel = synthesize(coefficients_BxN, params["bases"], rows)
+    else:
+        return next_fun(x, coefficients_BxN)
+    if coefficients_BxN is None or layer.side > 1 or layer.depthwise:
+        return layer.convolve(synthesis.value_of(x), kernel)
+    x_1xHxWxI = synthesis.value_of(x)[:, :: layer.stride, :: layer.stride]
+    y_HWxO = x_1xHxWxI.reshape(-1, x_1xHxWxI.shape[-1]) @ kernel
+    return y_HWxO.reshape(*x_1xHxWxI.shape[:3], -1)

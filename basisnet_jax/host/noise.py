@@ -1,0 +1,96 @@
+"""Keeps what other libraries print off the terminal, unless `--verbosity` asks for it.
+
+Errors pass, and whatever else does not say of itself that it is information or a warning: the last words of a crash.
+"""
+
+import logging
+import os
+import pathlib
+import re
+import signal
+import sys
+
+from basisnet_jax.host import terminal
+
+PACKAGE = str(pathlib.Path(__file__).parent)
+_NATIVE = re.compile(  # information and warnings of C++ libraries
+    rb"[IW]\d{4} [\d:.]+ "  # absl's and glog's
+    rb"|WARNING: All log messages before absl::InitializeLog"
+    rb"|INFO: "  # LiteRT's
+    rb"|[\d-]{10} [\d:.]{8,}: [IW] "  # TensorFlow's of old
+    rb"|To enable the following instructions: .* rebuild TensorFlow"
+    rb"|(\x1b\[[\d;]*m)?[\d-]{10} [\d:.]{8,} \[[IVW]:onnxruntime"
+    # What image libraries dislike in a file: our own sentence names the file, where its pixels cannot be had.
+    rb"|libpng (error|warning): |Corrupt JPEG data: |Premature end of JPEG file|Invalid SOS parameters"
+    # XLA's alarm at a compilation that takes minutes calls itself an error: the live line says how long it takes.
+    rb"|E\d{4} .*slow_operation_alarm.cc|\*{32}$|\[Compiling module .*\] Very slow compile\?"
+    rb"|$"
+)
+_own_stderr: int | None = None  # file descriptor of the stderr that the process was started with
+
+
+def filter_native_stderr() -> None:
+    """Sends what native code writes to file descriptor 2 through a process that drops information and warnings.
+
+    A process of its own, not a thread: it still prints what this one wrote before it crashed. `sys.stderr` goes past
+    it, so Python's lines are in their order. Call it before anything starts a thread; once JAX is imported it does
+    nothing, since a process with threads must not fork.
+    """
+    global _own_stderr
+    if "jax" in sys.modules or not hasattr(os, "fork"):
+        return
+    reader, writer = os.pipe()
+    _own_stderr = os.dup(2)
+    if os.fork() == 0:
+        os.close(writer)
+        _forward(reader, _own_stderr)
+    os.close(reader)
+    os.dup2(writer, 2)
+    os.close(writer)
+    sys.stderr = os.fdopen(_own_stderr, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+
+
+def show_everything() -> None:
+    """Undoes `filter_native_stderr`."""
+    if _own_stderr is not None:
+        os.dup2(_own_stderr, 2)
+
+
+def _forward(reader: int, stderr: int) -> None:
+    """Copies lines that are no noise until nobody can write any more; never returns."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends after the process that it serves, not before
+    devnull = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # a reader of stdout waits for its last holder
+        os.dup2(devnull, descriptor)
+    try:
+        rest = b""
+        while piece := os.read(reader, 65536):
+            *lines, rest = (rest + piece).split(b"\n")
+            os.write(stderr, b"".join(line + b"\n" for line in lines if not _NATIVE.match(line)))
+        os.write(stderr, b"" if _NATIVE.match(rest) else rest)
+    finally:
+        os._exit(0)
+
+
+def log_own_lines() -> None:
+    """Makes Python's loggers print this package's lines, JAX's warnings and everybody's errors, and no others."""
+    root = logging.getLogger()
+    root.handlers = [_Lines()]
+    root.setLevel(logging.INFO)
+
+
+class _Lines(logging.Handler):
+    """Prints a record as a line of ours, above the live line if there is one."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.pathname.startswith(PACKAGE):
+            return True
+        return record.levelno >= (logging.WARNING if record.name.split(".")[0] == "jax" else logging.ERROR)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+            terminal.log(kind + record.getMessage())
+        except Exception:
+            self.handleError(record)

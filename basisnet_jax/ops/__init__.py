@@ -1,0 +1,1 @@
+"""One kernel an image on CPU, GPU and TPU: synthesis, and convolutions with synthesized kernels."""

@@ -1,0 +1,307 @@
+"""The paper's core: kernels that are combined, for each image, from N basis kernels.
+
+`kernel[b] = sum_n coefficients[b, n] * bases[n]` (arXiv 2105.03014; US20230297852A1), and image b is convolved with
+its own kernel. The obvious way to run that, a convolution with one group an image, is slow everywhere and, with the
+batch sharded over a mesh, silently wrong (openxla/xla#47945). The forms below never put the batch into a
+convolution's groups. Which form runs is chosen where the program is lowered, so a program that is compiled for a TPU
+on a CPU host gets the TPU's form. No GPU has been measured; it gets the form that is batched matrix products.
+
+Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases.
+Products of bfloat16 are accumulated in float32.
+"""
+
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from jax import lax
+
+from basisnet_jax.ops import pallas_depthwise, pallas_pointwise, taps
+
+
+def combination_coefficients(
+    scores_BxLxN: jax.Array, temperature: jax.Array | float, uniform_mix: jax.Array | float
+) -> jax.Array:
+    """Coefficients that sum to one over the bases.
+
+    Args:
+      scores_BxLxN: the preview's scores, one vector of N for each image and coefficient vector.
+      temperature: divides the scores before the softmax; high keeps the coefficients near uniform.
+      uniform_mix: weight in [0, 1] of the uniform vector, the warm start's epsilon; 1 ignores the scores, and every
+        basis gets the same gradient.
+
+    Returns:
+      float32[B, L, N].
+    """
+    softmax_BxLxN = jax.nn.softmax(scores_BxLxN.astype(jnp.float32) / temperature)
+    return uniform_mix / scores_BxLxN.shape[-1] + (1.0 - uniform_mix) * softmax_BxLxN
+
+
+def annealed(
+    temperature: jax.Array | float, start_temperature: float, warm_start: jax.Array | float
+) -> jax.Array | float:
+    """The temperature while `warm_start` is left of a warm start: linearly from `start_temperature` (at 1) down."""
+    return temperature + warm_start * (start_temperature - temperature)
+
+
+def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
+    """One kernel an image, [B, ...] in the bases' dtype, from bases [N, ...]: linear in both arguments."""
+    kernels_Bx = jnp.einsum("bn,n...->b...", coefficients_BxN, bases_Nx, preferred_element_type=jnp.float32)
+    return kernels_Bx.astype(bases_Nx.dtype)
+
+
+# Pointwise convolution
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def pointwise(
+    x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array, tpu_kernels: bool = False
+) -> jax.Array:
+    """1x1 convolution of each image with its own combination of the bases.
+
+    Args:
+      x_BxHxWxI: activations, float32 or bfloat16.
+      bases_NxIxO: basis kernels in the dtype of x.
+      coefficients_BxN: float32.
+      tpu_kernels: on a TPU, the kernels' gradient by `pallas_pointwise` where it fits.
+
+    Returns:
+      [B, H, W, O] in the dtype of x.
+    """
+    return lax.platform_dependent(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs, default=_batched_matmul)
+
+
+def _batched_matmul(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
+    kernels_BxIxO = combine(coefficients_BxN, bases_NxIxO)
+    return jnp.einsum("bhwi,bio->bhwo", x_BxHxWxI, kernels_BxIxO, preferred_element_type=jnp.float32).astype(
+        x_BxHxWxI.dtype
+    )
+
+
+def _batched_matmul_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
+    # The same `combine` as in the forward pass, so that the compiler computes the kernels once.
+    kernels_BxIxO = combine(coefficients_BxN, bases_NxIxO)
+    return jnp.einsum("bhwo,bio->bhwi", dy_BxHxWxO, kernels_BxIxO, preferred_element_type=jnp.float32).astype(
+        dy_BxHxWxO.dtype
+    )
+
+
+def _mix_inputs(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
+    """One product over (n, i) of x * coefficient_n: the batch never enters the dot, so it stays in the TPU's lanes."""
+    scale_Bx1x1xNx1 = coefficients_BxN[:, None, None, :, None].astype(x_BxHxWxI.dtype)
+    mixed_BxHxWxNI = (x_BxHxWxI[..., None, :] * scale_Bx1x1xNx1).reshape(*x_BxHxWxI.shape[:3], -1)
+    stacked_NIxO = bases_NxIxO.reshape(-1, bases_NxIxO.shape[-1])
+    return jnp.einsum("bhwk,ko->bhwo", mixed_BxHxWxNI, stacked_NIxO, preferred_element_type=jnp.float32).astype(
+        x_BxHxWxI.dtype
+    )
+
+
+def _mix_inputs_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
+    return _mix_inputs(dy_BxHxWxO, jnp.swapaxes(bases_NxIxO, 1, 2), coefficients_BxN)
+
+
+def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
+    return jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, preferred_element_type=jnp.float32)
+
+
+def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
+    if tpu_kernels and not pallas_pointwise.unfit(x_BxHxWxI, bases_NxIxO.shape[-1]):
+        # Else XLA computes what produced x twice, once for the product and once for the kernel.
+        x_BxHxWxI = lax.platform_dependent(x_BxHxWxI, tpu=lax.optimization_barrier, default=lambda x: x)
+    return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
+
+
+def _pointwise_backward(tpu_kernels, residuals, dy_BxHxWxO):
+    x_BxHxWxI, bases_NxIxO, coefficients_BxN = residuals
+    gradient_forms = {"default": _kernel_gradient}
+    if tpu_kernels and not pallas_pointwise.unfit(x_BxHxWxI, bases_NxIxO.shape[-1]):
+        dy_BxHxWxO = lax.platform_dependent(dy_BxHxWxO, tpu=lax.optimization_barrier, default=lambda x: x)
+        gradient_forms["tpu"] = pallas_pointwise.kernel_gradient
+    dx_BxHxWxI = lax.platform_dependent(
+        dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
+    )
+    dkernels_BxIxO = lax.platform_dependent(x_BxHxWxI, dy_BxHxWxO, **gradient_forms)
+    f32 = {"preferred_element_type": jnp.float32}
+    dcoefficients_BxN = jnp.einsum("bio,nio->bn", dkernels_BxIxO, bases_NxIxO.astype(jnp.float32))
+    dbases_NxIxO = jnp.einsum("bio,bn->nio", dkernels_BxIxO, coefficients_BxN, **f32)
+    return dx_BxHxWxI, dbases_NxIxO.astype(bases_NxIxO.dtype), dcoefficients_BxN
+
+
+pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+# Dense convolution of a larger side
+
+
+@partial(jax.checkpoint, static_argnums=(3, 4))  # no copy of the image a tap is kept for the backward pass
+def dense(
+    x_BxHxWxI: jax.Array, bases_NxKxKxIxO: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str = "same"
+) -> jax.Array:
+    """KxK convolution of each image with its own combination of the bases: a sum of K*K pointwise convolutions.
+
+    Args:
+      x_BxHxWxI: activations, float32 or bfloat16.
+      bases_NxKxKxIxO: basis kernels in the dtype of x.
+      coefficients_BxN: float32.
+      stride: of both spatial axes.
+      padding: see `taps.pads`.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), O] in the dtype of x; of bfloat16 each tap's product is rounded.
+    """
+    side = bases_NxKxKxIxO.shape[1]
+    output = [taps.pads(size, side, stride, padding)[2] for size in x_BxHxWxI.shape[1:3]]
+    padded_BxHxWxI = taps.pad(x_BxHxWxI, side, stride, padding)
+    products = (
+        pointwise(taps.window(padded_BxHxWxI, i, j, output, stride), bases_NxKxKxIxO[:, i, j], coefficients_BxN)
+        for i in range(side)
+        for j in range(side)
+    )
+    return reduce(jnp.add, (product.astype(jnp.float32) for product in products)).astype(x_BxHxWxI.dtype)
+
+
+# Depthwise convolution
+
+
+class Normalized(NamedTuple):
+    """act((x - mean) * scale + bias), left to whoever uses it: a TPU's depthwise kernel computes it on the way."""
+
+    x_BxHxWxC: jax.Array
+    mean_C: jax.Array  # float32, as scale and bias
+    scale_C: jax.Array
+    bias_C: jax.Array
+    act: Callable[[jax.Array], jax.Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the value's."""
+        return self.x_BxHxWxC.shape
+
+    def value(self) -> jax.Array:
+        """In the dtype of x."""
+        y_BxHxWxC = (self.x_BxHxWxC - self.mean_C) * self.scale_C + self.bias_C
+        return self.act(y_BxHxWxC.astype(self.x_BxHxWxC.dtype))
+
+
+def value_of(x_BxHxWxC: jax.Array | Normalized) -> jax.Array:
+    """An array, computed if that is still to do."""
+    return x_BxHxWxC.value() if isinstance(x_BxHxWxC, Normalized) else x_BxHxWxC
+
+
+def depthwise(
+    x_BxHxWxC: jax.Array | Normalized,
+    bases_NxKxKxC: jax.Array,
+    coefficients_BxN: jax.Array,
+    stride: int,
+    padding: str = "same",
+    tpu_kernels: bool = False,
+) -> jax.Array:
+    """Depthwise convolution of each image with its own combination of the bases.
+
+    Args:
+      x_BxHxWxC: activations, float32 or bfloat16.
+      bases_NxKxKxC: basis kernels in the dtype of x.
+      coefficients_BxN: float32.
+      stride: of both spatial axes.
+      padding: see `taps.pads`.
+      tpu_kernels: on a TPU, by `pallas_depthwise` where it fits.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
+    """
+    kernels_BxKxKxC = combine(coefficients_BxN, bases_NxKxKxC)
+    by_taps = partial(taps.depthwise, stride=stride, padding=padding)
+    return _depthwise(x_BxHxWxC, kernels_BxKxKxC, {"default": by_taps}, stride, padding, tpu_kernels)
+
+
+def static_depthwise(
+    x_BxHxWxC: jax.Array | Normalized,
+    kernel_KxKxC: jax.Array,
+    stride: int,
+    padding: str = "same",
+    tpu_kernels: bool = False,
+) -> jax.Array:
+    """Depthwise convolution of all images with one kernel; otherwise as `depthwise`.
+
+    By taps on CPU, where XLA's grouped convolution is many times slower; XLA's own convolution elsewhere (its group
+    count is the channels', not the batch's).
+    """
+    by_taps = partial(taps.depthwise, stride=stride, padding=padding)
+    xla = partial(xla_depthwise, stride=stride, padding=padding)
+    return _depthwise(x_BxHxWxC, kernel_KxKxC[None], {"default": xla, "cpu": by_taps}, stride, padding, tpu_kernels)
+
+
+def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels: bool):
+    """By the platform's form, or on TPUs by `pallas_depthwise` if that is asked for and fits.
+
+    Args:
+      x: [B, H, W, C] or Normalized.
+      kernels_BxKxKxC: as in `taps.depthwise`.
+      forms: {platform: form(x_BxHxWxC, kernels_BxKxKxC)}.
+      stride: of both spatial axes.
+      padding: see `taps.pads`.
+      tpu_kernels: whether `pallas_depthwise` is asked for.
+    """
+    image, norm, act = (x.x_BxHxWxC, x[1:4], x.act) if isinstance(x, Normalized) else (x, (), lambda z: z)
+    batch, *size, channels = image.shape
+    side = kernels_BxKxKxC.shape[1]
+    (top, _, rows), (left, _, columns) = (taps.pads(n, side, stride, padding) for n in size)
+    window = pallas_depthwise.Window(tuple(size), (rows, columns), (top, left), side, stride)
+    why = pallas_depthwise.unfit(image, window) if tpu_kernels else ""
+    if why:
+        logging.debug("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
+    if why or not tpu_kernels:
+        return _by_platform(forms, value_of(x), kernels_BxKxKxC)
+
+    def pallas(image, kernels_BxKxKxC, *norm):
+        mean_C, scale_C, bias_C = norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels))
+        affine_2xC = jnp.stack([scale_C, bias_C - mean_C * scale_C])
+        kernels = jnp.broadcast_to(kernels_BxKxKxC, (batch, side, side, channels))
+        return pallas_depthwise.depthwise(
+            image, kernels, jnp.broadcast_to(affine_2xC, (batch, 2, channels)), act, window
+        )
+
+    def after_norm(form):
+        def whole(image, kernels_BxKxKxC, mean_C, scale_C, bias_C):
+            return form(Normalized(image, mean_C, scale_C, bias_C, act).value(), kernels_BxKxKxC)
+
+        return whole if norm else form
+
+    forms = {platform: after_norm(form) for platform, form in forms.items()}
+    return _by_platform({**forms, "tpu": pallas}, image, kernels_BxKxKxC, *norm)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_platform(forms: dict[str, Callable[..., jax.Array]], *arguments: jax.Array) -> jax.Array:
+    """The form of the platform that the program is lowered for, in both passes."""
+    return lax.platform_dependent(*arguments, **forms)
+
+
+def _by_platform_forward(forms, *arguments):
+    return _by_platform(forms, *arguments), arguments
+
+
+def _by_platform_backward(forms, arguments, dy):
+    def gradient_of(form):
+        return lambda dy, *arguments: jax.vjp(form, *arguments)[1](dy)
+
+    return lax.platform_dependent(dy, *arguments, **{platform: gradient_of(form) for platform, form in forms.items()})
+
+
+_by_platform.defvjp(_by_platform_forward, _by_platform_backward)
+
+
+def xla_depthwise(x_BxHxWxC: jax.Array, kernel_1xKxKxC: jax.Array, stride: int, padding: str) -> jax.Array:
+    """As `static_depthwise`, by XLA's convolution on every platform."""
+    kernel_KxKx1xC = jnp.moveaxis(kernel_1xKxKxC, 0, 2)
+    return lax.conv_general_dilated(
+        x_BxHxWxC,
+        kernel_KxKx1xC,
+        (stride, stride),
+        [taps.pads(size, kernel_KxKx1xC.shape[0], stride, padding)[:2] for size in x_BxHxWxC.shape[1:3]],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x_BxHxWxC.shape[-1],
+    )

@@ -1,0 +1,1 @@
+"""Inference on an export without JAX: the rule, the manifest, files in LiteRT."""

@@ -1,0 +1,216 @@
+"""An export's manifest.json, and the check that a folder's files are those that were exported. No JAX."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Self
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.host.records import typed
+from basisnet_jax.serving.exit_rule import ChosenRule
+
+_LOG = logging.getLogger(__name__)
+
+SCHEMA = 1  # of manifest.json; raised where a reader of the one before would be wrong
+NAME, LABELS, CARD = "manifest.json", "labels.txt", "model_card.md"
+MAX_BYTES = 2**24  # of manifest.json
+MAX_FILE_BYTES = 2**31  # of any other file, which is what a .tflite file can have at most
+_AGAIN = "copy the whole folder again, or run --mode=export again"
+
+
+@dataclasses.dataclass(frozen=True)
+class FileFacts:
+    """What identifies an exported file."""
+
+    bytes: int
+    sha256: str
+    worst_relative_error: float | None = None  # of an image's largest logit, against the trained network
+
+
+def file_facts(content: bytes, worst_relative_error: float | None = None) -> FileFacts:
+    """Describes a file's content."""
+    return FileFacts(len(content), hashlib.sha256(content).hexdigest(), worst_relative_error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """An export's manifest.json, as far as programs read it.
+
+    Attributes:
+      folder: of the export.
+      content: all of manifest.json.
+      step: of the checkpoint that was exported.
+      side: of the images, in pixels.
+      channels: of the images, 1 or 3.
+      batch: images that a .tflite file takes at once.
+      preview_madds: of an image that the preview answers alone.
+      total_madds: of an image that both stages see.
+      files: the stages' files by name.
+      labels: labels.txt.
+      rule: which images exit early; None if none was chosen.
+    """
+
+    folder: pathlib.Path
+    content: dict[str, Any]
+    step: int
+    side: int
+    channels: int
+    batch: int
+    preview_madds: int
+    total_madds: int
+    files: dict[str, FileFacts]
+    labels: FileFacts
+    rule: ChosenRule | None
+
+    @classmethod
+    def load(cls, folder: str) -> Self:
+        """Reads the manifest of an export.
+
+        Raises:
+          UserError: the folder is not an export, or its manifest is damaged, of another version, or names files
+            outside the folder.
+        """
+        root = pathlib.Path(folder).expanduser()
+        path = root / NAME
+        if not path.exists():
+            raise UserError(f"{root} has no {NAME}, so it is no export; give the folder that --mode=export wrote.")
+        content = _parsed(path)
+        try:
+            image, madds = content["input"], content["madds"]
+            numbers = {
+                **{"step": content["step"], "side": image["side"], "channels": image["channels"]},
+                **{"batch": image["batch"]["tflite"], "preview_madds": madds["preview"], "total_madds": madds["total"]},
+            }
+            if not all(type(number) is int and number >= 0 for number in numbers.values()):
+                raise TypeError
+            files = {str(name): typed(FileFacts, facts) for name, facts in content["files"].items()}
+            if outside := [name for name in files if not _is_file_name(name)]:
+                raise UserError(
+                    f"{path} names the file {outside[0]!r}, and an export's files lie in its own folder; {_AGAIN}."
+                )
+            labels, rule = typed(FileFacts, content["labels"]), content["rule"]
+            if not isinstance(content["config"], dict):
+                raise TypeError
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} is damaged: it is not what --mode=export writes; {_AGAIN}.") from None
+        return cls(
+            folder=root,
+            content=content,
+            files=files,
+            labels=labels,
+            rule=ChosenRule.from_json(rule, path) if rule else None,
+            **numbers,
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Returns the run's config as JSON values."""
+        return self.content["config"]
+
+    def read(self, name: str) -> bytes:
+        """Reads a file of the export.
+
+        Raises:
+          UserError: the file is missing, or it is not the file that was exported.
+        """
+        facts, path = self.labels if name == LABELS else self.files[name], self.folder / name
+        try:
+            size = path.stat().st_size
+            content = path.read_bytes() if size == facts.bytes <= MAX_FILE_BYTES else b""
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); {_AGAIN}.") from None
+        if size != facts.bytes:
+            raise UserError(f"{path} has {size:,} bytes and was exported with {facts.bytes:,}; {_AGAIN}.")
+        if (found := file_facts(content).sha256) != facts.sha256:
+            raise UserError(
+                f"{path} is damaged or of another export: its SHA-256 is {found[:12]}..., and the manifest says "
+                f"{facts.sha256[:12]}...; {_AGAIN}."
+            )
+        return content
+
+    def classes(self) -> tuple[str, ...]:
+        """Returns the classes' names, in the order of the logits.
+
+        Raises:
+          UserError: as `read`, or the file is not UTF-8.
+        """
+        try:
+            return tuple(self.read(LABELS).decode().removesuffix("\n").split("\n"))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.folder / LABELS} is damaged: its byte {error.start} is not UTF-8; {_AGAIN}."
+            ) from None
+
+    def stages(self, suffix: str | None = None) -> dict[str, str]:
+        """Names the LiteRT files of one kind.
+
+        Args:
+          suffix: the kind, such as 'int8.tflite'; None is the first that the manifest names.
+
+        Returns:
+          {'preview': file, 'specialist': file}, without the preview where the network has none.
+
+        Raises:
+          UserError: there are no such files.
+        """
+        kinds = [name.partition(".")[2] for name in self.files if name.endswith("tflite")]
+        suffix = suffix or next(iter(kinds), "tflite")
+        names = {stage: f"{stage}.{suffix}" for stage in ("preview", "specialist")}
+        if names["specialist"] not in self.files:
+            raise UserError(f"{self.folder} has no {names['specialist']}; it has {', '.join(self.files)}.")
+        return {stage: name for stage, name in names.items() if name in self.files}
+
+    def check_rule(self, names: Sequence[str]) -> None:
+        """Makes sure that the export's rule was chosen for its weights.
+
+        Args:
+          names: the files that the rule is used with.
+
+        Raises:
+          UserError: the rule was chosen for another export, checkpoint or resolution.
+        """
+        was = self.rule.provenance if self.rule else None
+        if was is None:
+            return
+        hashes = {name: facts.sha256 for name, facts in self.files.items()}
+        others = ", ".join(name for name, sha256 in was.files.items() if hashes.get(name) != sha256)
+        if others or (was.step, was.resolution) != (self.step, self.side):
+            raise UserError(
+                f"{self.folder / NAME} has a rule that was chosen with {was.weights}"
+                f"{others and f' and another {others}'}, and the files are of step {self.step} at {self.side} pixels; "
+                f"run --mode=evaluate --workdir={self.folder}, or give --threshold."
+            )
+        if was.files and not was.files.keys() & set(names):
+            _LOG.warning(
+                "the exit rule in %s was chosen with %s, and %s are used now; run --mode=evaluate on these.",
+                *(self.folder / NAME, ", ".join(was.files), ", ".join(names)),
+            )
+
+
+def _is_file_name(name: str) -> bool:
+    """Returns whether a name is one of a file in a folder, by the rules of every system: no path, no drive."""
+    return name not in ("", ".", "..") and not any(character in name for character in "/\\:\0")
+
+
+def _parsed(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a manifest's JSON values. Raises UserError if it cannot, or if the schema is another."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path} has more than {MAX_BYTES:,} bytes, so it is not a manifest; {_AGAIN}.")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {_AGAIN}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it is not JSON ({str(error).splitlines()[0]}); {_AGAIN}.") from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if type(schema) is int and schema > SCHEMA:
+        raise UserError(f"{path} has schema {schema}, and this version reads {SCHEMA}; update basisnet_jax.")
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path} has schema {schema!r}, and this version reads {SCHEMA}; run --mode=export again, or give the "
+            "folder that it wrote."
+        )
+    return content

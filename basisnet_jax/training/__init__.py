@@ -1,0 +1,1 @@
+"""One step of training or evaluation: pure, without a config and without files."""

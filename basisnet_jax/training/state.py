@@ -1,0 +1,69 @@
+"""Everything that training changes, as one typed dataclass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from basisnet_jax.host.mesh import parameter_shardings
+from basisnet_jax.models.basisnet import BasisNet, Variables
+
+
+@struct.dataclass
+class TrainState:
+    """A run after `step` updates. The random key is a function of the seed and the step, so it is not here."""
+
+    step: jax.Array  # int32 scalar
+    params: Any
+    batch_stats: Any
+    ema_params: Any
+    ema_batch_stats: Any
+    opt_state: optax.OptState
+
+    def variables(self, *, ema: bool) -> Variables:
+        """Returns the model's variables: the moving averages, or the newest ones."""
+        if ema:
+            return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    model: BasisNet,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    start: Callable[[Any], Any] = lambda variables: variables,
+) -> TrainState:
+    """The state before the first step; pure, so that it can be traced for shapes and jitted with shardings.
+
+    `start` may put trained weights in the place of drawn ones.
+    """
+    images_1xHxWxC = jnp.zeros((1, *image_shape))
+    variables = start(model.init(jax.random.key(seed), images_1xHxWxC, train=False))
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        ema_params=jax.tree.map(jnp.copy, params),
+        ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),
+        opt_state=optimizer.init(params),
+    )
+
+
+def abstract_state(
+    mesh: jax.sharding.Mesh,
+    model: BasisNet,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state, with no array made."""
+    shapes = jax.eval_shape(lambda: init_state(model, optimizer, image_shape, 0))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        parameter_shardings(mesh, shapes),
+    )

@@ -1,0 +1,191 @@
+"""The training step and the evaluation step: pure, and written once for any mesh."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from clu.metrics import Average
+
+from basisnet_jax.models.basisnet import BasisNet, Outputs, Variables, resize
+from basisnet_jax.models.stages import make_stages, normalize
+from basisnet_jax.training import finite, mixing
+from basisnet_jax.training.losses import Distillation, correct, joint_loss, smoothed_targets
+from basisnet_jax.training.metrics import Metrics, measure
+from basisnet_jax.training.schedule import Schedule, decay_at, warm_start
+from basisnet_jax.training.state import TrainState
+
+# image uint8[B, H, W, C], label int32[B], mask float32[B]; perhaps task int32[B]; with cached teacher logits,
+# teacher_logits float16[B, K]
+Batch = dict[str, jax.Array]
+# (the teacher's variables, images in [-1, 1] at the student's resolution) -> logits_BxK
+Teacher = Callable[[Any, jax.Array], jax.Array]
+
+
+def averaged(old: Any, new: Any, decay: jax.Array) -> Any:
+    """Returns the moving average `old` with `new` taken in, leaf by leaf."""
+    return jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, old, new)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What the training step does besides model and optimizer; the meanings stand in `config.default`."""
+
+    preview_weight: float = 1.0
+    label_smoothing: float = 0.0
+    mix: str = "none"  # 'none', 'mixup' or 'cutmix'
+    mix_alpha: float = 1.0
+    distillation: Distillation | None = None
+    accumulate_steps: int = 1
+    batch_norm_momentum: float = 0.99
+    ema_decay: float = 0.0
+    seed: int = 0
+    debug: bool = False
+
+
+def make_teacher(model: BasisNet, resolution: int) -> Teacher:
+    """Makes a teacher of a network: it sees the student's crop, mixed as the student's, at its own resolution."""
+
+    def teacher(variables: Variables, images_BxHxWxC: jax.Array) -> jax.Array:
+        outputs: Outputs = model.apply(variables, resize(images_BxHxWxC, resolution), train=False)  # type: ignore[assignment]
+        return outputs.logits_BxK
+
+    return teacher
+
+
+def make_train_step(
+    model: BasisNet,
+    optimizer: optax.GradientTransformationExtraArgs,
+    learning_rate: Callable[[Schedule, jax.Array], jax.Array],
+    settings: TrainSettings,
+    teacher: Teacher | None = None,
+    gather: Callable[[Any], Any] = lambda params: params,
+) -> Callable[[TrainState, Batch, Schedule, Any], tuple[TrainState, dict[str, Any]]]:
+    """Returns train_step(state, batch, schedule, teacher_variables) -> (state after one update, float32 scalars on it).
+
+    `optimizer` is one of `optim.make_optimizer`: its update is given the rate, `learning_rate(schedule, step)`.
+
+    Where the loss or the gradient is not finite, the update is left out: only `step` goes on, and 'skipped' is 1 for 0.
+    A gradient of which the norm overflows counts as one. With `settings.debug` there is 'finite' besides: checks of
+    every layer's output and gradient, see `finite.py`.
+
+    `teacher_variables` are None where there is no `teacher`. Distillation without one takes the batch's teacher_logits.
+    `gather` makes the parameters whole on each device for the model to use, where they are split between devices.
+    """
+
+    def gradients_of(
+        state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
+    ) -> tuple[Any, Any, Metrics, finite.Checks]:
+        """(gradients, batch_stats, metrics, checks) of a batch or a piece of one; the statistics are its own."""
+        mix_key, dropout_key = jax.random.split(key)
+        images_BxHxWxC = normalize(batch["image"])
+        targets = {"label": smoothed_targets(batch["label"], model.specialist.num_classes, settings.label_smoothing)}
+        distillation = settings.distillation
+        if distillation and not teacher:
+            targets["teacher"] = distillation.targets(batch["teacher_logits"])
+        if settings.mix != "none":
+            mix = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}[settings.mix]
+            images_BxHxWxC, targets = mix(images_BxHxWxC, targets, mix_key, settings.mix_alpha)
+        if distillation and teacher:
+            targets["teacher"] = distillation.targets(teacher(teacher_variables, images_BxHxWxC))
+
+        def loss_of(params):
+            checks: finite.Checks = {}
+            if settings.debug:
+                finite.note(checks, "the targets", targets)
+            with finite.watched_layers(checks) if settings.debug else contextlib.nullcontext():
+                outputs, updated = model.apply(
+                    {"params": gather(params), "batch_stats": state.batch_stats},
+                    images_BxHxWxC,
+                    train=True,
+                    warm_start=warm_start(state.step, schedule.warm_start_steps),
+                    task_B=batch.get("task"),
+                    rngs={"dropout": dropout_key},
+                    mutable=["batch_stats"],
+                )
+            loss_B = joint_loss(
+                outputs,
+                targets["label"],
+                settings.preview_weight,
+                distillation,
+                targets.get("teacher"),
+            )
+            return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B, checks)
+
+        gradients, (outputs, batch_stats, loss_B, checks) = jax.grad(loss_of, has_aux=True)(state.params)
+        if settings.debug:
+            finite.note(checks, "the loss", loss_B)
+            finite.note_gradients(checks, gradients)
+        metrics = measure(outputs, batch["label"], batch["mask"])
+        metrics["loss"] = Average.from_model_output(loss_B, batch["mask"])
+        if distillation:
+            hits_B = correct(targets["teacher"], batch["label"])
+            metrics["teacher_top1"] = Average.from_model_output(hits_B, batch["mask"])
+        return gradients, batch_stats, metrics, checks
+
+    def accumulated(
+        state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
+    ) -> tuple[Any, Any, Metrics, finite.Checks]:
+        """As `gradients_of`, a piece of the batch at a time; batch norm sees a piece, its statistics are the mean."""
+        count = settings.accumulate_steps
+        # Every count-th image, so that each device's share of a piece is of its share of the batch.
+        pieces = {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}
+
+        def add(total, piece_and_key):
+            piece, piece_key = piece_and_key
+            gradients, batch_stats, *seen = gradients_of(state, piece, schedule, teacher_variables, piece_key)
+            return jax.tree.map(jnp.add, total, (gradients, batch_stats)), seen
+
+        start = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
+        total, (metrics, checks) = jax.lax.scan(add, start, (pieces, jax.random.split(key, count)))
+        gradients, batch_stats = jax.tree.map(lambda leaf: leaf / count, total)
+        metrics = {name: metric.reduce() for name, metric in metrics.items()}
+        return gradients, batch_stats, metrics, jax.tree.map(jnp.all, checks)
+
+    def train_step(
+        state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any
+    ) -> tuple[TrainState, dict[str, Any]]:
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        compute = accumulated if settings.accumulate_steps > 1 else gradients_of
+        gradients, new_stats, metrics, checks = compute(state, batch, schedule, teacher_variables, key)
+        rate = learning_rate(schedule, state.step)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, learning_rate=rate)
+        params = optax.apply_updates(state.params, updates)
+        batch_stats = averaged(state.batch_stats, new_stats, decay_at(state.step, settings.batch_norm_momentum))
+        ema_decay = decay_at(state.step, settings.ema_decay)
+        described = {
+            **{name: metric.compute() for name, metric in metrics.items()},
+            "learning_rate": rate,
+            "gradient_norm": optax.tree.norm(gradients),
+        }
+        sound = jnp.isfinite(described["loss"]) & jnp.isfinite(described["gradient_norm"])
+        updated = TrainState(
+            step=state.step,
+            params=params,
+            batch_stats=batch_stats,
+            ema_params=averaged(state.ema_params, params, ema_decay),
+            ema_batch_stats=averaged(state.ema_batch_stats, batch_stats, ema_decay),
+            opt_state=opt_state,
+        )
+        new_state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), updated, state)
+        described["skipped"] = jnp.where(sound, 0.0, 1.0)
+        if settings.debug:
+            described["finite"] = checks
+        return dataclasses.replace(new_state, step=state.step + 1), described
+
+    return train_step
+
+
+def make_eval_step(model: BasisNet) -> Callable[[Variables, jax.Array | float, Batch], Metrics]:
+    """Returns eval_step(variables, warm_start, batch) -> metrics over the images whose mask is 1; see `make_stages`."""
+    first, second = make_stages(model)
+
+    def eval_step(variables: Variables, warm_start: jax.Array | float, batch: Batch) -> Metrics:
+        answers = first(variables, warm_start, batch["image"]) if first else ()
+        logits_BxK = second(variables, warm_start, batch["image"], *answers[1:], task_B=batch.get("task"))
+        return measure(Outputs(logits_BxK, *answers), batch["label"], batch["mask"])
+
+    return eval_step

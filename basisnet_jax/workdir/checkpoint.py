@@ -1,0 +1,331 @@
+"""Orbax checkpoints of the training state: written in the background with checksums, the newest and the best kept."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.host import distributed, files
+from basisnet_jax.models.basisnet import COLLECTIONS, Variables
+from basisnet_jax.training import finite
+from basisnet_jax.training.state import TrainState
+from basisnet_jax.workdir import integrity
+
+_BYTES_BESIDES = 2**13  # of each array, for its metadata and while it is written; measured, with room to spare
+_EVALUATION = "evaluation.json"  # in a checkpoint's folder: the metrics of its state, added once they are known
+_FULL = ("no space left", "disk quota exceeded")  # as tensorstore, whose errors have no number, says it
+
+
+@dataclasses.dataclass(frozen=True)
+class _NewestAndBest:
+    """Orbax's question which checkpoints to keep."""
+
+    keep: int  # newest
+    evaluations: Mapping[int, dict[str, float]]  # by step
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Returns the newest of some steps, and the best of those that were evaluated."""
+        evaluated = [step for step in steps if step in self.evaluations]
+        return {*sorted(steps)[-self.keep :], *_best_first(evaluated, self.evaluations)[:1]}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's interface."""
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _best_first(steps: Sequence[int], evaluations: Mapping[int, dict[str, float]]) -> list[int]:
+    """Returns steps from the highest top-1 to the lowest; of equal ones the later first."""
+    return sorted(steps, key=lambda step: (evaluations[step]["top1"], step), reverse=True)
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, by step; best is by the metric 'top1'. Use as a context manager.
+
+    A checkpoint holds the state and a small dictionary of the run's own account, such as the seconds trained so far.
+    Its metrics are added once it has been evaluated, so that an evaluation which fails costs no step.
+    A save that is killed leaves a temporary folder, which no restore takes for a checkpoint and the next run removes.
+    What a newer checkpoint replaces is removed once that one is whole, with its checksums.
+
+    Attributes:
+      unsaved: why the newest save is not on disk, a sentence; None if it is. Up to date after `wait`.
+    """
+
+    def __init__(self, directory: epath.Path, keep: int = 1, *, read_only: bool = False) -> None:
+        self._directory, self._read_only = directory, read_only
+        self._evaluations: dict[int, dict[str, float]] = {}  # by step, the same on all processes
+        self._policy = _NewestAndBest(keep, self._evaluations)
+        self._saving: tuple[int, int] = (0, 0)  # (step, bytes) of the newest save
+        self.unsaved: str | None = None
+        self._manager = self._open()
+        self._evaluations.update(self._read_evaluations())
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            read_only=self._read_only,
+            cleanup_tmp_directories=not self._read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
+        )
+        return ocp.CheckpointManager(self._directory, options=options, item_names=("state", "account"))
+
+    def _read_evaluations(self) -> dict[int, dict[str, float]]:
+        """Returns what was recorded, by step. Process 0 reads it for all: they must not differ in what they know."""
+        found = {step: integrity.read_added(self._directory / str(step), _EVALUATION) for step in self.steps()}
+        text = distributed.from_first(json.dumps([[step, json.loads(text)] for step, text in found.items() if text]))
+        return dict(json.loads(text))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    def is_sound(self, step: int) -> bool:
+        """Whether a checkpoint is as it was written; if it is not, a warning says so. The same on all processes."""
+        damage = integrity.damage(self._directory / str(step)) if jax.process_index() == 0 else None
+        if damage:
+            logging.warning("the checkpoint of step %d in %s is damaged (%s)", step, self._directory, damage)
+        return not any(distributed.total(int(damage is not None)))
+
+    def newest_sound_step(self) -> int | None:
+        """Step of the newest checkpoint that is as it was written."""
+        return next((step for step in reversed(self.steps()) if self.is_sound(step)), None)
+
+    def best_step(self) -> int | None:
+        """Step of the sound checkpoint with the best top-1; None if none was evaluated."""
+        steps = _best_first([step for step in self.steps() if step in self._evaluations], self._evaluations)
+        return next((step for step in steps if self.is_sound(step)), None)
+
+    def evaluation(self, step: int) -> dict[str, float] | None:
+        """Returns the metrics that were recorded for a step's checkpoint; None if there are none."""
+        return self._evaluations.get(step)
+
+    def save(self, step: int, state: TrainState, account: dict[str, Any]) -> None:
+        """Writes a checkpoint in the background; the state may be changed as soon as this returns.
+
+        Where the disk is full, a warning says what is missing, and what is there is left as it is.
+
+        Args:
+          step: updates done; nothing is written if this step is saved already.
+          state: what to save.
+          account: JSON values that are saved beside it.
+
+        Raises:
+          UserError: the state has numbers that are not finite.
+        """
+        self.wait()
+        if step == self.latest_step():
+            return
+        _check_finite(step, state)
+        self._saving = step, sum(leaf.nbytes + _BYTES_BESIDES for leaf in jax.tree.leaves(state))
+        self.unsaved = None
+        if any(distributed.total(int(jax.process_index() == 0 and self._free_bytes() < self._saving[1]))):
+            self._tell_of_a_full_disk()
+            return
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(_as_dict(state)), account=ocp.args.JsonSave(account))
+        with self._surviving_a_full_disk():
+            self._manager.save(step, args=items)
+
+    def record(self, step: int, evaluation: dict[str, float]) -> None:
+        """Adds the metrics of its state to a step's checkpoint, and removes the best one so far if this one is better.
+
+        Where the checkpoint is not on disk, as the disk was full, nothing is recorded.
+
+        Args:
+          step: of the checkpoint.
+          evaluation: its metrics, 'top1' among them; the same on all processes.
+        """
+        self.wait()
+        if step not in self.steps():
+            return
+        self._evaluations[step] = evaluation
+        if jax.process_index() == 0:
+            try:
+                integrity.add_file(self._directory / str(step), _EVALUATION, json.dumps(evaluation))
+            except OSError as error:
+                if not _disk_is_full(error):
+                    raise
+                logging.warning("the disk of %s is full: the top-1 of step %d is not recorded", self._directory, step)
+        kept = self._policy.kept(self.steps())
+        for replaced in [other for other in self.steps() if other not in kept]:
+            self._manager.delete(replaced)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk, or `unsaved` says why it is not."""
+        with self._surviving_a_full_disk():
+            self._manager.wait_until_finished()
+
+    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the state of a step, in the shardings of `abstract_state`, and the account.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        wanted = _as_dict(abstract_state)
+        state = ocp.args.PyTreeRestore(wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))
+        with self._reading(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=state, account=ocp.args.JsonRestore()))
+            return dataclasses.replace(abstract_state, **restored["state"]), restored["account"]
+
+    def restore_variables(self, step: int, *, ema: bool, like: Variables | None = None) -> Variables:
+        """Reads the model's variables of a step, and nothing else.
+
+        Args:
+          step: of the checkpoint.
+          ema: the moving averages rather than the newest variables.
+          like: shapes, dtypes and shardings; None reads arrays of NumPy as they were saved.
+
+        Raises:
+          UserError: they cannot be read.
+        """
+        directory, prefix = self._directory / str(step) / "state", "ema_" if ema else ""
+        with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
+            if like is None:
+                saved = checkpointer.metadata(directory).item_metadata.tree
+                item = {prefix + name: saved[prefix + name] for name in COLLECTIONS}
+                restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            else:
+                item = {prefix + name: like[name] for name in COLLECTIONS}
+                restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+            restored = checkpointer.restore(
+                directory, args=ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+            )
+        return {name: restored[prefix + name] for name in COLLECTIONS}
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and tensorstore raise whatever they like
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise UserError(
+                f"the checkpoint of step {step} in {self._directory} cannot be read ({reason}); take another one, or "
+                "move this one away to resume from the one before."
+            ) from error
+
+    def _add_checksums(self) -> None:
+        """Called by Orbax, in process 0, when all files of the newest save are written and it has yet to be named."""
+        step = self._saving[0]
+        unnamed = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), self._directory / str(step)]
+        integrity.write_checksums(unnamed[0])
+
+    def _free_bytes(self) -> float:
+        """Of the disk; infinite where nobody knows."""
+        return shutil.disk_usage(self._directory).free if files.is_local(self._directory) else math.inf
+
+    def _tell_of_a_full_disk(self) -> None:
+        (step, needed), free = self._saving, self._free_bytes()
+        self.unsaved = (
+            f"the checkpoint of step {step} is not saved, as the disk of {self._directory} is full: it needs some "
+            f"{needed:,} bytes, and {free:,} are free ({max(0, needed - free):,} are missing)"
+        )
+        if jax.process_index() == 0:
+            logging.warning("%s; the run goes on, and the next save may have room", self.unsaved)
+
+    @contextlib.contextmanager
+    def _surviving_a_full_disk(self) -> Iterator[None]:
+        """Of many processes none can: each would have to know of the others' disks."""
+        try:
+            yield
+        except Exception as error:  # Orbax passes on what its threads met
+            if not _disk_is_full(error) or jax.process_count() > 1:
+                raise
+            with contextlib.suppress(Exception):  # the same error again
+                self._manager.close()
+            for half_written in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                half_written.rmtree(missing_ok=True)
+            self._manager = self._open()  # one that knows of all that was to be replaced
+            self._tell_of_a_full_disk()
+
+
+class Restored(NamedTuple):
+    """The variables of a trained model, and the step after which they were saved."""
+
+    step: int
+    variables: Variables
+
+
+def restore_model(folder: epath.Path, which: str, *, ema: bool, like: Variables | None = None) -> Restored:
+    """Reads a run's trained model.
+
+    Args:
+      folder: the run's workdir.
+      which: 'best' by top-1, 'newest', or a step such as '1621'. The first two skip checkpoints that are damaged.
+      ema: as in `Checkpoints.restore_variables`.
+      like: as in `Checkpoints.restore_variables`.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder} has no checkpoints; train there first, or give another --workdir.")
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        if which in ("best", "newest"):
+            step = checkpoints.best_step() if which == "best" else checkpoints.newest_sound_step()
+        else:
+            step = int(which) if int(which) in steps and checkpoints.is_sound(int(which)) else None
+        if step is None:
+            raise UserError(_not_there(folder, which, steps))
+        return Restored(step, checkpoints.restore_variables(step, ema=ema, like=like))
+
+
+def _not_there(folder: epath.Path, which: str, steps: Sequence[int]) -> str:
+    """Returns the sentence for a checkpoint that cannot be had."""
+    if not steps:
+        return f"{folder} has no checkpoint yet; let its run reach one."
+    there = ", ".join(map(str, steps))
+    if which == "best":
+        return (
+            f"no checkpoint in {folder} that can be used was evaluated, so there is no best one; take the newest with "
+            f"--config.eval.checkpoint=newest, or one of the steps {there}."
+        )
+    if which == "newest":
+        return f"all checkpoints in {folder} (steps {there}) are damaged; the log says which files; train again."
+    if int(which) in steps:
+        return f"config.eval.checkpoint = {which!r}: that checkpoint in {folder} is damaged; it has the steps {there}."
+    return f"config.eval.checkpoint = {which!r}: {folder} has no checkpoint of that step; it has the steps {there}."
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    """The fields by name: Orbax restores a dictionary as it was saved."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _check_finite(step: int, state: TrainState) -> None:
+    with distributed.together():
+        if bad := finite.first_bad_leaf({"params": state.params, "batch_stats": state.batch_stats}):
+            raise UserError(
+                f"{bad} is no longer finite after step {step}, so it is not saved; lower "
+                "config.optimizer.learning_rate; checkpoints from before are kept."
+            )
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if numbered or any(text in str(error).lower() for text in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,71 @@
+"""The picture of a run's training: losses, top-1 and learning rate over steps."""
+
+from typing import TYPE_CHECKING
+
+from etils import epath
+
+from basisnet_jax.host.plotting import BLUE, GREEN, SMALL, VERMILION, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Series = dict[int, float]  # {step: value}
+
+# {name in the event files: (color, marker, line style, name in the picture)}
+_STYLES = {
+    "train/loss": (BLUE, "", "-", "training"),
+    "train/top1": (BLUE, "", "-", "training"),
+    "train/learning_rate": (BLUE, "", "-", "training"),
+    "eval/loss": (VERMILION, "o", "-", "evaluation"),
+    "eval/top1": (VERMILION, "o", "-", "evaluation"),
+    "eval/preview_top1": (GREEN, "^", "--", "evaluation, the preview alone"),
+}
+
+
+def plot_curves(event_dir: epath.Path, path: epath.Path) -> None:
+    """Draws losses, top-1 and learning rate over steps from a workdir's event files, as PNG."""
+    from matplotlib.ticker import MaxNLocator
+
+    series = read_events(event_dir)
+    two_stages = "eval/preview_top1" in series
+    panels = {
+        "training: joint loss of both stages" if two_stages else "training: loss": ("train/loss",),
+        "evaluation: cross entropy" + " of the specialist" * two_stages: ("eval/loss",),
+        "top-1": ("train/top1", "eval/top1", "eval/preview_top1"),
+        "learning rate": ("train/learning_rate",),
+    }
+    figure = new_figure(6.0)
+    for axes, (title, names) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
+        for name in names:
+            _draw(axes, name, series.get(name, {}))
+        axes.set_title(title, fontsize=SMALL + 2)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(alpha=0.3)
+        if len(axes.lines) > 1:
+            axes.legend(fontsize=SMALL)
+    save(figure, path)
+
+
+def _draw(axes: "Axes", name: str, series: Series) -> None:
+    """Draws a line through the values, or its points where they are too few for one."""
+    if not series:
+        return
+    steps, values = zip(*sorted(series.items()), strict=True)
+    color, marker, line, label = _STYLES[name]
+    few = "." if len(steps) < 3 else ""
+    axes.plot(steps, values, color=color, marker=marker or few, markersize=6, linestyle=line, label=label)
+
+
+def read_events(event_dir: epath.Path, groups: tuple[str, ...] = ("train/", "eval/")) -> dict[str, Series]:
+    """Returns {name: series}; where a run was stopped and a step was done again, the later value."""
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    events = event_accumulator.EventAccumulator(str(event_dir), size_guidance={event_accumulator.TENSORS: 0})
+    events.Reload()
+    return {
+        name: {event.step: float(tensor_util.make_ndarray(event.tensor_proto)) for event in events.Tensors(name)}
+        for name in events.Tags()["tensors"]
+        if name.startswith(groups)
+    }

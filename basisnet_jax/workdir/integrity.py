@@ -1,0 +1,109 @@
+"""Checksums of checkpoints: written with them, compared before anything of them is used."""
+
+import hashlib
+from collections.abc import Iterator
+
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.host import files
+
+# Orbax writes the time of its commit into this one when all else is done. Nothing is restored from it.
+_STAMPED_LATER = "_CHECKPOINT_METADATA"
+NAME = "checksums.sha256"  # in a checkpoint's folder, where `sha256sum -c` reads it too
+SET_ASIDE = "damaged"  # the folder beside `checkpoints/` for those that cannot be used
+_HEADER = "# sha256 of {} files"
+
+
+def write_checksums(folder: epath.Path) -> None:
+    """Writes the checksums of all files that are in a folder, whole or not at all."""
+    lines = [f"{_sha256(path)}  {path.relative_to(folder)}" for path in sorted(_files(folder))]
+    files.write(folder / NAME, "\n".join([_HEADER.format(len(lines)), *lines, ""]))
+
+
+def add_file(folder: epath.Path, name: str, content: str) -> None:
+    """Adds a file to a folder that has checksums, and the file's checksum to them, each whole or not at all.
+
+    A file that a kill left without its checksum counts as not there: see `read_added`.
+    """
+    files.write(folder / name, content)
+    _, *lines = (folder / NAME).read_text().splitlines()
+    lines = [line for line in lines if not line.endswith(f"  {name}")] + [f"{_sha256(folder / name)}  {name}"]
+    files.write(folder / NAME, "\n".join([_HEADER.format(len(lines)), *lines, ""]))
+
+
+def read_added(folder: epath.Path, name: str) -> str | None:
+    """Returns the content of a file that `add_file` added; None if it is not there whole, or not what was written."""
+    try:
+        if f"{_sha256(folder / name)}  {name}" in (folder / NAME).read_text().splitlines():
+            return (folder / name).read_text()
+    except (OSError, ValueError):  # not there, or no UTF-8
+        pass
+    return None
+
+
+def damage(folder: epath.Path) -> str | None:
+    """What is wrong with a folder's files, as a part of a sentence; None if they are as they were written.
+
+    A folder without checksums, as older versions wrote it, cannot be checked, which is logged; it is damaged if an
+    older one has them.
+    """
+    try:
+        if not (folder / NAME).exists():
+            before = (other for other in checkpoint_folders(folder.parent) if int(other.name) < int(folder.name))
+            if any((other / NAME).exists() for other in before):
+                return f"{NAME} is missing"
+            logging.warning("%s has no %s, so it cannot be checked", folder, NAME)
+            return None
+        header, *lines = (folder / NAME).read_text().splitlines()
+        if header != _HEADER.format(len(lines)):
+            return f"{NAME} is cut off"
+        for checksum, _, name in (line.partition("  ") for line in lines):
+            if not (folder / name).exists():
+                return f"{name} is missing"
+            if _sha256(folder / name) != checksum:
+                return f"{name} is not what was written"
+    except (OSError, ValueError) as error:  # ValueError: no lines, no UTF-8, or no file's name
+        return f"its files cannot be read ({str(error).splitlines()[0]})"
+    return None
+
+
+def set_damaged_aside(checkpoints: epath.Path) -> None:
+    """Moves damaged checkpoints out of the way, so that a run resumes from the newest one before them.
+
+    Raises:
+      UserError: there would be none left.
+    """
+    steps = checkpoint_folders(checkpoints)
+    damaged = {folder: found for folder in steps if (found := damage(folder))}
+    if damaged and len(damaged) == len(steps):
+        told = "; ".join(f"step {folder.name}: {found}" for folder, found in damaged.items())
+        raise UserError(f"all checkpoints in {checkpoints} are damaged ({told}); give another --workdir.")
+    for folder, found in damaged.items():
+        place = checkpoints.parent / SET_ASIDE
+        place.mkdir(exist_ok=True)
+        target = next(path for number in range(10**6) if not (path := place / f"{folder.name}.{number}").exists())
+        folder.rename(target)
+        logging.warning("the checkpoint of step %s is damaged (%s); it is now %s", folder.name, found, target)
+
+
+def checkpoint_folders(checkpoints: epath.Path) -> list[epath.Path]:
+    """The folders of the steps in a folder of checkpoints, in order."""
+    folders = checkpoints.iterdir() if checkpoints.is_dir() else ()
+    steps = (path for path in folders if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path))
+    return sorted(steps, key=lambda path: int(path.name))
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        elif path.name not in (NAME, _STAMPED_LATER):
+            yield path
+
+
+def _sha256(path: epath.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
