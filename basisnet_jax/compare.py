@@ -20,7 +20,7 @@ from etils import epath
 from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files, plotting
-from basisnet_jax.host.output import ending_with_its_reader
+from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,5 +203,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with ending_with_its_reader():
+    with exit_quietly_on_broken_pipe():
         main()

@@ -5,21 +5,15 @@ config: it is read there, and passed on as plain arguments.
 """
 
 import difflib
-import json
 import math
-import os
-import pathlib
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 import ml_collections
-from etils import epath
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.host import files
 from basisnet_jax.models.ablations import ABLATIONS
 from basisnet_jax.models.architectures import ARCHITECTURES, PUBLISHERS
-from basisnet_jax.serving.manifest import Manifest
 
 
 def default() -> ml_collections.ConfigDict:
@@ -157,38 +151,6 @@ def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.Con
     # weights want; '': the table's own
     backbone.conventions = ""
     return backbone
-
-
-# Fields that change neither the parameters nor the order of the data, so a run may be resumed with other values. So may
-# the path of `distill.cache`, see `check_same_run`.
-FREE_TO_CHANGE = (
-    "log_every_steps",
-    "max_skipped_steps",
-    "debug",
-    "profile_steps",
-    "eval_every_epochs",
-    "data.dir",
-    "data.eval_crop",
-    "data.eval_padding",
-    "data.max_bad_share",
-    "data.threads",
-    "data.workers",
-    "model.tpu_kernels",
-    "eval.batch_size",
-    "eval.ema",
-    "eval.exit_rate",
-    "eval.resolution",
-    "eval.checkpoint",
-    "eval.coefficients",
-    "eval.madds_target",
-    "eval.max_accuracy_drop",
-    "eval.compare",
-    "export.formats",
-    "export.batch",
-    "checkpoint.every_epochs",
-    "checkpoint.keep",
-    "mesh.fsdp",
-)
 
 
 EXPORT_FORMATS = ("tflite", "stablehlo", "onnx", "float16.tflite", "int8_weights.tflite", "int8.tflite")
@@ -363,100 +325,3 @@ def _check_synthesized(model: ml_collections.ConfigDict) -> None:
     if model.synthesize_from_block >= len(table.blocks):
         rule = f"{name} has the blocks 0 to {len(table.blocks) - 1}"
         fail("model.synthesize_from_block", model.synthesize_from_block, rule)
-
-
-def check_same_run(
-    config: ml_collections.ConfigDict,
-    saved: dict[str, Any],
-    workdir: str,
-    free: Collection[str] = FREE_TO_CHANGE,
-    *,
-    way_out: str = "leave these settings as they were, or give another --workdir",
-) -> None:
-    """Raises UserError, which ends with `way_out`, if a workdir's run was started with another config.
-
-    Fields that are `free` may differ. So may the path of `distill.cache`, whose logits are checked against the teacher;
-    but a run either has one or has none.
-    """
-    wanted = flatten(json.loads(config.to_json()))
-    had = {**flatten(json.loads(default().to_json())), **flatten(saved)}  # an older version's run lacks fields
-    if bool(wanted.get("distill.cache")) == bool(had.get("distill.cache")):
-        wanted.pop("distill.cache", None)
-        had.pop("distill.cache", None)
-    differing = [
-        f"{field} was {had.get(field)!r} and is {wanted.get(field)!r}"
-        for field in sorted(wanted.keys() | had.keys())
-        if field not in free and wanted.get(field) != had.get(field)
-    ]
-    if differing:
-        raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(differing[:3])}"
-            f"{'; ...' if len(differing) > 3 else ''}); {way_out}."
-        )
-
-
-def open_run(
-    workdir: str, config: ml_collections.ConfigDict | None = None, *, or_export: bool = False
-) -> tuple[epath.Path, ml_collections.ConfigDict]:
-    """(the folder of a run that was trained, the config to use it with).
-
-    Args:
-      workdir: the folder.
-      config: the run's, though it may differ in what evaluation alone reads; None is the run's own.
-      or_export: the folder that --mode=export wrote will do, too.
-
-    Raises:
-      UserError: there is no run, or it is another config's.
-    """
-    folder = files.absolute(workdir)
-    of_export = or_export and is_export(workdir)
-    if of_export:
-        saved = Manifest.load(os.fspath(folder)).config
-    elif (folder / "config.json").exists():
-        saved = json.loads((folder / "config.json").read_text())
-    else:
-        raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
-    if config is None:
-        config = with_defaults(saved)
-        if of_export and (folder.parent / "config.json").exists():
-            _restore_folders(config, json.loads((folder.parent / "config.json").read_text()))
-    validate(config)
-    compared = with_defaults(portable(json.loads(config.to_json()))) if of_export else config
-    check_same_run(compared, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
-    return folder, config
-
-
-def without_folders(value: Any) -> Any:
-    """Returns JSON values with the last name alone of each absolute path, as an export says nothing of its machine."""
-    if isinstance(value, dict):
-        return {name: without_folders(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [without_folders(inner) for inner in value]
-    if isinstance(value, str) and value.startswith(("/", "~", "file://")):
-        return pathlib.PurePath(value).name
-    return value
-
-
-def portable(saved: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config's JSON values as an export has them: without absolute paths, its data in the default place."""
-    content = without_folders(saved)
-    if content["data"]["dir"] != saved["data"]["dir"]:
-        content["data"]["dir"] = default().data.dir
-    return content
-
-
-def _restore_folders(config: ml_collections.ConfigDict, own: dict[str, Any]) -> None:
-    """Gives an export's config the absolute paths of the run beside it, where they end in the names that it has."""
-    exported, mine = flatten(portable(own)), flatten(config)
-    config.update_from_flattened_dict(
-        {
-            name: value
-            for name, value in flatten(own).items()
-            if exported[name] != value and mine[name] == exported[name]
-        }
-    )
-
-
-def is_export(workdir: str) -> bool:
-    """Whether --mode=export wrote this folder."""
-    return (files.absolute(workdir) / "manifest.json").exists()

@@ -13,7 +13,7 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import noise
-from basisnet_jax.host.output import ending_with_its_reader
+from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 from basisnet_jax.serving.exit_rule import ExitRule, softmax, threshold_rule
 from basisnet_jax.serving.manifest import Manifest
 from basisnet_jax.serving.tflite import LiteRTStage
@@ -222,5 +222,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     noise.filter_native_stderr()
-    with ending_with_its_reader():
+    with exit_quietly_on_broken_pipe():
         sys.exit(main())

@@ -20,14 +20,14 @@ import timing
 
 from basisnet_jax import compare
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import networks
+from basisnet_jax.experiment.trained import load_trained
 from basisnet_jax.host import compilation_cache, malloc
 from basisnet_jax.models.stages import normalize
 
 
 def classify(workdir: str) -> dict[str, Callable[[], object]]:
     """Calls that classify one image: {'': by the whole network, 'the preview alone': by its first stage, if any}."""
-    trained = networks.load_trained(workdir)
+    trained = load_trained(workdir)
     shape = (1, trained.resolution, trained.resolution, trained.channels)
     image = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     variables = jax.device_put(trained.variables)

@@ -25,7 +25,7 @@ import timing
 from ai_edge_litert.interpreter import Interpreter
 from flax.traverse_util import flatten_dict
 
-from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.experiment.model import make_model
 from basisnet_jax.export import folded, litert, phone_layers, quantization
 from basisnet_jax.models import folding, routing
 from basisnet_jax.models.basisnet import BasisNet

@@ -115,7 +115,7 @@ def compared(runs: Runs, one: pathlib.Path, processes: int, devices: int, fsdp: 
 
 def difference(ours: pathlib.Path, theirs: pathlib.Path, name: str) -> float:
     """Largest relative difference of two runs' curves."""
-    from basisnet_jax.workdir.curves import read_events
+    from basisnet_jax.workdir.events import read_events
 
     curves = [read_events(run / "events")[name] for run in (ours, theirs)]
     if curves[0].keys() != curves[1].keys():

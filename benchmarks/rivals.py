@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from basisnet_jax import config
-from basisnet_jax.experiment import networks
+from basisnet_jax.experiment import model as model_lib
 from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.ops import synthesis
 
@@ -68,7 +68,7 @@ def network(num_bases: int, preview: str = "tiny") -> BasisNet:
     model.specialist.update(backbone="mobilenet_v3_large", resolution=SIDE)
     if preview == "large":
         model.preview.update(backbone="mobilenet_v3_large", width=0.75, resolution=128)
-    return networks.make_model(model, CLASSES)
+    return model_lib.make_model(model, CLASSES)
 
 
 def run_once(function: Callable[[], Any]) -> Any:

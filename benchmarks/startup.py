@@ -34,7 +34,7 @@ def child(config_file: str, started: float) -> dict[str, float]:
     import jax
 
     from basisnet_jax.host import compilation_cache
-    from basisnet_jax.modes import train
+    from basisnet_jax.loop import train
 
     compilation_cache.use_compilation_cache()
     spec = importlib.util.spec_from_file_location("config", config_file)

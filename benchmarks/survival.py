@@ -166,7 +166,7 @@ def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
     import numpy as np
     import orbax.checkpoint as ocp
 
-    from basisnet_jax.workdir.curves import read_events
+    from basisnet_jax.workdir.events import read_events
 
     results = [json.loads((run / "results.json").read_text()) for run in (killed, whole)]
     found = [f"result {name}" for name in ("eval", "step", "config") if results[0][name] != results[1][name]]
@@ -225,7 +225,7 @@ def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
 
     note("start-up")
     from basisnet_jax.experiment import run
-    from basisnet_jax.modes import train
+    from basisnet_jax.loop import train
     from basisnet_jax.workdir import checkpoint
 
     batches = run.Experiment.train_batches

@@ -29,9 +29,9 @@ import rivals
 import timing
 
 from basisnet_jax.evaluation.early_exit import ExitRule, all_thresholds
-from basisnet_jax.experiment.networks import make_model, model_cost
+from basisnet_jax.experiment.model import make_model, model_cost
 from basisnet_jax.host import compilation_cache, malloc
-from basisnet_jax.inference.predict import TwoStageClassifier, jit_stages
+from basisnet_jax.inference.jax_classifier import TwoStageClassifier, jit_stages
 from basisnet_jax.training import state
 
 BOTH, PREVIEW, SPECIALIST = "always both", "preview", "specialist"

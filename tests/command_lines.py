@@ -16,7 +16,8 @@ from absl import app, logging
 from basisnet_jax import config, main
 from basisnet_jax.aot import compiling
 from basisnet_jax.experiment import plan
-from basisnet_jax.modes import train
+from basisnet_jax.loop import train
+from basisnet_jax.modes import parsing
 
 SECONDS = 100  # after which a command hangs
 
@@ -31,7 +32,7 @@ def enough(*_):
 
 
 def validate_alone(_):
-    settings = main._CONFIG.value
+    settings = parsing.CONFIG.value
     if settings is not None:
         config.validate(settings)
     return 0
@@ -45,7 +46,7 @@ def run(arguments, whole, parsed):
     if not whole:
         train.train = plan_alone
     sys.argv = ["main.py", *arguments]
-    app.run(validate_alone if parsed else main.main, flags_parser=main.parse_flags)
+    app.run(validate_alone if parsed else main.main, flags_parser=parsing.parse_flags)
 
 
 def outcome(arguments, whole=False, parsed=False):

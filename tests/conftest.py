@@ -43,7 +43,7 @@ def config(tmp_path_factory) -> ml_collections.ConfigDict:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> pathlib.Path:
     """The workdir of a run of that config, trained once; its learning rate is high enough to learn something."""
-    from basisnet_jax.modes.train import train
+    from basisnet_jax.loop.train import train
 
     config, workdir = tiny_config(tmp_path_factory), tmp_path_factory.mktemp("trained")
     config.optimizer.learning_rate = TRAINED_RATE

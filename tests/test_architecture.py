@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 # Folders of the package and modules beside them, the lowest first.
 FOLDERS = (
     *("errors", "ops", "host", "serving", "runtime", "data", "models", "weights", "training", "config", "workdir"),
-    *("experiment", "inference", "evaluation", "export", "aot", "modes", "compare", "main"),
+    *("experiment", "inference", "export", "evaluation", "loop", "aot", "modes", "compare", "main"),
 )
 
 

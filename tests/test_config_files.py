@@ -8,8 +8,8 @@ import pytest
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
-from basisnet_jax.host import arguments
 from basisnet_jax.modes import config_files
+from basisnet_jax.modes.mode import read_flags
 
 FIELDS = """from basisnet_jax.config import default
 def get_config():
@@ -178,4 +178,4 @@ def test_a_value_that_is_none_or_of_the_wrong_kind_is_named():
 def test_the_mode_is_known_before_the_flags_are(given, mode):
     """By it the allocator is set, and whether an export is meant."""
     pathlib.Path("flags").write_text("--mode=evaluate\n")
-    assert arguments.read(["main.py", *given], "mode", "workdir") == {"mode": mode, "workdir": None}
+    assert read_flags(["main.py", *given], "mode", "workdir") == {"mode": mode, "workdir": None}

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 from basisnet_jax.config import default
-from basisnet_jax.experiment.networks import make_model, model_cost
+from basisnet_jax.experiment import cost_table
+from basisnet_jax.experiment.model import make_model, model_cost
 from basisnet_jax.models import cost
 from basisnet_jax.models.architectures import ARCHITECTURES, MOBILENET_V3_LARGE, make_divisible, scaled
 from basisnet_jax.models.layers import Backbone
 from basisnet_jax.models.routing import static_route
-from basisnet_jax.modes import cost as cost_mode
 from configs import digits
 
 
@@ -173,7 +173,7 @@ def test_cost_mode_needs_no_data(name, total, parameters, tmp_path):
     """ImageNet's number of classes is known though nothing of it is here; the layers add up to the whole."""
     config = importlib.import_module(f"configs.{name}").get_config()
     config.data.dir = str(tmp_path / "nothing")
-    printed = cost_mode.cost(config, str(tmp_path))
+    printed = cost_table.cost(config, str(tmp_path))
     written = json.loads((tmp_path / "cost.json").read_text())
     assert written["madds"]["total"] == total == sum(layer["madds"] for layer in written["layers"])
     assert written["parameters"] == parameters == sum(layer["parameters"] for layer in written["layers"])

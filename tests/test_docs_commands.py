@@ -65,7 +65,7 @@ RUNS = (
 )
 # Python of the pages that runs in the same checkout afterwards, in this folder.
 SNIPPETS = (
-    ("from basisnet_jax.inference.predict import TwoStageClassifier", "."),
+    ("from basisnet_jax.inference.jax_classifier import TwoStageClassifier", "."),
     ('from_export("runs/digits/export")  # or with threshold=0.9', "."),
     ('cv2.imread("photo.jpg"', "."),
     ('with open("preview.stablehlo", "rb") as file:', "runs/digits/export"),

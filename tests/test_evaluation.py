@@ -10,11 +10,11 @@ import pytest
 from etils import epath
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation.of_run import evaluate_run
+from basisnet_jax.evaluation.predictions import predict
 from basisnet_jax.evaluation.summary import summary
-from basisnet_jax.evaluation.whole_split import predict
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.models.ablations import ABLATIONS, random_cycle
-from basisnet_jax.modes.evaluate import evaluate_run
 from basisnet_jax.workdir.checkpoint import restore_model
 from tests.conftest import save_untrained
 

@@ -10,9 +10,9 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import summary
+from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.export import package
-from basisnet_jax.inference.predict import open_trained, rule_of
-from basisnet_jax.modes.evaluate import evaluate_run
+from basisnet_jax.inference.trained_run import open_trained, rule_of
 from basisnet_jax.serving.exit_rule import CRITERIA, NEVER, ChosenRule, ExitRule, Point, Provenance, threshold_rule
 
 PROVENANCE = Provenance(100, "best", True, 8, "digits", "test", "none", 0, True)

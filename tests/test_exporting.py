@@ -18,17 +18,18 @@ import pytest
 from etils import epath
 
 from basisnet_jax import runtime
-from basisnet_jax.config import default, open_run, validate
+from basisnet_jax.config import default, validate
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.evaluation.of_run import evaluate_run
+from basisnet_jax.experiment.model import make_model
 from basisnet_jax.export import checks, package, stablehlo
 from basisnet_jax.export.folded import Network
 from basisnet_jax.export.freeze import mean_coefficients, specialize_run
-from basisnet_jax.inference.predict import TwoStageClassifier
+from basisnet_jax.inference.jax_classifier import TwoStageClassifier
 from basisnet_jax.models import folding
 from basisnet_jax.models.stages import normalize
-from basisnet_jax.modes.evaluate import evaluate_run
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule
+from basisnet_jax.workdir.open import open_run
 from tests.conftest import EXPORTED_FORMATS, save_untrained
 
 

@@ -10,10 +10,10 @@ from flax import linen as nn
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
-from basisnet_jax.modes import train
+from basisnet_jax.loop import train
 from basisnet_jax.training import finite
 from basisnet_jax.workdir.checkpoint import Checkpoints
-from basisnet_jax.workdir.curves import read_events
+from basisnet_jax.workdir.events import read_events
 
 
 def floats(batch, bad):

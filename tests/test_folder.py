@@ -14,9 +14,11 @@ import tensorflow_datasets as tfds
 from basisnet_jax.config import validate
 from basisnet_jax.data import datasets, folder
 from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import cost_table
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import card, package
-from basisnet_jax.modes import cost, teacher, train
+from basisnet_jax.inference import cache_teacher
+from basisnet_jax.loop import train
 from tests.conftest import save_untrained
 
 
@@ -228,12 +230,12 @@ def test_one_class_is_refused_wherever_it_is_known(photos, config, tmp_path):
         train.train(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=words):
-        cost.cost(config, str(tmp_path / "run"))
+        cost_table.cost(config, str(tmp_path / "run"))
     with pytest.raises(UserError, match=words):
         make_experiment(config, open_dataset=datasets.describe_dataset)
     config.distill.update(teacher="efficientnet_lite0", cache=str(tmp_path / "cache"))
     with pytest.raises(UserError, match=words):
-        teacher.cache_logits(config)
+        cache_teacher.cache_logits(config)
     config.distill.update(teacher="", cache="")
     one = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["a"])})
     with pytest.raises(UserError, match=r"has 1 class \(a\)"):

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.experiment.model import make_model
 from basisnet_jax.models import routing
 from basisnet_jax.models.architectures import Block, Conventions
 from basisnet_jax.models.layers import Convolution, Norm, Residual, SqueezeExcite

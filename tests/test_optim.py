@@ -66,7 +66,7 @@ def test_clipping_bounds_the_update():
 
 def test_kernels_and_bases_decay_and_nothing_else(config):
     """A task's vectors have two axes as a kernel has, and would be drawn to uniform coefficients."""
-    from basisnet_jax.experiment.networks import make_model
+    from basisnet_jax.experiment.model import make_model
 
     config.model.update(routing="task", num_tasks=3, synthesize=("blocks", "head_dense"))
     model = make_model(config.model, 10)

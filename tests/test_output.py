@@ -6,9 +6,12 @@ import sys
 
 import pytest
 
-from basisnet_jax.host.output import ending_with_its_reader
+from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 
-BY_HAND = "from basisnet_jax.host.output import ending_with_its_reader\nwith ending_with_its_reader():\n    {}"
+BY_HAND = """
+from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
+with exit_quietly_on_broken_pipe():
+    {}"""
 
 
 def run_unread(*arguments, **environment):
@@ -49,5 +52,5 @@ def test_a_failure_is_not_silenced():
 
 
 def test_another_broken_pipe_is_an_error():
-    with pytest.raises(BrokenPipeError, match="a worker's"), ending_with_its_reader():
+    with pytest.raises(BrokenPipeError, match="a worker's"), exit_quietly_on_broken_pipe():
         raise BrokenPipeError("a worker's")

@@ -16,12 +16,12 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import early_exit
-from basisnet_jax.evaluation.whole_split import is_correct
-from basisnet_jax.evaluation.whole_split import predict as predict_split
+from basisnet_jax.evaluation.of_run import evaluate_run
+from basisnet_jax.evaluation.predictions import predict as predict_split
 from basisnet_jax.experiment.run import make_experiment
-from basisnet_jax.inference import batching, predict
-from basisnet_jax.inference.predict import TwoStageClassifier
-from basisnet_jax.modes.evaluate import evaluate_run
+from basisnet_jax.inference import batching, image_files, predict, trained_run
+from basisnet_jax.inference.jax_classifier import TwoStageClassifier
+from basisnet_jax.training.losses import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
 from tests.conftest import TRAINED_RATE, save_untrained
 
@@ -96,7 +96,7 @@ def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monk
 
 
 def test_a_stage_is_handed_the_weights_that_it_reads_and_their_vectors_as_one(trained):
-    opened = predict.open_trained(str(trained))
+    opened = trained_run.open_trained(str(trained))
     stages = predict.jit_stages(opened.model, opened.variables, 0.0)
     handed = [jax.tree.leaves(stage.args) for stage in stages]
     read = jax.tree.leaves(opened.variables)
@@ -166,16 +166,16 @@ def test_files_are_classified_and_the_bad_named(trained, trained_config, photos)
     chosen = json.loads((trained / "evaluation" / "results.json").read_text())["early_termination"]["rule"]
     classifier = TwoStageClassifier.from_checkpoint(str(trained))
     assert vars(classifier.rule).items() <= chosen.items()
-    rows, bad = predict.predict_files(classifier, str(photos / "*"))
+    rows, bad = image_files.predict_files(classifier, str(photos / "*"))
     assert [row.file for row in rows] == [str(photos / name) for name in ("a.png", "b.jpg", "d.png")]
     assert len(bad) == 1
     assert bad[0].startswith(str(photos / "c.jpg"))
     assert all(row.label in "0123456789" and row.stage in ("preview", "specialist") for row in rows)
-    parsed = list(csv.DictReader(io.StringIO(predict.table(rows, "csv"))))
+    parsed = list(csv.DictReader(io.StringIO(image_files.table(rows, "csv"))))
     assert [row["label"] for row in parsed] == [row.label for row in rows]
-    assert json.loads(predict.table(rows, "json")) == [row._asdict() for row in rows]
+    assert json.loads(image_files.table(rows, "json")) == [row._asdict() for row in rows]
     with pytest.raises(UserError, match="matches no files"):
-        predict.predict_files(classifier, str(photos / "*.gif"))
+        image_files.predict_files(classifier, str(photos / "*.gif"))
 
 
 def test_the_command_line_predicts_without_the_data(trained, photos):

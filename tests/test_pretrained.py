@@ -24,10 +24,10 @@ from sklearn.datasets import load_sample_image
 
 from basisnet_jax.data import decode, preprocess
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.experiment.model import make_model
 from basisnet_jax.models.layers import Backbone
 from basisnet_jax.models.routing import static_route
-from basisnet_jax.weights import pretrained
+from basisnet_jax.weights import pretrained, start
 from basisnet_jax.weights.torch_file import read_state_dict
 
 
@@ -272,8 +272,7 @@ def test_uniform_coefficients_give_the_static_network(config):
     expected_BxK = jax.jit(lambda v: static.specialist.apply(v, images(), static_route, train=False)[1])(source)
     model, variables = drawn(config, seed=0, routing="preview", num_bases=3)
     same, noisy = (
-        pretrained.start_stage(variables, "specialist", [source], noise=noise, key=jax.random.key(0))
-        for noise in (0.0, 0.5)
+        start.start_stage(variables, "specialist", [source], noise=noise, key=jax.random.key(0)) for noise in (0.0, 0.5)
     )
     assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, variables)
     run = jax.jit(lambda v, mix: model.apply(v, images(), train=False, warm_start=mix))
@@ -288,7 +287,7 @@ def test_uniform_coefficients_give_the_static_network(config):
 def test_noise_is_relative_to_the_channel_and_each_basis_has_its_own(config):
     _, source = static_source(config, seed=3)
     _, variables = drawn(config, seed=0, routing="preview", num_bases=64)
-    started = pretrained.start_stage(variables, "specialist", [source], noise=0.1, key=jax.random.key(0))
+    started = start.start_stage(variables, "specialist", [source], noise=0.1, key=jax.random.key(0))
     for layer in ("expand", "depthwise"):
         kernel = source["params"]["block01"][layer]["kernel"]
         relative = (started["params"]["specialist"]["block01"][layer]["bases"] - kernel) / kernel.std(
@@ -301,7 +300,7 @@ def test_noise_is_relative_to_the_channel_and_each_basis_has_its_own(config):
 def test_checkpoints_take_turns_as_bases(config):
     sources = [static_source(config, seed)[1] for seed in (3, 4)]
     _, variables = drawn(config, seed=0, routing="preview", num_bases=3)
-    started = pretrained.start_stage(variables, "specialist", sources, noise=0.0, key=jax.random.key(0))
+    started = start.start_stage(variables, "specialist", sources, noise=0.0, key=jax.random.key(0))
     bases = started["params"]["specialist"]["block00"]["project"]["bases"]
     for n, number in enumerate((0, 1, 0)):
         np.testing.assert_array_equal(bases[n], sources[number]["params"]["block00"]["project"]["kernel"])
@@ -312,7 +311,7 @@ def test_a_preview_starts_too_and_keeps_a_classifier_of_its_own_classes(config):
     config.model.preview.resolution = 8
     _, source = static_source(config, seed=3, num_classes=7)
     _, variables = drawn(config, seed=0, routing="preview")
-    started = pretrained.start_stage(variables, "preview", [source], noise=0.0, key=jax.random.key(0))
+    started = start.start_stage(variables, "preview", [source], noise=0.0, key=jax.random.key(0))
     preview, before = started["params"]["preview"], variables["params"]["preview"]
     np.testing.assert_array_equal(preview["stem"]["kernel"], source["params"]["stem"]["kernel"])
     np.testing.assert_array_equal(preview["classifier"]["kernel"], before["classifier"]["kernel"])
@@ -326,7 +325,7 @@ def test_a_source_of_another_width_is_named(config):
     with pytest.raises(
         UserError, match=r"source 0 does not fit the specialist: '.*' has shape [^;]*, not [^;]*\.$"
     ) as error:
-        pretrained.start_stage(variables, "specialist", [source], noise=0.0, key=jax.random.key(0))
+        start.start_stage(variables, "specialist", [source], noise=0.0, key=jax.random.key(0))
     one_sentence(error)
 
 

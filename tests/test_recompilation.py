@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from basisnet_jax.experiment.run import Experiment
 from basisnet_jax.host import recompilation
-from basisnet_jax.modes import train
+from basisnet_jax.loop import train
 
 
 def test_the_cause_is_named(caplog):

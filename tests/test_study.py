@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from basisnet_jax import config as config_lib
-from basisnet_jax.data import datasets
-from basisnet_jax.evaluation import early_exit
-from basisnet_jax.evaluation.whole_split import is_correct
-from basisnet_jax.experiment.networks import make_model, model_cost
-from basisnet_jax.modes import evaluate
+from basisnet_jax.evaluation import early_exit, of_run
+from basisnet_jax.experiment.model import make_model, model_cost
+from basisnet_jax.training.losses import is_correct
 from benchmarks import study, timing, turned
 
 
@@ -42,7 +40,7 @@ def save_evaluation(folder, logits, preview, labels, cost):
     candidates = early_exit.candidates(preview, labels, *right, cost)
     out = folder / "evaluation"
     out.mkdir(parents=True)
-    (out / "early_termination.csv").write_text(evaluate._table(candidates))
+    (out / "early_termination.csv").write_text(of_run._table(candidates))
     best = {"criterion": "margin", "temperature": candidates[4].temperature}
     results = {"madds": cost.madds(), "specialist": {"top1": 0.9}, "preview": {"top1": 0.8}}
     criteria = [{**best, "mean_top1": 0.7}, {**best, "criterion": "entropy", "mean_top1": 0.6}]

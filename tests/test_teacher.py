@@ -11,10 +11,11 @@ import pytest
 
 from basisnet_jax.data import datasets, teacher_logits
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import networks
-from basisnet_jax.experiment.run import load_teacher, make_experiment
+from basisnet_jax.experiment.run import make_experiment
+from basisnet_jax.experiment.teacher import load_teacher
+from basisnet_jax.experiment.trained import load_trained, starting_weights
+from basisnet_jax.inference import cache_teacher
 from basisnet_jax.models.stages import normalize
-from basisnet_jax.modes import teacher
 from basisnet_jax.training.losses import Distillation
 from basisnet_jax.workdir.checkpoint import Checkpoints
 
@@ -92,7 +93,7 @@ def test_a_teacher_in_the_step_is_its_network_beside_it(taught):
     batch, state = next(experiment.train_batches(0)), experiment.init_state()
     _, metrics = one_step(taught)
     images = normalize(batch["image"])
-    network = networks.load_trained(taught.distill.teacher)
+    network = load_trained(taught.distill.teacher)
     larger = jax.image.resize(images, (16, 10, 10, 1), "bilinear")
     wanted = softmax(np.asarray(logits_of(network.model, network.variables, larger)[0]) / 2.0)
     run = jax.jit(lambda variables: experiment.model.apply(variables, images, train=True, mutable=["batch_stats"])[0])
@@ -122,7 +123,7 @@ def test_a_cache_is_the_teacher_and_goes_on_where_it_was_stopped(plain, tmp_path
     with pytest.raises(UserError, match=r"holds 0 of 3 files of teacher logits; make them .* --mode=teacher"):
         make_experiment(plain)
 
-    write, written = teacher_logits.write_file, []
+    write, written = cache_teacher.write_file, []
 
     def write_one(path, logits):
         if len(written) == 1:
@@ -132,12 +133,12 @@ def test_a_cache_is_the_teacher_and_goes_on_where_it_was_stopped(plain, tmp_path
 
     monkeypatch.setattr(teacher_logits, "write_file", write_one)
     with pytest.raises(KeyboardInterrupt):
-        teacher.cache_logits(plain)
+        cache_teacher.cache_logits(plain)
     with pytest.raises(UserError, match="holds 1 of 3 files"):
         make_experiment(plain)
     monkeypatch.setattr(teacher_logits, "write_file", write)
-    assert "for 1297 training examples; its top-1 on the 797 computed now is 0." in teacher.cache_logits(plain)
-    assert teacher.cache_logits(plain).endswith("1297 training examples")
+    assert "for 1297 training examples; its top-1 on the 797 computed now is 0." in cache_teacher.cache_logits(plain)
+    assert cache_teacher.cache_logits(plain).endswith("1297 training examples")
 
     cached_state, cached = one_step(plain)
     np.testing.assert_allclose(cached["loss"], live["loss"], rtol=1e-4)
@@ -145,7 +146,7 @@ def test_a_cache_is_the_teacher_and_goes_on_where_it_was_stopped(plain, tmp_path
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
     plain.data.train_split = "train[:1200]"
-    for read in (make_experiment, teacher.cache_logits):
+    for read in (make_experiment, cache_teacher.cache_logits):
         with pytest.raises(UserError, match=r"logits in .* are of data .*, train, 1297 examples.*, not .*1200"):
             read(plain)
     plain.data.train_split, other.seed = "train", 8
@@ -165,10 +166,10 @@ def test_a_bad_example_leaves_the_others_their_logits(config, tmp_path):
     config.data.update(name="folder", dir=str(tmp_path / "photos"), train_split="train", eval_split="val")
     config.update(epochs=2.0)
     config.distill.update(teacher=save_run(config, tmp_path / "teacher"), cache=str(tmp_path / "cache"))
-    assert "on the 17 computed now" in teacher.cache_logits(config)
+    assert "on the 17 computed now" in cache_teacher.cache_logits(config)
     source = make_experiment(config).data.train
     logits = np.stack([example["teacher_logits"] for example in source.__getitems__(range(18))])
-    trained = networks.load_trained(config.distill.teacher)
+    trained = load_trained(config.distill.teacher)
     encoded = [example["image"] for example in source.__getitems__(range(18))]
     pixels = [cv2.imdecode(np.frombuffer(x, np.uint8), cv2.IMREAD_COLOR_RGB) for x in encoded]
     small = np.stack([np.zeros((8, 8, 3), np.uint8) if x is None else cv2.resize(x, (8, 8)) for x in pixels])
@@ -210,7 +211,7 @@ def test_a_run_starts_from_a_static_one_or_from_its_like(plain, tmp_path):
         np.testing.assert_array_equal(a, b)
     plain.model.preview.width = 2.0
     with pytest.raises(UserError) as error:
-        networks.starting_weights("preview", plain.model.preview)
+        starting_weights("preview", plain.model.preview)
     assert str(error.value) == (
         f"config.model.preview.start_from = '{static_run}' has the weights of tiny 1 wide, but the preview is 2 wide; "
         "take --config.model.preview.width=1, or other weights."

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from basisnet_jax.host import terminal
-from basisnet_jax.modes import train
+from basisnet_jax.loop import train
 
 DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 

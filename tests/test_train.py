@@ -15,16 +15,17 @@ from etils import epath
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
+from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.evaluation.whole_split import evaluate
+from basisnet_jax.experiment import cost_table
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import checks, package
+from basisnet_jax.loop import train
+from basisnet_jax.loop.run_stats import Account
 from basisnet_jax.models.stages import normalize
-from basisnet_jax.modes import cost, train
-from basisnet_jax.modes.evaluate import evaluate_run
 from basisnet_jax.training import step
-from basisnet_jax.training.run_stats import Account
-from basisnet_jax.workdir import checkpoint, integrity, report
-from basisnet_jax.workdir.curves import read_events
+from basisnet_jax.workdir import checkpoint, integrity
+from basisnet_jax.workdir.events import read_events
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -267,7 +268,7 @@ def test_a_run_whose_first_step_was_its_only_one_is_summed_up():
         "madds": {"preview": 0, "synthesis": 0, "specialist": 9, "total": 9},
         "eval": {"top1": 0.5, "top5": 1.0, "count": 4, "preview_top1": None},
     }
-    assert report.summary(results).endswith("1 steps in 2 s")
+    assert results.summary(results).endswith("1 steps in 2 s")
 
 
 def test_a_signal_in_compilation_or_in_mid_save_stops_the_run_as_any_other(config, tmp_path, monkeypatch):
@@ -497,7 +498,7 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "validate", lambda config: None)
     monkeypatch.setattr(config_lib, "validate", lambda config: None)
     monkeypatch.setattr(ml_collections.ConfigDict, "__getattr__", noting)
-    monkeypatch.setattr(cost, "validate", lambda config: None)
+    monkeypatch.setattr(cost_table, "validate", lambda config: None)
     train.train(config, str(tmp_path))
     evaluate_run(config, str(tmp_path))
 
@@ -508,7 +509,7 @@ def test_every_field_is_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(package, "convert_and_check", unconverted)
     package.export_run(config, str(tmp_path))
     config.model.routing = "dynamic"  # which reads what the preview does not
-    cost.cost(config, str(tmp_path))
+    cost_table.cost(config, str(tmp_path))
     monkeypatch.undo()
 
     def unread(node, prefix=""):

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import networks
-from basisnet_jax.experiment.networks import make_model
+from basisnet_jax.experiment.model import make_model
+from basisnet_jax.experiment.trained import start_from, starting_weights
 from basisnet_jax.weights import readers
 from tests.test_pretrained import one_sentence
 from tests.test_weight_names import state_dict
@@ -94,13 +94,13 @@ def test_a_stage_starts_from_another_librarys_file(config, tmp_path):
     save_file(arrays, path := tmp_path / "weights.safetensors")
     config.model.specialist.start_from = str(path)
     with pytest.raises(UserError, match=r"--config\.model\.specialist\.conventions=torchvision") as error:
-        networks.starting_weights("specialist", config.model.specialist)
+        starting_weights("specialist", config.model.specialist)
     one_sentence(error)
     config.model.specialist.conventions = "torchvision"
     conventions = make_model(config.model, 5).specialist.architecture.conventions
     assert (conventions.padding, conventions.epsilon, len(conventions.input_mean)) == ("symmetric", 1e-3, 3)
-    sources = {"specialist": networks.starting_weights("specialist", config.model.specialist)}
-    started = networks.start_from(variables, sources, noise=0.0, seed=0)["params"]["specialist"]
+    sources = {"specialist": starting_weights("specialist", config.model.specialist)}
+    started = start_from(variables, sources, noise=0.0, seed=0)["params"]["specialist"]
     for basis in started["block08"]["depthwise"]["bases"]:
         np.testing.assert_array_equal(basis, arrays["features.9.block.1.0.weight"][:, 0].transpose(1, 2, 0))
     np.testing.assert_array_equal(started["head_dense"]["bias"], arrays["classifier.0.bias"])
@@ -136,5 +136,5 @@ def test_weights_of_another_architecture_are_named(config, tmp_path, publisher, 
         backbone="mobilenet_v3_small", width=width, start_from=str(path), conventions=publisher
     )
     with pytest.raises(UserError, match=re.escape(sentence)) as error:
-        networks.starting_weights("specialist", config.model.specialist)
+        starting_weights("specialist", config.model.specialist)
     one_sentence(error)

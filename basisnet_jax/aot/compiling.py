@@ -20,7 +20,6 @@ from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.host import files
-from basisnet_jax.workdir import report
 from basisnet_jax.workdir.lock import made
 
 GIB = 2**30
@@ -56,7 +55,7 @@ def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target)
     folder = files.absolute(workdir)
     with made(folder):  # before minutes of compilation
         bill = _bill(config, devices, chip, target)
-        report.write_json(folder / "compile.json", bill)
+        files.write_json(folder / "compile.json", bill)
     return table(bill)
 
 

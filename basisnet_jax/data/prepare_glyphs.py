@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from basisnet_jax.data import glyph_fonts
 from basisnet_jax.data.glyphs import Glyphs
 from basisnet_jax.errors import UserError
-from basisnet_jax.host.output import ending_with_its_reader
+from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 
 
 def digest(source: Sequence[dict[str, Any]]) -> str:
@@ -76,5 +76,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with ending_with_its_reader():
+    with exit_quietly_on_broken_pipe():
         main()

@@ -5,12 +5,9 @@ of both stages, and is what `predict.TwoStageClassifier` does with it.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
-import ml_collections
 import numpy as np
 
-from basisnet_jax.config import eval_resolution
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation.calibration import fit_temperature
 from basisnet_jax.models.cost import Cost
@@ -96,31 +93,6 @@ class Candidate:
             for count, curve in zip(counts, (self.chosen_on, self.reported_on), strict=True)
         ]
         return ChosenRule(self.rule(index), chosen_by, provenance, *points)
-
-
-def provenance_of(
-    config: ml_collections.ConfigDict, data_name: str, step: int, files: Mapping[str, str] | None = None
-) -> Provenance:
-    """Says what a rule is chosen or used with.
-
-    Args:
-      config: of the evaluation or the prediction.
-      data_name: what people call the data set.
-      step: of the checkpoint.
-      files: an export's, with their SHA-256; None is a checkpoint.
-    """
-    return Provenance(
-        step=step,
-        checkpoint=config.eval.checkpoint,
-        ema=config.eval.ema,
-        resolution=eval_resolution(config),
-        data=data_name,
-        split=config.data.eval_split,
-        crop=config.data.eval_crop,
-        padding=config.data.eval_padding if config.data.eval_crop == "central" else 0,
-        exif_orientation=config.data.exif_orientation,
-        files=dict(files or {}),
-    )
 
 
 def reported_half(count: int) -> np.ndarray:

@@ -13,9 +13,10 @@ import optax
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
-from basisnet_jax.errors import UserError
-from basisnet_jax.experiment import networks
 from basisnet_jax.experiment import plan as plan_lib
+from basisnet_jax.experiment import trained
+from basisnet_jax.experiment.model import eval_crop, make_model, model_cost
+from basisnet_jax.experiment.teacher import load_teacher, teacher_identity
 from basisnet_jax.host import files
 from basisnet_jax.host import mesh as mesh_lib
 from basisnet_jax.models import cost, routing
@@ -41,7 +42,7 @@ class Experiment:
     data: datasets.Dataset
     mesh: jax.sharding.Mesh
     model: BasisNet
-    teacher: networks.Trained | None  # None, too, where its logits are cached
+    teacher: trained.Trained | None  # None, too, where its logits are cached
     teacher_fingerprint: str | None  # SHA-256 of its weights, also where its logits are cached
     schedule: schedule_lib.Schedule  # an argument of the training step
     optimizer: optax.GradientTransformationExtraArgs
@@ -92,11 +93,11 @@ class Experiment:
         config, seed = self.config.model, self.config.seed
         stages = ("specialist", "preview") if self.model.preview else ("specialist",)
         sources = {
-            stage: networks.starting_weights(stage, config[stage]) for stage in stages if config[stage].start_from
+            stage: trained.starting_weights(stage, config[stage]) for stage in stages if config[stage].start_from
         }
 
         def init(sources: dict[str, list[Any]]) -> state.TrainState:
-            start = functools.partial(networks.start_from, sources=sources, noise=config.start_noise, seed=seed)
+            start = functools.partial(trained.start_from, sources=sources, noise=config.start_noise, seed=seed)
             return state.init_state(self.model, self.optimizer, self.image_shape, seed, start)
 
         # Run once: on CPU, optimizing it would take longer than all it does.
@@ -216,7 +217,7 @@ class Experiment:
             side=self.eval_side,
             channels=self.data.channels,
             num_classes=self.data.num_classes,
-            crop=networks.eval_crop(self.config.data),
+            crop=eval_crop(self.config.data),
             process=jax.process_index(),
             processes=jax.process_count(),
             threads=self.config.data.threads,
@@ -231,41 +232,7 @@ class Experiment:
 
     def cost(self) -> cost.Cost:
         """Multiply-adds of an image that is evaluated, and parameters."""
-        return networks.model_cost(self.model, self.eval_side, self.data.channels)
-
-
-def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> networks.Trained | None:
-    """The teacher, or None. Raises UserError if it is not there, or does not fit the data or the training step."""
-    source = config.distill.teacher
-    if not source:
-        return None
-    teacher = networks.load_trained(source, config.model.dtype)
-    if (teacher.num_classes, teacher.channels) != (data.num_classes, data.channels):
-        raise UserError(
-            f"config.distill.teacher = {source!r} knows {teacher.num_classes} classes of images with "
-            f"{teacher.channels} channels; {data.name!r} has {data.num_classes} and {data.channels}; "
-            "name another teacher."
-        )
-    if isinstance(teacher.model.routing, routing.Task):
-        raise UserError(f"config.distill.teacher = {source!r} asks for the task of each image; name another teacher.")
-    # It sees images as the student does, whatever its own run did.
-    crop = dataclasses.replace(teacher.crop, exif_orientation=config.data.exif_orientation)
-    return dataclasses.replace(teacher, crop=crop)
-
-
-def teacher_identity(teacher: networks.Trained, data: datasets.Dataset) -> dict[str, Any]:
-    """What must not differ between cached logits and the run that uses them."""
-    padding = teacher.crop.padding
-    crop = "none" if padding is None else f"central, {padding} pixels of padding"
-    return {
-        "teacher": teacher.fingerprint(),
-        "data": data.identity,
-        "preprocessing": {
-            "crop": crop,
-            "exif_orientation": teacher.crop.exif_orientation,
-            "resolution": teacher.resolution,
-        },
-    }
+        return model_cost(self.model, self.eval_side, self.data.channels)
 
 
 def open_data(
@@ -334,7 +301,7 @@ def make_experiment(
         plan=plan,
         data=data,
         mesh=mesh_lib.make_mesh(devices, config.mesh.fsdp),
-        model=networks.make_model(config.model, data.num_classes),
+        model=make_model(config.model, data.num_classes),
         teacher=None if config.distill.cache else teacher,
         teacher_fingerprint=teacher.fingerprint() if teacher else None,
         schedule=numbers,

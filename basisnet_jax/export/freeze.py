@@ -14,17 +14,18 @@ import jax
 import ml_collections
 import numpy as np
 
-from basisnet_jax.config import validate, without_folders
+from basisnet_jax.config import validate
 from basisnet_jax.data.folder import find_images
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment.networks import eval_crop
+from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
 from basisnet_jax.export.folded import Network
 from basisnet_jax.export.formats import check_installed
 from basisnet_jax.export.package import describe, lost_accuracy, open_network, write
 from basisnet_jax.host import terminal
-from basisnet_jax.inference.predict import READ_AT_ONCE, read_images
+from basisnet_jax.inference.image_files import READ_AT_ONCE, read_images
 from basisnet_jax.models import folding
+from basisnet_jax.workdir.open import without_folders
 
 
 def mean_coefficients(network: Network, batches: Iterable[np.ndarray]) -> np.ndarray:

@@ -15,23 +15,23 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from basisnet_jax.config import portable, validate
+from basisnet_jax.config import validate
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation.whole_split import is_correct
-from basisnet_jax.experiment.networks import eval_crop, model_cost
+from basisnet_jax.experiment.model import eval_crop, model_cost
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import card
 from basisnet_jax.export.checks import Logits, convert_and_check, differences
 from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.export.formats import FORMATS, check_installed
 from basisnet_jax.host import files as file_lib
-from basisnet_jax.host import terminal
-from basisnet_jax.inference.predict import OpenedRun, open_trained, rule_of
+from basisnet_jax.host import terminal, versions
+from basisnet_jax.inference.trained_run import OpenedRun, open_trained, rule_of
 from basisnet_jax.models.cost import Cost
 from basisnet_jax.serving import exit_rule
 from basisnet_jax.serving import manifest as manifest_lib
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule
-from basisnet_jax.workdir import report
+from basisnet_jax.training.losses import is_correct
+from basisnet_jax.workdir.open import portable
 
 MAX_LOSS = 0.005  # of top-1, which a kind of files may lose without a warning
 
@@ -192,7 +192,7 @@ def describe(
         },
         "data": {"name": opened.data_name, "train_split": opened.config.data.train_split},
         "config": portable(json.loads(opened.config.to_json())),
-        "versions": {**report.versions(), **_versions(packages)},
+        "versions": {**versions.versions(), **_versions(packages)},
     }
 
 
@@ -218,7 +218,7 @@ def write(out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any],
             file_lib.write(out / name, content)
         file_lib.write(out / manifest_lib.LABELS, labels)
         file_lib.write(out / manifest_lib.CARD, card.model_card(manifest, names))
-        report.write_json(out / manifest_lib.NAME, manifest)
+        file_lib.write_json(out / manifest_lib.NAME, manifest)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
     return card.summary(out, manifest)
@@ -249,4 +249,4 @@ def write_rule(folder: epath.Path, chosen: ChosenRule) -> None:
     }
     content = {**manifest.content, "rule": chosen.to_json(), "accuracy": accuracy}
     file_lib.write(folder / manifest_lib.CARD, card.model_card(content, manifest.classes()))
-    report.write_json(folder / manifest_lib.NAME, content)
+    file_lib.write_json(folder / manifest_lib.NAME, content)

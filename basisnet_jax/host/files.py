@@ -1,6 +1,8 @@
 """Where files are, and how they come into being: whole, or not at all."""
 
+import json
 import os
+from typing import Any
 
 from etils import epath
 
@@ -29,3 +31,8 @@ def write(path: epath.Path, content: str | bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: epath.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    write(path, json.dumps(content, indent=2) + "\n")

@@ -1,1 +1,13 @@
 """One module a `--mode` of the command line."""
+
+from basisnet_jax.modes import compile, cost, evaluate, export, predict, teacher, train
+
+MODES = {
+    "train": train.MODE,
+    "evaluate": evaluate.MODE,
+    "predict": predict.MODE,
+    "export": export.MODE,
+    "cost": cost.MODE,
+    "teacher": teacher.MODE,
+    "compile": compile.MODE,
+}

@@ -9,18 +9,23 @@ import pathlib
 import re
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
 
+import basisnet_jax
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
 from basisnet_jax.models.architectures import ARCHITECTURES
 
 _OF_RUNS = ("config.json", "manifest.json")  # a run's config, and what an export has in its place
-_LIBRARIES = (*{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, os.path.dirname(__file__))
+_LIBRARIES = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
+    os.path.dirname(basisnet_jax.__file__),
+)
 _LONGEST = 200  # characters of a sentence that somebody else's code wrote
 
 
@@ -178,7 +183,7 @@ def _from_json(path: str) -> ml_collections.ConfigDict:
         if config.model[stage].backbone not in ARCHITECTURES:
             raise UserError(
                 f"{path}: config.model.{stage}.backbone = {config.model[stage].backbone!r} is not one of "
-                "models/backbones.py; if a config file of yours adds it, give that file with --config."
+                "models/architectures.py; if a config file of yours adds it, give that file with --config."
             )
     return config
 
@@ -199,3 +204,13 @@ def _first_line(error: BaseException) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def override_mistake(error: Exception, argv: Sequence[str]) -> str:
+    """Returns the sentence for a --config. flag that raised: its nearest field, or what was wrong with its value."""
+    known = config_lib.flatten(config_lib.default())
+    for argument in argv:
+        name = argument.lstrip("-").split("=")[0].removeprefix("no")
+        if name.startswith("config.") and name.removeprefix("config.") not in known:
+            return config_lib.nearest_field(name.removeprefix("config."), config_lib.default())
+    return f"a --config. flag cannot be read: {_first_line(error)}"

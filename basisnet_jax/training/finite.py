@@ -67,3 +67,18 @@ def first_bad_leaf(tree: Any) -> str | None:
         if not all(np.isfinite(np.asarray(shard)).all() for shard in shards):
             return jax.tree_util.keystr(path, simple=True, separator="/")
     return None
+
+
+def numbers(metrics: dict[str, float]) -> str:
+    """What a step's metrics say of it, as 'loss nan, gradient norm nan, learning rate 0.1'."""
+    shown = ("loss", "gradient_norm", "learning_rate")
+    return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4g}" for name in shown)
+
+
+def sentence(step: int, metrics: dict[str, float], skipped: int, culprit: str) -> str:
+    """Why the run stops at a step: its metrics, how many in a row were skipped, and where it began."""
+    row = f", the last of {skipped} in a row that were skipped," if skipped > 1 else ""
+    return (
+        f"step {step}{row} has numbers that are not finite ({numbers(metrics)}), the first of them in {culprit}; "
+        "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; checkpoints from before are kept."
+    )

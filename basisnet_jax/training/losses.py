@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from basisnet_jax.models.basisnet import Outputs
@@ -75,3 +76,8 @@ def correct(logits_BxK: jax.Array, labels_B: jax.Array, k: int = 1) -> jax.Array
     # NaN compares false, so its order must not be taken for a good one.
     ahead_B = jnp.sum(~(logits_BxK < label_logit_Bx1) & others_BxK, axis=-1)
     return (ahead_B < k).astype(jnp.float32)
+
+
+def is_correct(logits_NxK: np.ndarray, labels_N: np.ndarray, k: int = 1) -> np.ndarray:
+    """`losses.correct`, as float64[N] on the host."""
+    return np.asarray(correct(jnp.asarray(logits_NxK), jnp.asarray(labels_N), k), np.float64)

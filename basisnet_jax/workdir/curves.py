@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from basisnet_jax.host.plotting import BLUE, GREEN, SMALL, VERMILION, new_figure, save
+from basisnet_jax.workdir.events import Series, read_events
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Series = dict[int, float]  # {step: value}
 
 # {name in the event files: (color, marker, line style, name in the picture)}
 _STYLES = {
@@ -55,17 +55,3 @@ def _draw(axes: "Axes", name: str, series: Series) -> None:
     color, marker, line, label = _STYLES[name]
     few = "." if len(steps) < 3 else ""
     axes.plot(steps, values, color=color, marker=marker or few, markersize=6, linestyle=line, label=label)
-
-
-def read_events(event_dir: epath.Path, groups: tuple[str, ...] = ("train/", "eval/")) -> dict[str, Series]:
-    """Returns {name: series}; where a run was stopped and a step was done again, the later value."""
-    from tensorboard.backend.event_processing import event_accumulator
-    from tensorboard.util import tensor_util
-
-    events = event_accumulator.EventAccumulator(str(event_dir), size_guidance={event_accumulator.TENSORS: 0})
-    events.Reload()
-    return {
-        name: {event.step: float(tensor_util.make_ndarray(event.tensor_proto)) for event in events.Tensors(name)}
-        for name in events.Tags()["tensors"]
-        if name.startswith(groups)
-    }

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from basisnet_jax.experiment.run import Experiment
-from basisnet_jax.host import compilation_cache, terminal
-from basisnet_jax.workdir import report
+from basisnet_jax.host import compilation_cache, terminal, versions
 
 
 def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) -> list[str]:
@@ -31,7 +30,7 @@ def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) 
         "workdir": f"{workdir} ({begins})",
     }
     lines = [(name, text) for name, text in rows.items() if text] + [("note", note) for note in plan.notes]
-    return [report.versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
+    return [versions.versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
 
 
 def epoch_of(experiment: Experiment, step: int) -> str:

@@ -1,4 +1,4 @@
-"""Standard output whose reader has gone, as `head` goes."""
+"""The command line: its output, whose reader may be gone (as `head` goes)."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ UNREAD = 141  # exit code of a command that ends for that, as a shell has it
 
 
 @contextlib.contextmanager
-def ending_with_its_reader() -> Iterator[None]:
+def exit_quietly_on_broken_pipe() -> Iterator[None]:
     """Ends the process in silence where nobody reads any more what is printed in here."""
     try:
         try:
@@ -29,3 +29,8 @@ def ending_with_its_reader() -> Iterator[None]:
         for descriptor in unread:  # Python flushes once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         sys.exit(UNREAD)
+
+
+def on_one_line(text: str) -> str:
+    """Escapes what would end the line or steer the terminal: the text may quote what a user gave."""
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)

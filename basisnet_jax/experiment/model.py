@@ -1,0 +1,81 @@
+"""Networks: new ones from a config, and trained ones with their weights, from a run or as published."""
+
+import jax.numpy as jnp
+import ml_collections
+
+from basisnet_jax.data.preprocess import EvalCrop
+from basisnet_jax.errors import UserError
+from basisnet_jax.models import cost, routing
+from basisnet_jax.models.architectures import ARCHITECTURES, Architecture, published_by, scaled
+from basisnet_jax.models.basisnet import BasisNet
+from basisnet_jax.models.layers import Backbone
+
+
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
+    """The model that `config.model` describes. Raises UserError if no layer of it would be synthesized."""
+    dtype = jnp.dtype(config.dtype)
+
+    def backbone(settings: ml_collections.ConfigDict) -> Backbone:
+        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
+
+    specialist = backbone(config.specialist)
+    if config.routing == "static":
+        return BasisNet(specialist)
+    table = specialist.architecture
+    synthesized = routing.layers_to_synthesize(
+        table.block_layers(), table.head_layers(), config.synthesize, config.synthesize_from_block
+    )
+    if not synthesized:
+        raise UserError(
+            f"config.model.synthesize = {tuple(config.synthesize)} from block {config.synthesize_from_block} on "
+            f"names no layer of {config.specialist.backbone}; name another kind or an earlier block."
+        )
+    if config.routing == "preview":
+        return BasisNet(
+            specialist,
+            backbone(config.preview),
+            preview_resolution=config.preview.resolution,
+            num_bases=config.num_bases,
+            synthesized=synthesized,
+            granularity=config.granularity,
+            temperature=config.temperature,
+            start_temperature=config.start_temperature if config.warm_start == "temperature" else None,
+        )
+    route = routing.ROUTINGS[config.routing](
+        num_bases=config.num_bases,
+        synthesized=synthesized,
+        temperature=config.temperature,
+        start_temperature=config.start_temperature,
+        num_tasks=config.num_tasks,
+    )
+    return BasisNet(specialist, routing=route)
+
+
+def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
+    table = scaled(ARCHITECTURES[settings.backbone], settings.width)
+    return published_by(table, settings.conventions) if settings.conventions else table
+
+
+def eval_crop(data: ml_collections.ConfigDict) -> EvalCrop:
+    """The part of an image that is evaluated."""
+    return EvalCrop(data.eval_padding if data.eval_crop == "central" else None, data.exif_orientation)
+
+
+def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
+    """Multiply-adds and parameters of a model on resolution x resolution images of that many channels."""
+    specialist = model.specialist
+    if model.routing is not None:
+        return cost.routed_cost(model.routing, specialist.architecture, resolution, specialist.num_classes, channels)
+    if model.preview is None:
+        return cost.static_cost(specialist.architecture, resolution, specialist.num_classes, channels)
+    return cost.basisnet_cost(
+        model.preview.architecture,
+        model.preview_resolution,
+        specialist.architecture,
+        resolution,
+        specialist.num_classes,
+        num_bases=model.num_bases,
+        synthesized=model.synthesized,
+        granularity=model.granularity,
+        channels=channels,
+    )

@@ -1,0 +1,45 @@
+"""The teacher of a run, and what tells its cached logits from another one's."""
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from basisnet_jax.data import datasets
+from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import trained
+from basisnet_jax.models import routing
+
+
+def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> trained.Trained | None:
+    """The teacher, or None. Raises UserError if it is not there, or does not fit the data or the training step."""
+    source = config.distill.teacher
+    if not source:
+        return None
+    teacher = trained.load_trained(source, config.model.dtype)
+    if (teacher.num_classes, teacher.channels) != (data.num_classes, data.channels):
+        raise UserError(
+            f"config.distill.teacher = {source!r} knows {teacher.num_classes} classes of images with "
+            f"{teacher.channels} channels; {data.name!r} has {data.num_classes} and {data.channels}; "
+            "name another teacher."
+        )
+    if isinstance(teacher.model.routing, routing.Task):
+        raise UserError(f"config.distill.teacher = {source!r} asks for the task of each image; name another teacher.")
+    # It sees images as the student does, whatever its own run did.
+    crop = dataclasses.replace(teacher.crop, exif_orientation=config.data.exif_orientation)
+    return dataclasses.replace(teacher, crop=crop)
+
+
+def teacher_identity(teacher: trained.Trained, data: datasets.Dataset) -> dict[str, Any]:
+    """What must not differ between cached logits and the run that uses them."""
+    padding = teacher.crop.padding
+    crop = "none" if padding is None else f"central, {padding} pixels of padding"
+    return {
+        "teacher": teacher.fingerprint(),
+        "data": data.identity,
+        "preprocessing": {
+            "crop": crop,
+            "exif_orientation": teacher.crop.exif_orientation,
+            "resolution": teacher.resolution,
+        },
+    }

@@ -1,0 +1,38 @@
+"""Versions of everything that a result may depend on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import TYPE_CHECKING
+
+import jax
+
+import basisnet_jax
+
+if TYPE_CHECKING:
+    pass
+
+
+PACKAGES = (
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "clu",
+    "grain",
+    "tensorflow-datasets",
+    "ml-collections",
+    "numpy",
+)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a result may depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"basisnet_jax": basisnet_jax.__version__, "python": platform.python_version(), **found}
+
+
+def versions_line() -> str:
+    """Returns the versions of this package, JAX and Python, as they are printed."""
+    return f"basisnet_jax {basisnet_jax.__version__}, JAX {jax.__version__}, Python {platform.python_version()}"

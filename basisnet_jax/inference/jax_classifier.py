@@ -1,0 +1,128 @@
+"""Two-stage inference: the preview sees every image, and the specialist those that the preview is unsure of."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from basisnet_jax import runtime
+from basisnet_jax.config import with_defaults
+from basisnet_jax.data import preprocess
+from basisnet_jax.experiment.model import eval_crop, model_cost
+from basisnet_jax.inference import batching
+from basisnet_jax.inference.trained_run import open_trained, rule_of
+from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet, Variables
+from basisnet_jax.models.stages import Stages, make_stages
+from basisnet_jax.serving.exit_rule import ExitRule
+from basisnet_jax.serving.manifest import Manifest
+from basisnet_jax.workdir.open import is_export, open_run
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStageClassifier(runtime.TwoStageClassifier):
+    """A trained model that runs no more of itself than each image needs.
+
+    Its stages are any functions that can be called with b in `buckets.SIZES`: jitted ones, or one that was exported.
+
+    Attributes:
+      crop: the part of an image file that is classified.
+    """
+
+    crop: preprocess.EvalCrop = preprocess.WHOLE_IMAGE
+
+    @classmethod
+    def from_folder(
+        cls, workdir: str, threshold: float | None = None, config: ml_collections.ConfigDict | None = None
+    ) -> "TwoStageClassifier":
+        """Opens an export by `from_export`, and a run by `from_checkpoint`."""
+        if not is_export(workdir):
+            return cls.from_checkpoint(workdir, threshold, config)
+        open_run(workdir, config, or_export=True)
+        return cls.from_export(workdir, threshold)
+
+    @classmethod
+    def from_checkpoint(
+        cls, workdir: str, threshold: float | None = None, config: ml_collections.ConfigDict | None = None
+    ) -> "TwoStageClassifier":
+        """The trained model of a run, on the first device. The data that it was trained on is not needed.
+
+        Args:
+          workdir: of the run.
+          threshold: of the largest softmax probability at which an image exits; None takes the rule that
+            --mode=evaluate chose.
+          config: the run's with other `data.eval_crop`, `eval.checkpoint`, `eval.ema` or `eval.resolution`; None is
+            the run's own.
+
+        Raises:
+          UserError: no run, no checkpoint, another model, no rule or one that was chosen with other weights, or a
+            routing that asks for more than an image.
+        """
+        opened = open_trained(workdir, config)
+        model, config = opened.model, opened.config
+        stages = jit_stages(model, opened.variables, opened.warm_start_left)
+        return cls(
+            first_stage=stages.first,
+            second_stage=stages.second,
+            rule=rule_of(opened, threshold).rule if model.preview else ExitRule(),
+            cost=model_cost(model, opened.side, opened.channels),
+            classes=opened.classes,
+            side=opened.side,
+            channels=opened.channels,
+            crop=eval_crop(config.data),
+        )
+
+    @classmethod
+    def from_export(
+        cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str | None = None
+    ) -> Self:
+        """As `runtime.TwoStageClassifier.from_export`, and it knows how image files are cropped."""
+        found = super().from_export(folder, threshold, threads, suffix)
+        return dataclasses.replace(found, crop=eval_crop(with_defaults(Manifest.load(folder).config).data))
+
+    def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
+        return batching.run(function, *arrays_Bx)
+
+
+def jit_stages(model: BasisNet, variables: Variables, warm_start: float) -> Stages:
+    """Jits a model's stages and gives them their variables and the warm start that is left.
+
+    A call takes a microsecond or two for every array that it hands on. So each stage is given only the variables that
+    the stage reads, and all vectors, which are most of the arrays, packed into one.
+
+    Returns:
+      first(uint8[B, H, W, C]) -> (logits_BxK, coefficients_BxLxN), None without a preview, and second(those images and
+      coefficients) -> logits_BxK; float32.
+    """
+    first, second = make_stages(model)
+
+    def given(stage: Callable[..., Any], reads: Callable[[str], bool]) -> functools.partial[Any]:
+        read = {
+            collection: {name: tree[name] for name in tree if reads(name)} for collection, tree in variables.items()
+        }
+        vectors, others = (
+            jax.tree.map(lambda leaf, wanted=wanted: leaf if (leaf.ndim == 1) == wanted else None, read)
+            for wanted in (True, False)
+        )
+        packed, unpack = ravel_pytree(vectors)
+
+        def of_packed(weights: Any, *arrays_Bx: jax.Array) -> Any:
+            warm_start, packed, others = weights
+            unpacked = jax.tree.map(
+                lambda vector, other: other if vector is None else vector,
+                unpack(packed),
+                others,
+                is_leaf=lambda leaf: leaf is None,
+            )
+            return stage(unpacked, warm_start, *arrays_Bx)
+
+        return functools.partial(jax.jit(of_packed), jax.device_put((jnp.float32(warm_start), packed, others)))
+
+    return Stages(
+        given(first, FIRST_STAGE.__contains__) if first else None, given(second, lambda name: name not in FIRST_STAGE)
+    )

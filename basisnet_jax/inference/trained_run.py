@@ -1,0 +1,121 @@
+"""A trained run opened for inference, and the exit rule that fits it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from basisnet_jax.config import eval_resolution, fail
+from basisnet_jax.errors import UserError
+from basisnet_jax.experiment.model import make_model
+from basisnet_jax.experiment.plan import derive
+from basisnet_jax.models.basisnet import BasisNet, Variables
+from basisnet_jax.serving.exit_rule import ChosenRule, Provenance, threshold_rule
+from basisnet_jax.training.schedule import warm_start
+from basisnet_jax.workdir.checkpoint import restore_model
+from basisnet_jax.workdir.open import open_run
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRun:
+    """A trained run on the first device; its data need not be there."""
+
+    folder: epath.Path
+    config: ml_collections.ConfigDict  # the run's; the model may compute otherwise
+    model: BasisNet
+    step: int  # after which the variables were saved
+    variables: Variables  # float32 arrays of NumPy
+    data_name: str  # what people call the data set that it was trained on
+    warm_start_left: float  # at that step, from 1 to 0
+    classes: tuple[str, ...]
+    side: int  # of the images, in pixels
+    channels: int
+
+
+def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, **of_the_model: Any) -> OpenedRun:
+    """Restores a run.
+
+    Args:
+      workdir: of the run.
+      config: as in `TwoStageClassifier.from_checkpoint`.
+      of_the_model: fields of config.model that change how it computes, and none of its parameters.
+
+    Raises:
+      UserError: no run, no checkpoint, another model, or a routing that asks for more than an image.
+    """
+    folder, config = open_run(workdir, config)
+    if config.model.routing == "task":
+        fail("model.routing", "task", "asks for each image's task, which a classifier of images does not know")
+    computing = config.copy_and_resolve_references()
+    computing.mesh.fsdp = 1
+    computing.model.update(of_the_model)
+    facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
+    model = make_model(computing.model, len(facts["classes"]))
+    plan = derive(
+        computing, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1, training=False
+    )
+    step, variables = restore_model(folder, config.eval.checkpoint, ema=config.eval.ema)
+    return OpenedRun(
+        folder=folder,
+        config=config,
+        model=model,
+        step=step,
+        variables=variables,
+        warm_start_left=float(warm_start(step, plan.warm_start_steps)),
+        data_name=facts.get("name") or config.data.name,
+        classes=tuple(facts["classes"]),
+        side=eval_resolution(config),
+        channels=facts["channels"],
+    )
+
+
+def rule_of(opened: OpenedRun, threshold: float | None = None) -> ChosenRule:
+    """Returns the rule to use with a run that has a preview.
+
+    Args:
+      opened: the run.
+      threshold: that a user gave; None takes the rule that --mode=evaluate chose.
+
+    Raises:
+      UserError: there is no rule, it was chosen with other weights, or the threshold is not a probability.
+    """
+    if threshold is not None:
+        return ChosenRule(threshold_rule(threshold))
+    folder = opened.folder / "evaluation"
+    chosen = ChosenRule.load(folder)
+    chosen.check_fits(provenance_of(opened.config, opened.data_name, opened.step), folder)
+    return chosen
+
+
+def _read_json(path: epath.Path, what: str) -> Any:
+    if not path.exists():
+        raise UserError(f"there is no {path}, which has {what}.")
+    return json.loads(path.read_text())
+
+
+def provenance_of(
+    config: ml_collections.ConfigDict, data_name: str, step: int, files: Mapping[str, str] | None = None
+) -> Provenance:
+    """Says what a rule is chosen or used with.
+
+    Args:
+      config: of the evaluation or the prediction.
+      data_name: what people call the data set.
+      step: of the checkpoint.
+      files: an export's, with their SHA-256; None is a checkpoint.
+    """
+    return Provenance(
+        step=step,
+        checkpoint=config.eval.checkpoint,
+        ema=config.eval.ema,
+        resolution=eval_resolution(config),
+        data=data_name,
+        split=config.data.eval_split,
+        crop=config.data.eval_crop,
+        padding=config.data.eval_padding if config.data.eval_crop == "central" else 0,
+        exif_orientation=config.data.exif_orientation,
+        files=dict(files or {}),
+    )

@@ -1,0 +1,1 @@
+"""The training loop: save, evaluate, next batch, step; and what it says."""

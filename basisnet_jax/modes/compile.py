@@ -1,0 +1,36 @@
+"""--mode=compile."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.modes.mode import Command, Flag, Mode
+
+
+def _check(flags: Mapping[str, Any]) -> None:
+    if flags["topology"] is None:
+        raise UserError("--mode=compile needs --topology, as in --topology=v5e:2x4.")
+
+
+def _run(command: Command) -> int:
+    from basisnet_jax.aot import compiling
+
+    print(compiling.compile_for(command.config, command.workdir, compiling.Target(**command.flags)))
+    return 0
+
+
+MODE = Mode(
+    help="compile the step for a TPU that is not here, and say what it would cost",
+    examples=("--config=configs/imagenet_mbv3.py --topology=v5e:16x16",),
+    run=_run,
+    flags=(
+        Flag("topology", "The TPU, as in v5e:16x16 or v4:2x2x1."),
+        Flag("slices", "How many of that topology.", 1, int),
+        Flag("what", "The training step or the evaluation step.", "train", ("train", "eval")),
+        Flag("per_chip_batch", "Images a chip. Default: the config's batch.", kind=int),
+        Flag("fit", "Also find the largest batch that fits into memory.", False, bool),
+        Flag("price", "Of a chip-hour, to give the price of an epoch.", kind=float),
+    ),
+    check=_check,
+    keeps_programs=False,  # JAX keeps programs for machines that are not here, but cannot read them back
+)

@@ -1,0 +1,129 @@
+"""The command line: its flags, its help, and a sentence for each mistake in it."""
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+
+from basisnet_jax.errors import UserError
+from basisnet_jax.host.command_line import on_one_line
+from basisnet_jax.modes import MODES, config_files
+from basisnet_jax.modes.mode import Command, read_flags
+
+_TITLE = "Trains, evaluates, uses and exports two-stage image classifiers (BasisNet)."
+PROGRAM = "python -m basisnet_jax.main"
+_NO_CONFIG = (
+    "--config is missing; give a file of configs/, as in --config=configs/digits.py, or the --workdir of a run, which "
+    "has its own."
+)
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "A file of configs/, or the config.json of a run; any field of it is a flag too: --config.batch_size=64. "
+    "Default: the config of the run in --workdir.",
+)
+flags.FLAGS["config"].parser = config_files.Parser()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; evaluate, predict: or of an export. Default: runs/<the config's name>."
+)
+_MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+_VERSION = flags.DEFINE_bool("version", False, "Print the versions of this package, JAX and Python.")
+_COMMON = ("mode", "config", "workdir", "verbosity", "version")
+for _flag in {flag.name: flag for mode in MODES.values() for flag in mode.flags}.values():
+    _flag.define()
+
+
+def help_text(mode: str | None) -> str:
+    """Returns what --help prints: of a mode, or of all of them."""
+    shown = MODES if mode is None else {mode: MODES[mode]}
+    lines = [_TITLE, ""] if mode is None else []
+    for name, what in shown.items():
+        lines.append(f"--mode={name}: {what.help}")
+        said = "" if name == "train" else f"--mode={name} "
+        lines += [f"    {PROGRAM} {said}{example}" for example in what.examples]
+    names = [*_COMMON, *(flag.name for flag in shown[mode].flags)] if mode else [*_COMMON]
+    lines += ["", "flags:"]
+    for name in names:
+        lines += textwrap.wrap(
+            f"--{name}: {flags.FLAGS[name].help}", 110, initial_indent="  ", subsequent_indent="      "
+        )
+    more = f"A mode's own flags: {PROGRAM} --mode=export --help. " if mode is None else ""
+    return "\n".join([*lines, "", f"{more}Every field of a config is a flag too: docs/settings.md."])
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line, and answers each mistake in it with a sentence."""
+    try:
+        if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & {*argv[1:]}:
+            mode = read_flags(argv, "mode")["mode"]
+            print(help_text(mode if mode in MODES else None))
+            sys.exit(0)
+        argv = _with_config(argv)
+        positional = flags.FLAGS(argv)
+        if _VERSION.value:
+            from basisnet_jax.host.versions import versions_line
+
+            print(versions_line())
+            sys.exit(0)
+        if len(positional) > 1:
+            raise UserError(
+                f"unknown argument {positional[1]!r}; flags start with --, as in --config=configs/digits.py."
+            )
+        _refuse_flags_of_other_modes()
+        MODES[_MODE.value].check(_values())
+        if CONFIG.value is None:
+            raise UserError(_NO_CONFIG)
+        return positional
+    except UserError as error:
+        fail(error)
+    except flags.Error as error:
+        fail(str(error).strip().splitlines()[0])
+    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+        fail(config_files.override_mistake(error, argv))
+
+
+def command() -> tuple[str, Command]:
+    """Returns the mode that the parsed flags name, and what they ask of it."""
+    filename = config_flags.get_config_filename(flags.FLAGS["config"])
+    return _MODE.value, Command(CONFIG.value, _WORKDIR.value or config_files.default_workdir(filename), _values())
+
+
+def _values() -> dict[str, Any]:
+    """Returns the values of the mode's own flags."""
+    return {flag.name: flags.FLAGS[flag.name].value for flag in MODES[_MODE.value].flags}
+
+
+def _refuse_flags_of_other_modes() -> None:
+    own = _values()
+    for flag in (flag for mode in MODES.values() for flag in mode.flags):
+        if flags.FLAGS[flag.name].present and flag.name not in own:
+            modes = " or ".join(f"--mode={name}" for name, mode in MODES.items() if flag in mode.flags)
+            raise UserError(f"--{flag.name} is not for --mode={_MODE.value}; say {modes}, or leave it out.")
+
+
+def _with_config(argv: Sequence[str]) -> Sequence[str]:
+    """Returns the command line, with the config of the run in --workdir if it names none.
+
+    Raises:
+      UserError: there is no run in that folder.
+    """
+    given = read_flags(argv, "config", "workdir", "mode")
+    if given["config"] is not None:
+        return argv
+    if not given["workdir"]:
+        if any(argument.lstrip("-").startswith("config.") for argument in argv[1:]):
+            raise UserError(_NO_CONFIG)  # config_flags would say that it knows no such flag
+        return argv
+    mode = MODES.get(given["mode"] or "train")
+    path = config_files.of_workdir(given["workdir"], or_export=mode is not None and mode.takes_export)
+    sys.argv = [argv[0], f"--config={path}", *argv[1:]]  # where config_flags looks for overrides
+    return sys.argv
+
+
+def fail(message: object) -> NoReturn:
+    """Prints a user's mistake and ends the program."""
+    print(f"error: {on_one_line(str(message))}", file=sys.stderr)
+    sys.exit(2)

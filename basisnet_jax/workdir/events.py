@@ -1,0 +1,58 @@
+"""TensorBoard's event files of a run: written while the run trains, and read again."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import jax
+import ml_collections
+from etils import epath
+
+from basisnet_jax import config as config_lib
+
+if TYPE_CHECKING:
+    pass
+if TYPE_CHECKING:
+    from clu import metric_writers
+
+
+def event_writer(folder: epath.Path, config: ml_collections.ConfigDict | None) -> metric_writers.MetricWriter:
+    """Returns what writes TensorBoard's event files; of many processes the first alone writes.
+
+    Args:
+      folder: of the event files.
+      config: written once as text and as hyperparameters, where a run is new.
+    """
+    from clu import metric_writers  # imports TensorFlow, which takes seconds: not at the top
+
+    if jax.process_index() > 0:
+        return metric_writers.MultiWriter([])
+    writer = metric_writers.SummaryWriter(os.fspath(folder))
+    if config is not None:
+        fields = config_lib.flatten(config)
+        writer.write_texts(0, {"config": "\n".join(f"    {name} = {value!r}" for name, value in fields.items())})
+        writer.write_hparams({x: y if isinstance(y, bool | int | float | str) else str(y) for x, y in fields.items()})
+    return writer
+
+
+def write_evaluation(writer: metric_writers.MetricWriter, step: int, evaluation: dict[str, float]) -> None:
+    """Writes an evaluation's metrics into the event files, its count left out: it is always the same."""
+    writer.write_scalars(step, {f"eval/{name}": value for name, value in evaluation.items() if name != "count"})
+
+
+Series = dict[int, float]  # {step: value}
+
+
+def read_events(event_dir: epath.Path, groups: tuple[str, ...] = ("train/", "eval/")) -> dict[str, Series]:
+    """Returns {name: series}; where a run was stopped and a step was done again, the later value."""
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    events = event_accumulator.EventAccumulator(str(event_dir), size_guidance={event_accumulator.TENSORS: 0})
+    events.Reload()
+    return {
+        name: {event.step: float(tensor_util.make_ndarray(event.tensor_proto)) for event in events.Tensors(name)}
+        for name in events.Tags()["tensors"]
+        if name.startswith(groups)
+    }
