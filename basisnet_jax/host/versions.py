@@ -1,18 +1,11 @@
 """Versions of everything that a result may depend on."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
-from typing import TYPE_CHECKING
 
 import jax
 
 import basisnet_jax
-
-if TYPE_CHECKING:
-    pass
-
 
 PACKAGES = (
     "jax",

@@ -12,8 +12,6 @@ from etils import epath
 from basisnet_jax import config as config_lib
 
 if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
     from clu import metric_writers
 
 

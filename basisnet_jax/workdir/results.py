@@ -1,11 +1,6 @@
 """What a run says when it is done: the lines that are printed, and files in its workdir."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def summary(results: dict[str, Any]) -> str:
