@@ -64,7 +64,7 @@ setuptools.setup(
             "scikit-image>=0.22",
         ],
         "glyphs": [*FRAMEWORK, "fonttools>=4.50", "pillow>=10.1"],  # which read font files and draw what is in them
-        "parity": [*FRAMEWORK, "keras>=3.6"],  # whose networks tests/test_weight_names.py compares ours with
+        "parity": [*FRAMEWORK, "keras>=3.6"],  # whose networks tests/weights/test_naming.py compares ours with
         "benchmark": [*FRAMEWORK, "torch>=2.6"],  # whose grouped convolution benchmarks/layers.py compares with
         "dev": [
             *FRAMEWORK,

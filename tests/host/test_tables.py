@@ -3,7 +3,7 @@
 from basisnet_jax.evaluation.summary import summary
 from basisnet_jax.export import card
 from basisnet_jax.host import tables
-from tests.test_exit_rule import CHOSEN
+from tests.serving.test_exit_rule import CHOSEN
 
 
 def test_columns_are_as_wide_as_their_widest_cell():

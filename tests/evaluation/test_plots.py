@@ -15,12 +15,13 @@ from matplotlib import colors, font_manager
 from matplotlib.text import Text
 from PIL import Image
 
+import basisnet_jax
 from basisnet_jax import compare
 from basisnet_jax.evaluation import calibration, coefficient_plot, early_exit, plots, published
 from basisnet_jax.evaluation.plots import Network, Picture
 from basisnet_jax.host import plotting
 from basisnet_jax.workdir import curves
-from tests.test_termination import COST
+from tests.evaluation.test_early_exit import COST
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 NAMES = [r"$\foo$", "100 $", "$a$ and $b$", "水 $x^", "\N{CAT FACE}", "a_{b", "line\nbreak", "\udcff", "x" * 300, ""]
@@ -248,7 +249,7 @@ def test_matplotlib_stays_as_the_caller_had_it(tmp_path, monkeypatch):
     before = dict(matplotlib.rcParams)
     plots.draw_accuracy(tmp_path / "a.png", Network("this network", 100.0, 0.9), None, [], "digits")
     assert dict(matplotlib.rcParams) == before
-    for path in pathlib.Path(plotting.__file__).parent.rglob("*.py"):
+    for path in pathlib.Path(basisnet_jax.__file__).parent.rglob("*.py"):
         assert "pyplot" not in path.read_text(), f"{path} draws with global state; use plotting.new_figure"
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 import yaml
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 STAND_INS = ("gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel", "scontrol", "srun", "git", "make", "pip")
 STEPS = {

@@ -13,7 +13,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.training.state import TrainState
 from basisnet_jax.workdir import integrity
 from basisnet_jax.workdir.checkpoint import Checkpoints
-from tests.test_fuzz import fuzz, one_sentence
+from tests.system.test_fuzz import fuzz, one_sentence
 
 STEPS = (5, 7)
 

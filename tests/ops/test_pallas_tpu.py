@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from basisnet_jax.aot.topology import devices_of
 from basisnet_jax.host.mesh import make_mesh, traced_under
 from basisnet_jax.ops import pallas_common, pallas_pointwise, synthesis
-from tests.test_synthesis import assert_close, depthwise_loop, pointwise_loop, value_and_gradients
+from tests.ops.test_synthesis import assert_close, depthwise_loop, pointwise_loop, value_and_gradients
 
 
 @pytest.fixture

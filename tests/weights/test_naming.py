@@ -14,7 +14,7 @@ from basisnet_jax.models.layers import Backbone
 from basisnet_jax.models.routing import static_route
 from basisnet_jax.weights import pretrained
 from basisnet_jax.weights.naming import NAMINGS
-from tests import torch_golden
+from tests.weights import torch_golden
 
 GOLDEN = json.loads(torch_golden.PATH.read_text()) if torch_golden.PATH.exists() else {}
 
@@ -47,12 +47,12 @@ def logits_of(table, variables, images):
 
 @pytest.mark.parametrize("network", GOLDEN)
 def test_names_are_the_publishers(network):
-    """If this fails for a table that you changed, it is no longer theirs; tests/torch_golden.py has theirs."""
+    """If this fails for a table that you changed, it is no longer theirs; tests/weights/torch_golden.py has theirs."""
     sizes = {name: array.size for name, array in state_dict(*network.split()).items()}
     assert torch_golden.fingerprint(sizes) == GOLDEN[network]["names"]
 
 
-# One of each rule of names and of each set of conventions; `python -m tests.torch_golden` compares them all.
+# One of each rule of names and of each set of conventions; `python -m tests.weights.torch_golden` compares them all.
 @pytest.mark.parametrize(
     "network",
     [

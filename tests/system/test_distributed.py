@@ -17,7 +17,7 @@ from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.host import distributed
 from basisnet_jax.workdir import checkpoint
 from basisnet_jax.workdir.events import read_events
-from tests.test_main import command, wait_for
+from tests.system.test_main import command, wait_for
 
 # What the scripts below share: they meet, and do what follows as a run does.
 MEET = """

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+import basisnet_jax
 from basisnet_jax import runtime
 from basisnet_jax.config import default, validate
 from basisnet_jax.errors import UserError
@@ -298,7 +299,7 @@ def test_no_exported_file_says_on_which_machine_it_was_made(exported):
     folder, _ = exported
     run = json.loads((folder.parent / "config.json").read_text())
     assert run["data"]["dir"].startswith("/"), "the run's config has a path to hide"
-    here = pathlib.Path(package.__file__).parent.parent
+    here = pathlib.Path(basisnet_jax.__file__).parent.parent
     for path in folder.iterdir():
         content = path.read_bytes()
         for private in (

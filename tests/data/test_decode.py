@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from basisnet_jax.data import decode, exif, preprocess
 from basisnet_jax.data.decode import BadExampleError
-from tests.test_preprocess import encode, ramps
+from tests.data.test_preprocess import encode, ramps
 
 ORIENTATION = 0x0112
 

@@ -1,9 +1,9 @@
-"""Logits of torchvision's and timm's networks with weights that anybody can draw: writes tests/torch_golden.json.
+"""Logits of torchvision's and timm's networks with weights that anybody can draw: writes tests/weights/torch_golden.json.
 
     pip install torch torchvision timm
-    python -m tests.torch_golden
+    python -m tests.weights.torch_golden
 
-tests/test_weight_names.py compares ours with what is in the file, and so needs none of these. Run it again where a
+tests/weights/test_naming.py compares ours with what is in the file, and so needs none of these. Run it again where a
 network is added; it prints how far ours are from theirs, of all networks.
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
     import torch
     from torchvision import models
 
-    from tests.test_weight_names import our_logits
+    from tests.weights.test_naming import our_logits
 
     mean, std = (torch.tensor(x)[None, :, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     normalized = ((torch.tensor(images()).permute(0, 3, 1, 2) + 1) / 2 - mean) / std

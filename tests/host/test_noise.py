@@ -129,7 +129,7 @@ STAGES = (
 
 @pytest.mark.parametrize("mode", ["evaluate", "export", "predict"])
 def test_a_command_prints_its_own_lines_alone(mode, config, tmp_path):
-    """Training's are in tests/test_main.py, where it is stopped."""
+    """Training's are in tests/system/test_main.py, where it is stopped."""
     save_untrained(config, tmp_path)
     (tmp_path / "photo.png").write_bytes(cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes())
     run = [sys.executable, "-m", "basisnet_jax.main", "--config=tests/configs/tiny.py", f"--workdir={tmp_path}"]

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 from basisnet_jax import config as config_lib
-from tests import doc_commands
-from tests.doc_commands import ROOT, Command
+from tests.system import doc_commands
+from tests.system.doc_commands import ROOT, Command
 
 EXTRAS = re.compile(r"\.\[([a-z,]+)\]")
 FIELDS = config_lib.flatten(config_lib.default())
@@ -211,7 +211,11 @@ def test_command_lines_of_main_parse_and_costs_are_counted(tmp_path):
     """Any mode: flags, config file, values; `--mode=cost` runs."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.command_lines"],  # as a script it would find tests/configs/ in place of configs/
+        [
+            sys.executable,
+            "-m",
+            "tests.system.command_lines",
+        ],  # as a script it would find tests/configs/ in place of configs/
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -13,8 +13,8 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import make_model
 from basisnet_jax.experiment.trained import start_from, starting_weights
 from basisnet_jax.weights import readers
-from tests.test_pretrained import one_sentence
-from tests.test_weight_names import state_dict
+from tests.weights.test_naming import state_dict
+from tests.weights.test_pretrained import one_sentence
 
 
 def refused(path, words):

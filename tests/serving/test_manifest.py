@@ -15,7 +15,7 @@ from basisnet_jax.inference.image_files import predict_files
 from basisnet_jax.inference.jax_classifier import TwoStageClassifier
 from basisnet_jax.serving.exit_rule import ExitRule
 from basisnet_jax.serving.manifest import Manifest, file_facts
-from tests.test_exit_rule import CHOSEN
+from tests.serving.test_exit_rule import CHOSEN
 
 FILES = ("preview.tflite", "specialist.tflite")
 

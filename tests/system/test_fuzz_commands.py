@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basisnet_jax import config as config_lib
-from tests.test_fuzz import fuzz
+from tests.system.test_fuzz import fuzz
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f"--config={ROOT}/configs/digits.py"
 
 
@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "PYTHONPATH": str(ROOT)}
     elsewhere = tmp_path_factory.mktemp("elsewhere")  # commands may write where they are
     command, pipes = (
-        [sys.executable, ROOT / "tests" / "command_lines.py"],
+        [sys.executable, ROOT / "tests" / "system" / "command_lines.py"],
         {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
     )
     with subprocess.Popen(command, **pipes, text=True, env=environment, cwd=elsewhere) as process:

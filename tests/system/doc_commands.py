@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 HEADERS = (*sorted((ROOT / "configs").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py")))
 _PROMPT = "$ "

@@ -2,7 +2,7 @@
 
 A few examples of each kind here, always the same. A campaign, with other ones each time:
 
-    FUZZ_EXAMPLES=2000 python -m pytest -n0 tests/test_fuzz.py --hypothesis-show-statistics
+    FUZZ_EXAMPLES=2000 python -m pytest -n0 tests/system/test_fuzz.py --hypothesis-show-statistics
 """
 
 import io
