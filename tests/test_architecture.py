@@ -84,7 +84,7 @@ def test_nothing_imports_tensorflow_at_the_top():
 
 
 def test_nothing_that_is_read_can_run():
-    """Pickle's names are known to one module, which overrides what could call anything (tests/weights/test_pretrained.py)."""
+    """Pickle's names are known to one module, whose overrides tests/weights/test_pretrained.py tries."""
     banned = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "runpy", "subprocess"}
     for name, tree in modules():
         allowed = {"pickle", "pickletools"} if name == "weights.torch_file" else set()

@@ -9,7 +9,7 @@ import pytest
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import plan as plan_lib
-from basisnet_jax.workdir import open
+from basisnet_jax.workdir import run_folder
 
 CONFIGS = [path for path in sorted(pathlib.Path("configs").glob("*.py")) if path.stem != "recipes"]
 
@@ -75,10 +75,10 @@ def test_a_run_of_an_older_version_had_the_defaults_of_fields_that_it_lacks():
     config = config_lib.default()
     saved = json.loads(config.to_json())
     del saved["loss"]["label_smoothing"]
-    open.check_same_run(config, saved, "runs/old")
+    run_folder.check_same_run(config, saved, "runs/old")
     config.loss.label_smoothing = 0.5
     with pytest.raises(UserError, match=r"loss.label_smoothing was 0.0 and is 0.5"):
-        open.check_same_run(config, saved, "runs/old")
+        run_folder.check_same_run(config, saved, "runs/old")
 
 
 def test_the_cache_of_the_teachers_logits_may_move_but_not_come_or_go():
@@ -86,10 +86,10 @@ def test_the_cache_of_the_teachers_logits_may_move_but_not_come_or_go():
     config.distill.update(teacher="efficientnet_lite0", cache="here")
     saved = json.loads(config.to_json())
     config.distill.cache = "there"
-    open.check_same_run(config, saved, "runs/a")
+    run_folder.check_same_run(config, saved, "runs/a")
     config.distill.cache = ""
     with pytest.raises(UserError, match=r"distill.cache was 'here' and is ''\); leave these settings as they were, or"):
-        open.check_same_run(config, saved, "runs/a")
+        run_folder.check_same_run(config, saved, "runs/a")
 
 
 def derive(config, devices=8, processes=1, **kwargs):

@@ -35,7 +35,7 @@ from basisnet_jax.serving.exit_rule import FILE, NEVER, ChosenRule, Provenance
 from basisnet_jax.serving.manifest import Manifest
 from basisnet_jax.training.losses import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
-from basisnet_jax.workdir.open import is_export, open_run
+from basisnet_jax.workdir.run_folder import is_export, open_run
 
 EXIT_PERCENT = range(0, 101)  # rows of the CSV, a criterion
 SHOWN = 8  # images of each kind that are drawn

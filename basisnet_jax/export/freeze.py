@@ -25,7 +25,7 @@ from basisnet_jax.export.package import describe, lost_accuracy, open_network, w
 from basisnet_jax.host import terminal
 from basisnet_jax.inference.image_files import READ_AT_ONCE, read_images
 from basisnet_jax.models import folding
-from basisnet_jax.workdir.open import without_folders
+from basisnet_jax.workdir.run_folder import without_folders
 
 
 def mean_coefficients(network: Network, batches: Iterable[np.ndarray]) -> np.ndarray:

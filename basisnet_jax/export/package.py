@@ -31,7 +31,7 @@ from basisnet_jax.serving import exit_rule
 from basisnet_jax.serving import manifest as manifest_lib
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule
 from basisnet_jax.training.losses import is_correct
-from basisnet_jax.workdir.open import portable
+from basisnet_jax.workdir.run_folder import portable
 
 MAX_LOSS = 0.005  # of top-1, which a kind of files may lose without a warning
 

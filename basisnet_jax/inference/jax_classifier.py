@@ -21,7 +21,7 @@ from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
 from basisnet_jax.serving.exit_rule import ExitRule
 from basisnet_jax.serving.manifest import Manifest
-from basisnet_jax.workdir.open import is_export, open_run
+from basisnet_jax.workdir.run_folder import is_export, open_run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.serving.exit_rule import ChosenRule, Provenance, threshold_rule
 from basisnet_jax.training.schedule import warm_start
 from basisnet_jax.workdir.checkpoint import restore_model
-from basisnet_jax.workdir.open import open_run
+from basisnet_jax.workdir.run_folder import open_run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from etils import epath
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
 from basisnet_jax.workdir import integrity
-from basisnet_jax.workdir.open import check_same_run
+from basisnet_jax.workdir.run_folder import check_same_run
 
 _REWRITTEN = ("config.json", "data.json")  # at the start of a run, also where it is resumed
 _MADE = (*_REWRITTEN, "checkpoints", "events", ".lock")  # before the first step of a run

@@ -30,7 +30,7 @@ from basisnet_jax.inference.jax_classifier import TwoStageClassifier
 from basisnet_jax.models import folding
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule
-from basisnet_jax.workdir.open import open_run
+from basisnet_jax.workdir.run_folder import open_run
 from tests.conftest import EXPORTED_FORMATS, save_untrained
 
 

@@ -1,4 +1,4 @@
-"""Logits of torchvision's and timm's networks with weights that anybody can draw: writes tests/weights/torch_golden.json.
+"""Logits of torchvision's and timm's networks with weights that anybody can draw; writes torch_golden.json.
 
     pip install torch torchvision timm
     python -m tests.weights.torch_golden
