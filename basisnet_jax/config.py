@@ -1,6 +1,6 @@
 """Every setting with its default and meaning, and the rules that settings must meet.
 
-A file in `configs/` starts from `default()` and changes what its run needs. Nothing below `experiment.py` sees a
+A file in `configs/` starts from `default()` and changes what its run needs. Nothing below `experiment/` sees a
 config: it is read there, and passed on as plain arguments.
 """
 
@@ -141,7 +141,7 @@ def default() -> ml_collections.ConfigDict:
 
 def _backbone(name: str, *, width: float, resolution: int) -> ml_collections.ConfigDict:
     backbone = ml_collections.ConfigDict()
-    backbone.backbone = name  # a table of models/backbones.py
+    backbone.backbone = name  # a table of models/architectures.py
     backbone.width = width  # multiplies the channels
     backbone.resolution = resolution  # side in pixels of the image that it sees
     backbone.dropout = 0.0  # rate before the classifier

@@ -3,7 +3,7 @@
     taskset -c 0 python benchmarks/layers.py [--json layers.json] [--layers 112x112]
     taskset -c 0 python benchmarks/layers.py --forms synthesized vmapped
 
-- synthesized: models/synthesis.py; each image has its own kernel, combined from N bases.
+- synthesized: ops/synthesis.py; each image has its own kernel, combined from N bases.
 - static: the same layer with one kernel for all images.
 - pytorch: the images as groups of one convolution, as timm's CondConv2d has them; needs the extra `[benchmark]`.
 - vmapped: `jax.vmap` of a convolution over (image, kernel); in a run of its own, since its memory slows the others.

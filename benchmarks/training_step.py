@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py [--json training_step.json]
 
-The steps are the project's own (step.py; SGD with momentum, moving averages, float32). 'synthesized' has its
+The steps are the project's own (training/step.py; SGD with momentum, moving averages, float32). 'synthesized' has its
 coefficients from a preview that costs nothing to speak of, 'BasisNet' from the one of configs/imagenet_mbv3.py.
 'XLA depthwise' and 'vmapped' have other forms of the same layers. Gradients alone are timed beside whole steps, since
 optimizer and averages pass over N times the parameters. Wall time; what is slow gets one turn.

@@ -28,7 +28,7 @@ def refuse_groups(jaxpr: Any, of_twice_the_batch: Any) -> None:
     if layers:
         raise UserError(
             f"{_some(layers)}: a convolution with the batch in its groups, many times slower than it need be, and "
-            "wrong where the batch is sharded; use the forms of models/synthesis.py."
+            "wrong where the batch is sharded; use the forms of ops/synthesis.py."
         )
 
 

