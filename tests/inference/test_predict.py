@@ -19,7 +19,7 @@ from basisnet_jax.evaluation import early_exit
 from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.evaluation.predictions import predict as predict_split
 from basisnet_jax.experiment.run import make_experiment
-from basisnet_jax.inference import batching, image_files, predict, trained_run
+from basisnet_jax.inference import batching, image_files, jax_classifier, trained_run
 from basisnet_jax.inference.jax_classifier import TwoStageClassifier
 from basisnet_jax.training.losses import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
@@ -97,7 +97,7 @@ def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monk
 
 def test_a_stage_is_handed_the_weights_that_it_reads_and_their_vectors_as_one(trained):
     opened = trained_run.open_trained(str(trained))
-    stages = predict.jit_stages(opened.model, opened.variables, 0.0)
+    stages = jax_classifier.jit_stages(opened.model, opened.variables, 0.0)
     handed = [jax.tree.leaves(stage.args) for stage in stages]
     read = jax.tree.leaves(opened.variables)
     assert sum(x.size for arrays in handed for x in arrays) == sum(x.size for x in read) + 2, (
