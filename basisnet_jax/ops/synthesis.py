@@ -3,8 +3,9 @@
 `kernel[b] = sum_n coefficients[b, n] * bases[n]` (arXiv 2105.03014; US20230297852A1), and image b is convolved with
 its own kernel. The obvious way to run that, a convolution with one group an image, is slow everywhere. With the batch
 sharded over a mesh XLA gathers the batch for it (openxla/xla#47945), and on CPU gave wrong values
-(benchmarks/vmapped_kernels.py). The forms below never put the batch into a convolution's groups. Which form runs is chosen where the program is lowered, so a program that is compiled for a TPU
-on a CPU host gets the TPU's form. No GPU has been measured; it gets the form that is batched matrix products.
+(benchmarks/vmapped_kernels.py). The forms below never put the batch into a convolution's groups. Which form runs is
+chosen where the program is lowered, so a program that is compiled for a TPU on a CPU host gets the TPU's form. No GPU
+has been measured; it gets the form that is batched matrix products.
 
 Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases.
 Products of bfloat16 are accumulated in float32.
