@@ -28,7 +28,9 @@ LOST = 1  # exit code of a process that cannot reach the others, or goes on with
 _LONGEST_SENTENCE = 1000  # bytes of an error that the others hear of
 
 
-def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: int) -> None:
+def initialize(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, connect_seconds: int
+) -> None:
     """Connects the processes of a run; to be called before anything touches a device.
 
     Where all three are None, Cloud TPU, GKE, SLURM and Open MPI tell by their environment; elsewhere the process is
@@ -38,7 +40,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
       coordinator: 'host:port' of process 0, as the others reach it.
       num_processes: of the run; 1 is alone, whatever the environment says.
       process_id: 0 to num_processes - 1.
-      seconds: after which a process that has not met all others gives up, says so, and exits with code `LOST`.
+      connect_seconds: after which a process that has not met all others gives up, says so, and exits with code `LOST`.
 
     Raises:
       UserError: what is given is not enough, or makes no sense.
@@ -46,7 +48,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     if num_processes == 1:
         return
     # JAX aborts with a stack trace where it cannot connect: it waits longer than we do.
-    timer = threading.Timer(seconds, _exit, [_no_connection(seconds), LOST])
+    timer = threading.Timer(connect_seconds, _exit, [_no_connection(connect_seconds), LOST])
     timer.daemon = True
     timer.start()
     try:
@@ -54,7 +56,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
             coordinator,
             num_processes,
             process_id,
-            initialization_timeout=seconds + 60,
+            initialization_timeout=connect_seconds + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
