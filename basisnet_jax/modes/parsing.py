@@ -44,9 +44,9 @@ def help_text(mode: str | None) -> str:
         lines.append(f"--mode={name}: {what.help}")
         said = "" if name == "train" else f"--mode={name} "
         lines += [f"    {PROGRAM} {said}{example}" for example in what.examples]
-    names = [*_COMMON, *(flag.name for flag in shown[mode].flags)] if mode else [*_COMMON]
+    own = [flag.name for flag in MODES[mode].flags] if mode else []
     lines += ["", "flags:"]
-    for name in names:
+    for name in [*own, *_COMMON]:
         lines += textwrap.wrap(
             f"--{name}: {flags.FLAGS[name].help}", 110, initial_indent="  ", subsequent_indent="      "
         )
