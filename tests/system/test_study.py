@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from basisnet_jax import config as config_lib
+from basisnet_jax.data import datasets
 from basisnet_jax.evaluation import early_exit, of_run
 from basisnet_jax.experiment.model import make_model, model_cost
 from basisnet_jax.training.losses import is_correct
