@@ -146,7 +146,7 @@ def main() -> None:
     """Prints a table a kind; writes all turns as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=pathlib.Path, default=pathlib.Path("runs/latency"))
-    parser.add_argument("--kinds", nargs="+", default=["none"], choices=["none", *quantization.KINDS])
+    parser.add_argument("--kinds", nargs="+", default=["none"], choices=["none", "float16", "int8_weights", "int8"])
     parser.add_argument("--synthesize", nargs="+", default=["blocks"], help="as config.model.synthesize")
     parser.add_argument("--exit-rate", type=float, default=PAPERS_EXIT_RATE, help="share of images that exit")
     parser.add_argument("--rounds", type=int, default=15)

@@ -10,7 +10,20 @@ import basisnet_jax
 PACKAGE = pathlib.Path(basisnet_jax.__file__).parent
 # Folders of the package and modules beside them, the lowest first.
 FOLDERS = (
-    *("errors", "ops", "host", "serving", "runtime", "data", "models", "weights", "training", "config", "workdir"),
+    *(
+        "errors",
+        "ops",
+        "host",
+        "serving",
+        "runtime",
+        "data",
+        "models",
+        "weights",
+        "training",
+        "settings",
+        "config",
+        "workdir",
+    ),
     *("experiment", "inference", "export", "evaluation", "loop", "aot", "modes", "compare", "main"),
 )
 

@@ -1,5 +1,6 @@
 """Rules of the settings."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -9,6 +10,7 @@ import pytest
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import plan as plan_lib
+from basisnet_jax.settings.declare import as_json
 from basisnet_jax.workdir import run_folder
 
 CONFIGS = [path for path in sorted(pathlib.Path("configs").glob("*.py")) if path.stem != "recipes"]
@@ -67,7 +69,7 @@ def test_a_value_out_of_range_is_named(field, value):
     [("batchsize", "batch_size"), ("model.num_base", "model.num_bases"), ("num_bases", "model.num_bases"), ("zzz", "")],
 )
 def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
-    sentence = config_lib.nearest_field(name, config_lib.default())
+    sentence = config_lib.nearest_field(name)
     assert f"did you mean config.{nearest}?" in sentence if nearest else "listed in" in sentence
 
 
@@ -181,3 +183,30 @@ def test_what_a_run_is_too_short_for_is_fitted_and_said():
     config.update(epochs=0.001, ema_decay=0.0)
     plan = derive(config, devices=1)
     assert (plan.total_steps, plan.warmup_steps, plan.warm_start_steps) == (1, 0, 0)
+
+
+def test_the_page_of_settings_is_of_these_settings():
+    page = pathlib.Path("docs/settings.md").read_text()
+    assert page == config_lib.page(), "python -m basisnet_jax.config > docs/settings.md"
+
+
+def test_settings_are_typed_and_say_what_users_see():
+    """The ConfigDict and the dataclasses hold the same values, and neither takes a misspelled name."""
+    config = config_lib.default()
+    config.update(batch_size=32, epochs=3)
+    config.model.preview.width = 0.25
+    config.eval.compare = ("runs/a", "runs/b")
+    settings = config_lib.validate(config)
+    assert (settings.batch_size, settings.epochs, settings.model.preview.width) == (32, 3.0, 0.25)
+    assert settings.eval.compare == ("runs/a", "runs/b")
+    assert settings.model.specialist.width == 1.0
+    assert config_lib.validate(settings) is settings
+    assert as_json(settings) == json.loads(config.to_json())
+    for holder in (config, settings):
+        with pytest.raises(AttributeError):
+            holder.batchsize  # noqa: B018
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.batch_size = 1
+    assert set(config_lib.DECLARED) == set(config_lib.flatten(config_lib.default()))
+    assert "data.threads" in config_lib.MAY_CHANGE_ON_RESUME
+    assert "model.num_bases" not in config_lib.MAY_CHANGE_ON_RESUME

@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 
 from basisnet_jax.aot import batch_checks, hlo
 from basisnet_jax.aot.topology import Chip, devices_of
+from basisnet_jax.config import Config, validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.host import files
+from basisnet_jax.settings.groups import Settings
 from basisnet_jax.workdir.lock import made
 
 GIB = 2**30
@@ -44,13 +45,14 @@ class Target:
     price: float | None = None  # of a chip-hour, in any currency
 
 
-def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target) -> str:
+def compile_for(config: Config, workdir: str, target: Target) -> str:
     """Compiles, writes `compile.json` into the workdir, and returns the table to print.
 
     Raises:
       UserError: config, topology or batch do not fit, libtpu is missing, the step moves the batch between devices or
         puts it into a convolution's groups, or the workdir cannot be written.
     """
+    config = validate(config)
     devices, chip = devices_of(target.topology, target.slices)
     folder = files.absolute(workdir)
     with made(folder):  # before minutes of compilation
@@ -59,9 +61,7 @@ def compile_for(config: ml_collections.ConfigDict, workdir: str, target: Target)
     return table(bill)
 
 
-def _bill(
-    config: ml_collections.ConfigDict, devices: Sequence[jax.Device], chip: Chip, target: Target
-) -> dict[str, Any]:
+def _bill(config: Settings, devices: Sequence[jax.Device], chip: Chip, target: Target) -> dict[str, Any]:
     """Returns what `compile.json` holds. Raises UserError as `compile_for` does."""
     chips = len(devices) // chip.devices
 
@@ -85,20 +85,20 @@ def _bill(
     return bill
 
 
-def with_batch(
-    config: ml_collections.ConfigDict, what: str, per_chip_batch: int | None, chips: int
-) -> ml_collections.ConfigDict:
+def with_batch(config: Settings, what: str, per_chip_batch: int | None, chips: int) -> Settings:
     """Returns the config with `per_chip_batch` images a chip in the step `what`, 'train' or 'eval'.
 
     Raises:
       UserError: `per_chip_batch` is below 1.
     """
-    config = config.copy_and_resolve_references()
-    if per_chip_batch is not None:
-        if per_chip_batch < 1:
-            raise UserError(f"--per_chip_batch={per_chip_batch}: must be at least 1.")
-        (config if what == "train" else config.eval).batch_size = per_chip_batch * chips
-    return config
+    if per_chip_batch is None:
+        return config
+    if per_chip_batch < 1:
+        raise UserError(f"--per_chip_batch={per_chip_batch}: must be at least 1.")
+    size = per_chip_batch * chips
+    if what == "train":
+        return dataclasses.replace(config, batch_size=size)
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, batch_size=size))
 
 
 def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled | None, dict[str, int]]:

@@ -58,6 +58,8 @@ class EvalCrop:
 
 
 WHOLE_IMAGE = EvalCrop()
+CROPS = ("none", "inception")  # of training images: all of the image, or a `RandomCrop`
+EVAL_CROPS = ("none", "central")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Augmentation:
     max_rotation: float = 0.0  # degrees, each way
     crop: RandomCrop | None = None
     exif_orientation: bool = True  # turn the image upright before anything else
-    policy: str = "none"  # 'none', 'autoaugment' or 'randaugment'
+    policy: str = "none"  # or one of POLICIES
     layers: int = 2  # randaugment: operations an image
     magnitude: float = 9.0  # randaugment: their strength, 0 to 10
     erasing: float = 0.0  # probability of random erasing
@@ -114,6 +116,13 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(image, (side, side), interpolation=method).reshape(side, side, image.shape[2])
 
 
+# {name: (image, its settings, random generator) -> image}
+POLICIES: dict[str, Callable[[np.ndarray, Augmentation, np.random.Generator], np.ndarray]] = {
+    "autoaugment": lambda image, _, rng: policies.auto_augment(image, rng),
+    "randaugment": lambda image, settings, rng: policies.rand_augment(image, settings.layers, settings.magnitude, rng),
+}
+
+
 def augment(image: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """A training image, turned, moved (what comes into view repeats the edge), flipped, by a policy, erased."""
     angle = rng.uniform(-settings.max_rotation, settings.max_rotation)
@@ -126,10 +135,8 @@ def augment(image: np.ndarray, settings: Augmentation, rng: np.random.Generator)
         image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
         image = image.reshape(height, width, channels)
     image = cv2.flip(image, 1).reshape(image.shape) if settings.flip and flip else image
-    if settings.policy == "autoaugment":
-        image = policies.auto_augment(image, rng)
-    elif settings.policy == "randaugment":
-        image = policies.rand_augment(image, settings.layers, settings.magnitude, rng)
+    if settings.policy != "none":
+        image = POLICIES[settings.policy](image, settings, rng)
     return policies.random_erasing(image, settings.erasing, rng) if settings.erasing else image
 
 

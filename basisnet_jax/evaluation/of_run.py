@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from etils import epath
 
 from basisnet_jax import runtime
-from basisnet_jax.config import fail
+from basisnet_jax.config import Config
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
@@ -33,6 +32,8 @@ from basisnet_jax.inference import trained_run
 from basisnet_jax.models.stages import Stages
 from basisnet_jax.serving.exit_rule import FILE, NEVER, ChosenRule, Provenance
 from basisnet_jax.serving.manifest import Manifest
+from basisnet_jax.settings.declare import as_json, fail
+from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.losses import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
 from basisnet_jax.workdir.run_folder import is_export, open_run
@@ -41,9 +42,7 @@ EXIT_PERCENT = range(0, 101)  # rows of the CSV, a criterion
 SHOWN = 8  # images of each kind that are drawn
 
 
-def evaluate_run(
-    config: ml_collections.ConfigDict | None, workdir: str, devices: Sequence[jax.Device] | None = None
-) -> dict[str, Any]:
+def evaluate_run(config: Config | None, workdir: str, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
     """Evaluates a trained run, or the LiteRT files that were exported of one, and writes `evaluation/` into its folder.
 
     Args:
@@ -62,7 +61,7 @@ def evaluate_run(
 
 
 def _evaluate(
-    config: ml_collections.ConfigDict | None,
+    config: Config | None,
     workdir: str,
     devices: Sequence[jax.Device] | None,
     progress: terminal.Progress,
@@ -149,8 +148,8 @@ def _compared(workdir: str, experiment: Experiment) -> Network:
     path = epath.Path(workdir).expanduser() / "evaluation" / "results.json"
     if not path.exists():
         fail("eval.compare", workdir, "has no evaluation/results.json; run --mode=evaluate on it first")
-    other, data = json.loads(path.read_text()), experiment.config.data
-    was, now = ((data_name(x), x["eval_split"]) for x in (other["config"]["data"], data))
+    other = json.loads(path.read_text())
+    was, now = ((data_name(x), x["eval_split"]) for x in (other["config"]["data"], as_json(experiment.config.data)))
     if was != now:
         fail("eval.compare", workdir, f"was evaluated on {' '.join(was)}, not on {' '.join(now)}")
     return Network(epath.Path(workdir).name, other["madds"]["total"], other["reported_half"]["top1"])
@@ -174,7 +173,7 @@ def _results(
     half_N = early_exit.reported_half(len(labels_N))
     correct_N = is_correct(predictions.logits_NxK, labels_N)
     results: dict[str, Any] = {
-        "config": json.loads(config.to_json()),
+        "config": as_json(config),
         "step": step,
         "count": len(labels_N),
         "resolution": experiment.eval_side,
@@ -194,7 +193,7 @@ def _results(
     return results
 
 
-def _chosen_points(config: ml_collections.ConfigDict, candidate: Candidate) -> dict[str, int]:
+def _chosen_points(config: Settings, candidate: Candidate) -> dict[str, int]:
     """{setting: index of the threshold that it chooses}, on the half that is chosen on; the last is the rule's."""
     chosen = {"max_accuracy_drop": early_exit.at_most_drop(candidate.chosen_on, config.eval.max_accuracy_drop)}
     if config.eval.madds_target:
@@ -202,16 +201,14 @@ def _chosen_points(config: ml_collections.ConfigDict, candidate: Candidate) -> d
     return chosen
 
 
-def _chosen(
-    config: ml_collections.ConfigDict, candidates: list[Candidate], images: int, provenance: Provenance
-) -> ChosenRule:
+def _chosen(config: Settings, candidates: list[Candidate], images: int, provenance: Provenance) -> ChosenRule:
     """Returns the rule that prediction and export take: the best criterion's, by madds_target if there is one."""
     best = candidates[_best(candidates)]
     setting, index = list(_chosen_points(config, best).items())[-1]
-    return best.choice(index, f"{setting}={config.eval[setting]:g}", images, provenance)
+    return best.choice(index, f"{setting}={getattr(config.eval, setting):g}", images, provenance)
 
 
-def _termination(config: ml_collections.ConfigDict, candidates: list[Candidate], chosen: ChosenRule) -> dict[str, Any]:
+def _termination(config: Settings, candidates: list[Candidate], chosen: ChosenRule) -> dict[str, Any]:
     """Lists every criterion with its chosen points, the best criterion, and the rule that prediction takes.
 
     Thresholds, temperature and the best criterion are chosen on one half; points are of the other.

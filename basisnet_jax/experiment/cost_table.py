@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import ml_collections
-
-from basisnet_jax.config import eval_resolution, validate
+from basisnet_jax.config import Config, validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import make_model, model_cost
@@ -12,19 +10,19 @@ from basisnet_jax.host import files, tables
 from basisnet_jax.models.cost import Cost
 
 
-def cost(config: ml_collections.ConfigDict, workdir: str) -> str:
+def cost(config: Config, workdir: str) -> str:
     """Counts, writes `cost.json` into the workdir, and returns the table to print.
 
     Raises:
       UserError: a value is out of range, the data set is not known, or the workdir cannot be written.
     """
-    validate(config)
+    config = validate(config)
     data = config.data
     classes, channels = datasets.classes_and_channels(
         data.name, data.dir, data.train_split, data.eval_split, data.eval_share
     )
     datasets.check_classes(data.name, classes)
-    counted = model_cost(make_model(config.model, len(classes)), eval_resolution(config), channels)
+    counted = model_cost(make_model(config.model, len(classes)), config.eval_resolution, channels)
     folder = files.absolute(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """Networks: new ones from a config, and trained ones with their weights, from a run or as published."""
 
 import jax.numpy as jnp
-import ml_collections
 
 from basisnet_jax.data.preprocess import EvalCrop
 from basisnet_jax.errors import UserError
@@ -9,13 +8,14 @@ from basisnet_jax.models import cost, routing
 from basisnet_jax.models.architectures import ARCHITECTURES, Architecture, published_by, scaled
 from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.models.layers import Backbone
+from basisnet_jax.settings.groups import BackboneSettings, DataSettings, ModelSettings
 
 
-def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
+def make_model(config: ModelSettings, num_classes: int) -> BasisNet:
     """The model that `config.model` describes. Raises UserError if no layer of it would be synthesized."""
     dtype = jnp.dtype(config.dtype)
 
-    def backbone(settings: ml_collections.ConfigDict) -> Backbone:
+    def backbone(settings: BackboneSettings) -> Backbone:
         return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
 
     specialist = backbone(config.specialist)
@@ -51,12 +51,12 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> BasisNet:
     return BasisNet(specialist, routing=route)
 
 
-def _architecture(settings: ml_collections.ConfigDict) -> Architecture:
+def _architecture(settings: BackboneSettings) -> Architecture:
     table = scaled(ARCHITECTURES[settings.backbone], settings.width)
     return published_by(table, settings.conventions) if settings.conventions else table
 
 
-def eval_crop(data: ml_collections.ConfigDict) -> EvalCrop:
+def eval_crop(data: DataSettings) -> EvalCrop:
     """The part of an image that is evaluated."""
     return EvalCrop(data.eval_padding if data.eval_crop == "central" else None, data.exif_orientation)
 

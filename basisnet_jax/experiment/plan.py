@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-import ml_collections
-
-from basisnet_jax.config import fail
+from basisnet_jax.settings.declare import fail
+from basisnet_jax.settings.groups import Settings
+from basisnet_jax.training import optimizers
 from basisnet_jax.training.schedule import decay_at
 
 
@@ -38,7 +38,7 @@ class Plan:
 
 
 def derive(
-    config: ml_collections.ConfigDict,
+    config: Settings,
     *,
     train_examples: int,
     eval_examples: int,
@@ -69,8 +69,8 @@ def derive(
     unit = math.lcm(devices, processes)
     if training:
         _check_training_batch(config, devices, unit)
-    growth = config.batch_size / config.optimizer.reference_batch
-    factor = {"none": 1.0, "linear": growth, "sqrt": math.sqrt(growth)}[config.optimizer.scale_with_batch]
+    scaling = optimizers.BATCH_SCALINGS[config.optimizer.scale_with_batch]
+    factor = scaling(config.batch_size / config.optimizer.reference_batch)
 
     def steps(epochs: float) -> int:
         return max(1, round(epochs * train_examples / config.batch_size))
@@ -101,7 +101,7 @@ def _round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def _check_training_batch(config: ml_collections.ConfigDict, devices: int, unit: int) -> None:
+def _check_training_batch(config: Settings, devices: int, unit: int) -> None:
     """Raises UserError if a training batch is no multiple of `unit`, or its pieces do not divide a device's share."""
     size = config.batch_size
     if size % unit:

@@ -7,11 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
-from basisnet_jax import config as config_lib
+from basisnet_jax.config import Config, validate
 from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
 from basisnet_jax.experiment import plan as plan_lib
 from basisnet_jax.experiment import trained
@@ -22,6 +21,7 @@ from basisnet_jax.host import mesh as mesh_lib
 from basisnet_jax.models import cost, routing
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
+from basisnet_jax.settings.groups import DataSettings, Settings
 from basisnet_jax.training import optimizers, state, step
 from basisnet_jax.training import schedule as schedule_lib
 from basisnet_jax.training.losses import Distillation
@@ -37,7 +37,7 @@ EvalStep = Callable[[Variables, Any, step.Batch], Metrics]
 class Experiment:
     """Everything that a run needs, made once; no array is on a device yet."""
 
-    config: ml_collections.ConfigDict
+    config: Settings
     plan: plan_lib.Plan
     data: datasets.Dataset
     mesh: jax.sharding.Mesh
@@ -56,7 +56,7 @@ class Experiment:
     @property
     def eval_side(self) -> int:
         """Height and width of the images that are evaluated."""
-        return config_lib.eval_resolution(self.config)
+        return self.config.eval_resolution
 
     @functools.cached_property
     def abstract_state(self) -> state.TrainState:
@@ -91,10 +91,8 @@ class Experiment:
         """The state before the first step, each array created straight in its sharding."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         config, seed = self.config.model, self.config.seed
-        stages = ("specialist", "preview") if self.model.preview else ("specialist",)
-        sources = {
-            stage: trained.starting_weights(stage, config[stage]) for stage in stages if config[stage].start_from
-        }
+        stages = {"specialist": config.specialist, **({"preview": config.preview} if self.model.preview else {})}
+        sources = {name: trained.starting_weights(name, stage) for name, stage in stages.items() if stage.start_from}
 
         def init(sources: dict[str, list[Any]]) -> state.TrainState:
             start = functools.partial(trained.start_from, sources=sources, noise=config.start_noise, seed=seed)
@@ -236,7 +234,7 @@ class Experiment:
 
 
 def open_data(
-    settings: ml_collections.ConfigDict, open_dataset: Callable[..., datasets.Dataset] = datasets.open_dataset
+    settings: DataSettings, open_dataset: Callable[..., datasets.Dataset] = datasets.open_dataset
 ) -> datasets.Dataset:
     """Opens the data set that `config.data` names. Raises UserError if it is not there or has one class."""
     data = open_dataset(settings.name, settings.dir, settings.train_split, settings.eval_split, settings.eval_share)
@@ -245,7 +243,7 @@ def open_data(
 
 
 def make_experiment(
-    config: ml_collections.ConfigDict,
+    config: Config,
     devices: Sequence[jax.Device] | None = None,
     open_dataset: Callable[..., datasets.Dataset] = datasets.open_dataset,
     *,
@@ -259,7 +257,7 @@ def make_experiment(
       open_dataset: `datasets.describe_dataset` where nothing is to be read.
       training: whether there will be training: the teacher has to be there, and its batch divide over the devices.
     """
-    config_lib.validate(config)
+    config = validate(config)
     # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
     data = open_data(config.data, open_dataset)
     data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
@@ -305,5 +303,5 @@ def make_experiment(
         teacher=None if config.distill.cache else teacher,
         teacher_fingerprint=teacher.fingerprint() if teacher else None,
         schedule=numbers,
-        optimizer=optimizers.restrict(transformation, optimizer.trained),
+        optimizer=optimizers.train_only(transformation, optimizer.trained),
     )

@@ -3,15 +3,14 @@
 import dataclasses
 from typing import Any
 
-import ml_collections
-
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import trained
 from basisnet_jax.models import routing
+from basisnet_jax.settings.groups import Settings
 
 
-def load_teacher(config: ml_collections.ConfigDict, data: datasets.Dataset) -> trained.Trained | None:
+def load_teacher(config: Settings, data: datasets.Dataset) -> trained.Trained | None:
     """The teacher, or None. Raises UserError if it is not there, or does not fit the data or the training step."""
     source = config.distill.teacher
     if not source:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from basisnet_jax import config as config_lib
+from basisnet_jax.config import validate, with_defaults
 from basisnet_jax.data.preprocess import EvalCrop
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import _architecture, eval_crop, make_model
@@ -19,6 +18,7 @@ from basisnet_jax.host import files
 from basisnet_jax.models.architectures import ARCHITECTURES, scaled
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.models.layers import Backbone
+from basisnet_jax.settings.groups import BackboneSettings
 from basisnet_jax.weights import pretrained, readers, start
 from basisnet_jax.workdir.checkpoint import Checkpoints
 
@@ -75,13 +75,14 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         return _trained(BasisNet(specialist), variables, published.resolution, crop, backbones)
     folder = files.absolute(source)
     try:
-        config = config_lib.with_defaults(json.loads((folder / "config.json").read_text()))
+        saved = with_defaults(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError, AttributeError):  # not there, no JSON, or no config
         raise UserError(
             f"{source!r} is neither a network with published weights ({', '.join(pretrained.PUBLISHED)}) nor the "
             "workdir of a run: it has no config.json that can be read."
         ) from None
-    config.model.dtype = dtype
+    saved.model.dtype = dtype
+    config = validate(saved)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         best = checkpoints.best_step()
         step = checkpoints.newest_sound_step() if best is None else best
@@ -92,8 +93,8 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         averages = checkpoints.restore_variables(step, ema=True)
     num_classes = averages["params"]["specialist"]["classifier"]["bias"].size
     model = make_model(config.model, num_classes)
-    stages = ("specialist", "preview") if model.preview else ("specialist",)
-    backbones = {stage: (config.model[stage].backbone, config.model[stage].width) for stage in stages}
+    stages = {"specialist": config.model.specialist, **({"preview": config.model.preview} if model.preview else {})}
+    backbones = {name: (stage.backbone, stage.width) for name, stage in stages.items()}
     return _trained(model, averages, config.model.specialist.resolution, eval_crop(config.data), backbones)
 
 
@@ -108,7 +109,7 @@ def _trained(
     return Trained(model, variables, resolution, crop, channels, backbones)
 
 
-def starting_weights(stage: str, settings: ml_collections.ConfigDict) -> list[Variables]:
+def starting_weights(stage: str, settings: BackboneSettings) -> list[Variables]:
     """The variables of each network that a stage's `start_from` names, as `start_from` takes them.
 
     Args:

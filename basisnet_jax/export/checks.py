@@ -10,10 +10,11 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.export.folded import Network
-from basisnet_jax.export.formats import FORMATS, convert
+from basisnet_jax.export.formats import LOADERS, convert
 from basisnet_jax.host.terminal import Progress
 from basisnet_jax.models.basisnet import Variables
 from basisnet_jax.models.stages import make_stages
+from basisnet_jax.serving.formats import FORMATS
 
 CALIBRATION_IMAGES = 100
 TOLERANCE = 1e-4  # of an image: the largest difference of its logits over the largest of them
@@ -46,7 +47,7 @@ def by_jax(network: Network) -> Answer:
 
 def by_files(files: Mapping[str, bytes], suffix: str) -> Answer:
     """A format's files in its own runtime, the specialist fed with what the preview's file gives."""
-    load = FORMATS[suffix].load
+    load = LOADERS[FORMATS[suffix].runtime]
     second = load(files[f"specialist.{suffix}"])
     first = load(files[f"preview.{suffix}"]) if f"preview.{suffix}" in files else None
 

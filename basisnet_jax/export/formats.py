@@ -1,71 +1,27 @@
-"""The formats by name: how a network is converted, and how what comes out is run.
+"""How a network is converted into each format of `serving/formats.py`, and how what comes out is run."""
 
-A format's name is what follows the stage in its files' names: 'preview.int8.tflite' is of 'int8.tflite'.
-"""
-
-import dataclasses
-import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from basisnet_jax.errors import UserError
 from basisnet_jax.export import phone_layers
 from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.export.onnx import load_onnx, to_onnx
-from basisnet_jax.export.quantization import KINDS, ROWS, quantizer
+from basisnet_jax.export.quantization import ROWS, quantizer
 from basisnet_jax.export.stablehlo import load_stablehlo, to_stablehlo
 from basisnet_jax.host.terminal import Progress
+from basisnet_jax.serving.formats import FORMATS
 from basisnet_jax.serving.tflite import LiteRTStage
 
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """One format.
-
-    Attributes:
-      runtime: what runs its files.
-      packages: whose versions matter.
-      modules: what must be importable.
-      load: a file's content -> a function of arrays_Bx for any B that gives a list of outputs.
-      exact: the files must answer as the network does; what a quantized one loses is reported.
-    """
-
-    runtime: str
-    packages: tuple[str, ...]
-    modules: tuple[str, ...]
-    load: Callable[[bytes], Callable[..., Sequence[Any]]]
-    exact: bool = True
-
-
-_LITERT_MODULES = ("tensorflow", "ai_edge_litert")
-_LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), _LITERT_MODULES, LiteRTStage)
-FORMATS = {
-    "tflite": _LITERT,
-    **{f"{kind}.tflite": dataclasses.replace(_LITERT, exact=False) for kind in KINDS},
-    "stablehlo": Format("jax.export", ("jax", "jaxlib"), (), load_stablehlo),
-    "onnx": Format(
-        "ONNX Runtime",
-        ("tf2onnx", "onnx", "onnxruntime"),
-        (*_LITERT_MODULES, "tf2onnx", "onnx", "onnxruntime"),
-        load_onnx,
-    ),
+# {what runs a format's files: a file's content -> a function of arrays_Bx for any B that gives a list of outputs}
+LOADERS: dict[str, Callable[[bytes], Callable[..., Sequence[Any]]]] = {
+    "LiteRT": LiteRTStage,
+    "jax.export": load_stablehlo,
+    "ONNX Runtime": load_onnx,
 }
-
-
-def check_installed(formats: Iterable[str]) -> None:
-    """Raises UserError if what a format needs is not installed; nothing is imported for that."""
-    for name in formats:
-        missing = [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
-        if missing:
-            names, extra = " and ".join(missing), "onnx" if name == "onnx" else "train"
-            raise UserError(
-                f"config.export.formats has {name!r}, for which {names} must be installed; run pip install -e "
-                f"'.[{extra}]', or leave {name!r} out."
-            )
 
 
 def convert(
@@ -82,7 +38,7 @@ def convert(
     files = {}
     for name in formats:
         if FORMATS[name].runtime == "LiteRT":
-            kind = name.removesuffix("tflite").removesuffix(".")
+            kind = FORMATS[name].quantization
             examples = _examples(network, calibration_BxHxWxC) if kind == "int8" else []
             for stage, function in network.stages(phone_layers.interceptor(ROWS.get(kind, 1))).named().items():
                 shapes = {key: (network.batch, *shape) for key, shape in network.inputs(stage).items()}

@@ -11,20 +11,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from basisnet_jax.config import validate
+from basisnet_jax.config import Config, validate
 from basisnet_jax.data.folder import find_images
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
 from basisnet_jax.export.folded import Network
-from basisnet_jax.export.formats import check_installed
 from basisnet_jax.export.package import describe, lost_accuracy, open_network, write
 from basisnet_jax.host import terminal
 from basisnet_jax.inference.image_files import READ_AT_ONCE, read_images
 from basisnet_jax.models import folding
+from basisnet_jax.serving.formats import check_installed
+from basisnet_jax.settings.groups import Settings
 from basisnet_jax.workdir.run_folder import without_folders
 
 
@@ -45,7 +45,7 @@ def frozen(network: Network, coefficients_LxN: np.ndarray) -> Network:
     return dataclasses.replace(network, model=model, variables=variables, warm_start=0.0)
 
 
-def specialize_run(config: ml_collections.ConfigDict, workdir: str, pattern: str) -> str:
+def specialize_run(config: Config, workdir: str, pattern: str) -> str:
     """Writes `specialized/` into the workdir of a run, and returns the lines to print.
 
     Args:
@@ -57,13 +57,13 @@ def specialize_run(config: ml_collections.ConfigDict, workdir: str, pattern: str
     Raises:
       UserError: as `exporting.export_run`; no preview, no file has such a name, or one is no image.
     """
-    validate(config)
+    config = validate(config)
     check_installed(config.export.formats)
     with terminal.Progress() as progress:
         return _specialize(config, workdir, pattern, progress)
 
 
-def _specialize(config: ml_collections.ConfigDict, workdir: str, pattern: str, progress: terminal.Progress) -> str:
+def _specialize(config: Settings, workdir: str, pattern: str, progress: terminal.Progress) -> str:
     progress.stage("opening the run")
     opened, network = open_network(config, workdir)
     if network.model.preview is None:

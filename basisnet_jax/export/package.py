@@ -5,24 +5,21 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from etils import epath
 
-from basisnet_jax.config import validate
+from basisnet_jax.config import Config, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import eval_crop, model_cost
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import card
 from basisnet_jax.export.checks import Logits, convert_and_check, differences
 from basisnet_jax.export.folded import OUTPUTS, Network
-from basisnet_jax.export.formats import FORMATS, check_installed
 from basisnet_jax.host import files as file_lib
 from basisnet_jax.host import terminal, versions
 from basisnet_jax.inference.trained_run import OpenedRun, open_trained, rule_of
@@ -30,13 +27,16 @@ from basisnet_jax.models.cost import Cost
 from basisnet_jax.serving import exit_rule
 from basisnet_jax.serving import manifest as manifest_lib
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule
+from basisnet_jax.serving.formats import FORMATS, check_installed
+from basisnet_jax.settings.declare import as_json
+from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.losses import is_correct
 from basisnet_jax.workdir.run_folder import portable
 
 MAX_LOSS = 0.005  # of top-1, which a kind of files may lose without a warning
 
 
-def export_run(config: ml_collections.ConfigDict, workdir: str, threshold: float | None = None) -> str:
+def export_run(config: Config, workdir: str, threshold: float | None = None) -> str:
     """Writes `export/` into the workdir of a run, and returns the lines to print.
 
     Args:
@@ -49,15 +49,13 @@ def export_run(config: ml_collections.ConfigDict, workdir: str, threshold: float
       UserError: config, data, workdir or checkpoint do not fit, a format's packages are missing, a file answers
         otherwise than the network, the rule was chosen with other weights, or the workdir cannot be written.
     """
-    validate(config)
+    config = validate(config)
     check_installed(config.export.formats)
     with terminal.Progress() as progress:
         return _export(config, workdir, threshold, progress)
 
 
-def _export(
-    config: ml_collections.ConfigDict, workdir: str, threshold: float | None, progress: terminal.Progress
-) -> str:
+def _export(config: Settings, workdir: str, threshold: float | None, progress: terminal.Progress) -> str:
     progress.stage("opening run and data")
     opened, network = open_network(config, workdir)
     chosen = _rule(opened, threshold) if network.model.preview else None
@@ -85,7 +83,7 @@ def _export(
     return write(opened.folder / "export", files, found, opened.classes)
 
 
-def open_network(config: ml_collections.ConfigDict, workdir: str) -> tuple[OpenedRun, Network]:
+def open_network(config: Config, workdir: str) -> tuple[OpenedRun, Network]:
     """A trained run and what of it is exported: float32, since phones and servers round in their own ways."""
     # Pallas kernels need a batch of a known size.
     opened = open_trained(workdir, config, dtype="float32", tpu_kernels=False)
@@ -95,7 +93,7 @@ def open_network(config: ml_collections.ConfigDict, workdir: str) -> tuple[Opene
         warm_start=opened.warm_start_left,
         side=opened.side,
         channels=opened.channels,
-        batch=config.export.batch,
+        batch=opened.config.export.batch,
     )
     return opened, network
 
@@ -191,7 +189,7 @@ def describe(
             name: dataclasses.asdict(manifest_lib.file_facts(content, errors[name])) for name, content in files.items()
         },
         "data": {"name": opened.data_name, "train_split": opened.config.data.train_split},
-        "config": portable(json.loads(opened.config.to_json())),
+        "config": portable(as_json(opened.config)),
         "versions": {**versions.versions(), **_versions(packages)},
     }
 

@@ -5,10 +5,6 @@ from typing import Any
 
 import numpy as np
 
-# float16: weights, unpacked to float32 when the file is loaded. int8_weights: those of convolutions, dense layers and
-# bases, with a scale for each output channel; depthwise kernels are rounded alike, and stored as float32. int8:
-# activations too, in ranges taken from examples.
-KINDS = ("float16", "int8_weights", "int8")
 ROWS = {"int8_weights": 4}  # see `one_image.synthesize`; eight are slower, one is too (docs/deploy.md)
 
 
@@ -16,7 +12,7 @@ def quantizer(kind: str, examples: Sequence[Mapping[str, np.ndarray]] = ()) -> C
     """A value for `convert` of `litert.to_tflite`.
 
     Args:
-      kind: one of KINDS, or '' for float32.
+      kind: see `formats.Format.quantization`; '' for float32.
       examples: for 'int8', {input: array of one batch} each, as real as can be.
     """
 

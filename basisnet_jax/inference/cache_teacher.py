@@ -1,11 +1,10 @@
 """--mode=teacher: a teacher's logits of every training example, computed once."""
 
 import jax
-import ml_collections
 import numpy as np
 from etils import epath
 
-from basisnet_jax.config import fail, validate
+from basisnet_jax.config import Config, validate
 from basisnet_jax.data import pipeline, teacher_logits
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import open_data
@@ -13,10 +12,11 @@ from basisnet_jax.experiment.teacher import load_teacher, teacher_identity
 from basisnet_jax.host import distributed, files, terminal
 from basisnet_jax.host import mesh as mesh_lib
 from basisnet_jax.models.stages import normalize
+from basisnet_jax.settings.declare import fail
 from basisnet_jax.training import step
 
 
-def cache_logits(config: ml_collections.ConfigDict) -> str:
+def cache_logits(config: Config) -> str:
     """Fills `config.distill.cache`, going on where it was stopped, and returns a sentence on it.
 
     The teacher sees what it is evaluated on: the same part of each image, at its own resolution. Each process makes
@@ -26,7 +26,7 @@ def cache_logits(config: ml_collections.ConfigDict) -> str:
       UserError: a value is out of range, data or teacher are not there or do not fit each other, the cache is one of
         another teacher, data set or preprocessing, or it cannot be written.
     """
-    validate(config)
+    config = validate(config)
     if not config.distill.cache:
         fail("distill.cache", "", "must name the folder for the teacher's logits")
     with distributed.together():

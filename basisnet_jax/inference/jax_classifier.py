@@ -7,12 +7,11 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from basisnet_jax import runtime
-from basisnet_jax.config import with_defaults
+from basisnet_jax.config import Config, validate, with_defaults
 from basisnet_jax.data import preprocess
 from basisnet_jax.experiment.model import eval_crop, model_cost
 from basisnet_jax.inference import batching
@@ -38,7 +37,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
 
     @classmethod
     def from_folder(
-        cls, workdir: str, threshold: float | None = None, config: ml_collections.ConfigDict | None = None
+        cls, workdir: str, threshold: float | None = None, config: Config | None = None
     ) -> "TwoStageClassifier":
         """Opens an export by `from_export`, and a run by `from_checkpoint`."""
         if not is_export(workdir):
@@ -48,7 +47,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
 
     @classmethod
     def from_checkpoint(
-        cls, workdir: str, threshold: float | None = None, config: ml_collections.ConfigDict | None = None
+        cls, workdir: str, threshold: float | None = None, config: Config | None = None
     ) -> "TwoStageClassifier":
         """The trained model of a run, on the first device. The data that it was trained on is not needed.
 
@@ -83,7 +82,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     ) -> Self:
         """As `runtime.TwoStageClassifier.from_export`, and it knows how image files are cropped."""
         found = super().from_export(folder, threshold, threads, suffix)
-        return dataclasses.replace(found, crop=eval_crop(with_defaults(Manifest.load(folder).config).data))
+        return dataclasses.replace(found, crop=eval_crop(validate(with_defaults(Manifest.load(folder).config)).data))
 
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         return batching.run(function, *arrays_Bx)

@@ -5,15 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 from etils import epath
 
-from basisnet_jax.config import eval_resolution, fail
+from basisnet_jax.config import Config
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import make_model
 from basisnet_jax.experiment.plan import derive
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.serving.exit_rule import ChosenRule, Provenance, threshold_rule
+from basisnet_jax.settings.declare import fail
+from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.schedule import warm_start
 from basisnet_jax.workdir.checkpoint import restore_model
 from basisnet_jax.workdir.run_folder import open_run
@@ -24,7 +25,7 @@ class OpenedRun:
     """A trained run on the first device; its data need not be there."""
 
     folder: epath.Path
-    config: ml_collections.ConfigDict  # the run's; the model may compute otherwise
+    config: Settings  # the run's; the model may compute otherwise
     model: BasisNet
     step: int  # after which the variables were saved
     variables: Variables  # float32 arrays of NumPy
@@ -35,7 +36,7 @@ class OpenedRun:
     channels: int
 
 
-def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, **of_the_model: Any) -> OpenedRun:
+def open_trained(workdir: str, config: Config | None = None, **of_the_model: Any) -> OpenedRun:
     """Restores a run.
 
     Args:
@@ -49,13 +50,12 @@ def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, 
     folder, config = open_run(workdir, config)
     if config.model.routing == "task":
         fail("model.routing", "task", "asks for each image's task, which a classifier of images does not know")
-    computing = config.copy_and_resolve_references()
-    computing.mesh.fsdp = 1
-    computing.model.update(of_the_model)
+    model_settings = dataclasses.replace(config.model, **of_the_model)
     facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
-    model = make_model(computing.model, len(facts["classes"]))
+    model = make_model(model_settings, len(facts["classes"]))
+    alone = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=1))
     plan = derive(
-        computing, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1, training=False
+        alone, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1, training=False
     )
     step, variables = restore_model(folder, config.eval.checkpoint, ema=config.eval.ema)
     return OpenedRun(
@@ -67,7 +67,7 @@ def open_trained(workdir: str, config: ml_collections.ConfigDict | None = None, 
         warm_start_left=float(warm_start(step, plan.warm_start_steps)),
         data_name=facts.get("name") or config.data.name,
         classes=tuple(facts["classes"]),
-        side=eval_resolution(config),
+        side=config.eval_resolution,
         channels=facts["channels"],
     )
 
@@ -96,9 +96,7 @@ def _read_json(path: epath.Path, what: str) -> Any:
     return json.loads(path.read_text())
 
 
-def provenance_of(
-    config: ml_collections.ConfigDict, data_name: str, step: int, files: Mapping[str, str] | None = None
-) -> Provenance:
+def provenance_of(config: Settings, data_name: str, step: int, files: Mapping[str, str] | None = None) -> Provenance:
     """Says what a rule is chosen or used with.
 
     Args:
@@ -111,7 +109,7 @@ def provenance_of(
         step=step,
         checkpoint=config.eval.checkpoint,
         ema=config.eval.ema,
-        resolution=eval_resolution(config),
+        resolution=config.eval_resolution,
         data=data_name,
         split=config.data.eval_split,
         crop=config.data.eval_crop,

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 from absl import logging
 from etils import epath
 
-from basisnet_jax.config import validate
+from basisnet_jax.config import Config, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation.whole_split import evaluate
 from basisnet_jax.experiment.run import Experiment, make_experiment
@@ -20,6 +19,7 @@ from basisnet_jax.host import compilation_cache, distributed, files, recompilati
 from basisnet_jax.host import mesh as mesh_lib
 from basisnet_jax.loop import divergence, first_lines
 from basisnet_jax.loop.run_stats import Account
+from basisnet_jax.settings.declare import as_json
 from basisnet_jax.training import finite
 from basisnet_jax.training.state import TrainState
 from basisnet_jax.workdir import curves, events, integrity, results
@@ -27,7 +27,7 @@ from basisnet_jax.workdir import lock as workdir_lib
 from basisnet_jax.workdir.checkpoint import Checkpoints
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | None:
+def train(config: Config, workdir: str) -> dict[str, Any] | None:
     """Trains, evaluates and saves in a workdir; resumes from its newest checkpoint if there is one.
 
     Args:
@@ -40,7 +40,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | N
     Raises:
       UserError: config, data, devices or workdir do not fit, or the numbers of the run are no longer finite.
     """
-    validate(config)
+    config = validate(config)
     folder = files.absolute(workdir)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(distributed.stop_signals())
@@ -102,7 +102,7 @@ def _write_start(experiment: Experiment, folder: epath.Path) -> None:
             "the same teacher, or another --workdir."
         )
     with _writing(folder):
-        files.write_json(folder / "config.json", json.loads(config.to_json()))
+        files.write_json(folder / "config.json", as_json(config))
         files.write_json(path, facts)
 
 
@@ -247,7 +247,7 @@ def _results(experiment: Experiment, evaluation: dict[str, float], account: Acco
     cost = experiment.cost()
     timed_images = account.timed_steps * experiment.plan.batch_size
     return {
-        "config": json.loads(experiment.config.to_json()),
+        "config": as_json(experiment.config),
         "step": experiment.plan.total_steps,
         "train_seconds": account.train_seconds,
         "skipped_steps": account.skipped_steps,

@@ -40,17 +40,25 @@ def coefficient_vectors(layers: Sequence[str], granularity: str) -> dict[str, in
 
     Args:
       layers: names such as 'block03/expand'.
-      granularity: 'layer', 'block' or 'model' share a vector over one layer, one block or all layers.
+      granularity: one of GRANULARITIES; what shares a vector: one layer, one block or all layers.
     """
-    owner = {"layer": lambda layer: layer, "block": block_of, "model": lambda layer: ""}
-    owners = [owner[granularity](layer) for layer in layers]
+    owners = [GRANULARITIES[granularity](layer) for layer in layers]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(owners))}
     return {layer: numbers[name] for layer, name in zip(layers, owners, strict=True)}
 
 
 def block_of(layer: str) -> str:
-    """'block03' of 'block03/expand'; a layer of the head is a block of its own."""
+    """Returns 'block03' of 'block03/expand'; a layer of the head is a block of its own."""
     return layer.split("/")[0]
+
+
+# {granularity: layer's name -> name of what shares its coefficient vector}
+GRANULARITIES: dict[str, Callable[[str], str]] = {
+    "layer": lambda layer: layer,
+    "block": block_of,
+    "model": lambda layer: "",
+}
+WARM_STARTS = ("uniform", "temperature")  # of a preview's coefficients, see `BasisNet.start_temperature`
 
 
 class Routing(nn.Module):

@@ -148,7 +148,7 @@ def _of_field(error: BaseException, line: str) -> str | None:
         found = re.match(r"""(?:Key )?["'](\w+)["']""", text)
         if found:
             written = re.search(rf"config\.((?:\w+\.)*{found[1]})\b", line)  # with the group that it is in
-            return config_lib.nearest_field(written[1] if written else found[1], config_lib.default())
+            return config_lib.nearest_field(written[1] if written else found[1])
     found = re.match(
         r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type <class '(\w+)'>", text, re.S
     )
@@ -171,10 +171,10 @@ def _from_json(path: str) -> ml_collections.ConfigDict:
     saved = saved.get("config") if isinstance(saved, dict) and os.path.basename(path) == "manifest.json" else saved
     if not isinstance(saved, dict):
         raise UserError(f"{path} holds no config; give the config.json of a run.")
-    known = config_lib.flatten(config_lib.default())
+    known = config_lib.DECLARED
     for name in config_lib.flatten(saved):
         if name not in known:
-            raise UserError(f"{path}: {config_lib.nearest_field(name, config_lib.default())}")
+            raise UserError(f"{path}: {config_lib.nearest_field(name)}")
     try:
         config = config_lib.with_defaults(saved)
     except (TypeError, ValueError) as error:
@@ -208,9 +208,9 @@ def _short(text: str) -> str:
 
 def override_mistake(error: Exception, argv: Sequence[str]) -> str:
     """Returns the sentence for a --config. flag that raised: its nearest field, or what was wrong with its value."""
-    known = config_lib.flatten(config_lib.default())
+    known = config_lib.DECLARED
     for argument in argv:
         name = argument.lstrip("-").split("=")[0].removeprefix("no")
         if name.startswith("config.") and name.removeprefix("config.") not in known:
-            return config_lib.nearest_field(name.removeprefix("config."), config_lib.default())
+            return config_lib.nearest_field(name.removeprefix("config."))
     return f"a --config. flag cannot be read: {_first_line(error)}"

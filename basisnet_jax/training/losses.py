@@ -15,6 +15,9 @@ def smoothed_targets(labels_B: jax.Array, num_classes: int, label_smoothing: flo
     return optax.smooth_labels(jax.nn.one_hot(labels_B, num_classes), label_smoothing)
 
 
+TEACHER_LABELS = ("soft", "hard")  # what of a teacher is learned from: its probabilities, or its class
+
+
 @dataclasses.dataclass(frozen=True)
 class Distillation:
     """How a student learns from a teacher: (1 - weight) CE(label) + weight T^2 KL(teacher || student), both at T.

@@ -95,3 +95,6 @@ def _interval(key: jax.Array, length_B: jax.Array, size: int) -> jax.Array:
     first_B = centre_B - pixels_B // 2
     places_1xN = jnp.arange(size)[None]
     return (places_1xN >= first_B[:, None]) & (places_1xN < (first_B + pixels_B)[:, None])
+
+
+MIXES = {"mixup": mixup, "cutmix": cutmix}

@@ -1,5 +1,8 @@
 """Optimizers, by name."""
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,28 +29,47 @@ def times_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
+def _adaptive(
+    make: Callable[..., Any], weight_decay: float, momentum: float, decay: float, epsilon: float
+) -> list[Any]:
+    """Returns Adam or LAMB with decoupled decay."""
+    return [make(1.0, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed), times_rate()]
+
+
+def _rmsprop(weight_decay: float, momentum: float, decay: float, epsilon: float) -> list[Any]:
+    """Returns TensorFlow's RMSProp, as MnasNet has it, with L2; its momentum comes after the rate."""
+    scaled = optax.rmsprop(1.0, decay, epsilon, initial_scale=1.0, eps_in_sqrt=True)
+    return [optax.add_decayed_weights(weight_decay, mask=decayed), scaled, times_rate(), optax.trace(momentum)]
+
+
+def _sgd(weight_decay: float, momentum: float, decay: float, epsilon: float) -> list[Any]:
+    """Returns SGD with Nesterov's momentum and L2."""
+    del decay, epsilon
+    descent = optax.sgd(1.0, momentum, nesterov=True)
+    return [optax.add_decayed_weights(weight_decay, mask=decayed), descent, times_rate()]
+
+
+# {name: (weight decay, momentum, decay, epsilon) -> transformations}: Optax's own optimizers at rate 1, times the rate
+OPTIMIZERS: dict[str, Callable[[float, float, float, float], list[Any]]] = {
+    "adamw": functools.partial(_adaptive, optax.adamw),
+    "lamb": functools.partial(_adaptive, optax.lamb),
+    "rmsprop": _rmsprop,
+    "sgd": _sgd,
+}
+# {name: batch size over the batch size that a rate is for -> factor of the rate}
+BATCH_SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda _: 1.0, "linear": float, "sqrt": math.sqrt}
+
+
 def make_optimizer(
     name: str, *, weight_decay: float, momentum: float, decay: float, epsilon: float, clip_norm: float
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns an optimizer by name; its `update` wants the keyword `learning_rate`.
-
-    'adamw', 'lamb', with decoupled decay; 'rmsprop' (TensorFlow's, as MnasNet has it), 'sgd' (Nesterov), with L2.
-    """
+    """Returns one of OPTIMIZERS; its `update` wants the keyword `learning_rate`."""
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    # Optax's own optimizers at rate 1, times the rate; rmsprop's momentum comes after the rate.
-    if name in ("adamw", "lamb"):
-        adaptive = {"adamw": optax.adamw, "lamb": optax.lamb}[name]
-        scaled = adaptive(1.0, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed)
-        return optax.chain(clip, scaled, times_rate())
-    l2 = optax.add_decayed_weights(weight_decay, mask=decayed)
-    if name == "rmsprop":
-        scaled = optax.rmsprop(1.0, decay, epsilon, initial_scale=1.0, eps_in_sqrt=True)
-        return optax.chain(clip, l2, scaled, times_rate(), optax.trace(momentum))
-    return optax.chain(clip, l2, optax.sgd(1.0, momentum, nesterov=True), times_rate())
+    return optax.chain(clip, *OPTIMIZERS[name](weight_decay, momentum, decay, epsilon))
 
 
-def restrict(optimizer: optax.GradientTransformationExtraArgs, below: str) -> optax.GradientTransformationExtraArgs:
-    """The optimizer for the parameters below a path, such as 'routing'; the others do not change. '' is all.
+def train_only(optimizer: optax.GradientTransformationExtraArgs, below: str) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer for the parameters below a path, such as 'routing'; the others do not change. '' is all.
 
     Raises:
       UserError: on `init`, no parameter is there.

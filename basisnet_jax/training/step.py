@@ -36,7 +36,7 @@ class TrainSettings:
 
     preview_weight: float = 1.0
     label_smoothing: float = 0.0
-    mix: str = "none"  # 'none', 'mixup' or 'cutmix'
+    mix: str = "none"  # or one of mixing.MIXES
     mix_alpha: float = 1.0
     distillation: Distillation | None = None
     accumulate_steps: int = 1
@@ -87,8 +87,7 @@ def make_train_step(
         if distillation and not teacher:
             targets["teacher"] = distillation.targets(batch["teacher_logits"])
         if settings.mix != "none":
-            mix = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}[settings.mix]
-            images_BxHxWxC, targets = mix(images_BxHxWxC, targets, mix_key, settings.mix_alpha)
+            images_BxHxWxC, targets = mixing.MIXES[settings.mix](images_BxHxWxC, targets, mix_key, settings.mix_alpha)
         if distillation and teacher:
             targets["teacher"] = distillation.targets(teacher(teacher_variables, images_BxHxWxC))
 

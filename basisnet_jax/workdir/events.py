@@ -6,16 +6,17 @@ import os
 from typing import TYPE_CHECKING
 
 import jax
-import ml_collections
 from etils import epath
 
-from basisnet_jax import config as config_lib
+from basisnet_jax.config import flatten
+from basisnet_jax.settings.declare import as_json
+from basisnet_jax.settings.groups import Settings
 
 if TYPE_CHECKING:
     from clu import metric_writers
 
 
-def event_writer(folder: epath.Path, config: ml_collections.ConfigDict | None) -> metric_writers.MetricWriter:
+def event_writer(folder: epath.Path, config: Settings | None) -> metric_writers.MetricWriter:
     """Returns what writes TensorBoard's event files; of many processes the first alone writes.
 
     Args:
@@ -28,7 +29,7 @@ def event_writer(folder: epath.Path, config: ml_collections.ConfigDict | None) -
         return metric_writers.MultiWriter([])
     writer = metric_writers.SummaryWriter(os.fspath(folder))
     if config is not None:
-        fields = config_lib.flatten(config)
+        fields = flatten(as_json(config))
         writer.write_texts(0, {"config": "\n".join(f"    {name} = {value!r}" for name, value in fields.items())})
         writer.write_hparams({x: y if isinstance(y, bool | int | float | str) else str(y) for x, y in fields.items()})
     return writer

@@ -8,12 +8,12 @@ import platform
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ml_collections
 from absl import logging
 from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
+from basisnet_jax.settings.groups import Settings
 from basisnet_jax.workdir import integrity
 from basisnet_jax.workdir.run_folder import check_same_run
 
@@ -22,7 +22,7 @@ _MADE = (*_REWRITTEN, "checkpoints", "events", ".lock")  # before the first step
 
 
 @contextlib.contextmanager
-def opened(config: ml_collections.ConfigDict, folder: epath.Path) -> Iterator[Callable[[], None]]:
+def opened(config: Settings, folder: epath.Path) -> Iterator[Callable[[], None]]:
     """Makes the folder if it is not there, and holds it for this process alone.
 
     What ends in here with an exception before the function that this yields is called leaves the folder as it was: not
@@ -89,7 +89,7 @@ def _undo(folder: epath.Path, had: set[str], contents: dict[str, bytes]) -> None
             path.rmtree() if path.is_dir() else path.unlink()
 
 
-def finished(config: ml_collections.ConfigDict, folder: epath.Path) -> dict[str, Any] | None:
+def finished(config: Settings, folder: epath.Path) -> dict[str, Any] | None:
     """Returns what `results.json` holds if a run of this config was finished in the folder; None otherwise.
 
     Raises:
@@ -142,7 +142,7 @@ def _is_file(descriptor: int, path: epath.Path) -> bool:
         return False
 
 
-def _check_config(config: ml_collections.ConfigDict, folder: epath.Path) -> None:
+def _check_config(config: Settings, folder: epath.Path) -> None:
     if (folder / "manifest.json").exists():
         raise UserError(f"{folder} is an export; give another --workdir.")
     if (folder / "checkpoints").exists() and not (folder / "checkpoints").is_dir():

@@ -9,48 +9,19 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from basisnet_jax.config import default, flatten, validate, with_defaults
+from basisnet_jax.config import MAY_CHANGE_ON_RESUME, Config, flatten, validate, with_defaults
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
 from basisnet_jax.serving.manifest import Manifest
-
-# Fields that change neither the parameters nor the order of the data, so a run may be resumed with other values. So may
-# the path of `distill.cache`, see `check_same_run`.
-FREE_TO_CHANGE = (
-    "log_every_steps",
-    "max_skipped_steps",
-    "debug",
-    "profile_steps",
-    "eval_every_epochs",
-    "data.dir",
-    "data.eval_crop",
-    "data.eval_padding",
-    "data.max_bad_share",
-    "data.threads",
-    "data.workers",
-    "model.tpu_kernels",
-    "eval.batch_size",
-    "eval.ema",
-    "eval.exit_rate",
-    "eval.resolution",
-    "eval.checkpoint",
-    "eval.coefficients",
-    "eval.madds_target",
-    "eval.max_accuracy_drop",
-    "eval.compare",
-    "export.formats",
-    "export.batch",
-    "checkpoint.every_epochs",
-    "checkpoint.keep",
-    "mesh.fsdp",
-)
+from basisnet_jax.settings.declare import as_json
+from basisnet_jax.settings.groups import Settings
 
 
 def check_same_run(
-    config: ml_collections.ConfigDict,
+    config: Config,
     saved: dict[str, Any],
     workdir: str,
-    free: Collection[str] = FREE_TO_CHANGE,
+    free: Collection[str] = MAY_CHANGE_ON_RESUME,
     *,
     way_out: str = "leave these settings as they were, or give another --workdir",
 ) -> None:
@@ -59,8 +30,8 @@ def check_same_run(
     Fields that are `free` may differ. So may the path of `distill.cache`, whose logits are checked against the teacher;
     but a run either has one or has none.
     """
-    wanted = flatten(json.loads(config.to_json()))
-    had = {**flatten(json.loads(default().to_json())), **flatten(saved)}  # an older version's run lacks fields
+    wanted = flatten(as_json(validate(config)))
+    had = {**flatten(as_json(Settings())), **flatten(saved)}  # an older version's run lacks fields
     if bool(wanted.get("distill.cache")) == bool(had.get("distill.cache")):
         wanted.pop("distill.cache", None)
         had.pop("distill.cache", None)
@@ -76,10 +47,8 @@ def check_same_run(
         )
 
 
-def open_run(
-    workdir: str, config: ml_collections.ConfigDict | None = None, *, or_export: bool = False
-) -> tuple[epath.Path, ml_collections.ConfigDict]:
-    """(the folder of a run that was trained, the config to use it with).
+def open_run(workdir: str, config: Config | None = None, *, or_export: bool = False) -> tuple[epath.Path, Settings]:
+    """Returns the folder of a run that was trained, and the settings to use it with.
 
     Args:
       workdir: the folder.
@@ -101,9 +70,9 @@ def open_run(
         config = with_defaults(saved)
         if of_export and (folder.parent / "config.json").exists():
             _restore_folders(config, json.loads((folder.parent / "config.json").read_text()))
-    validate(config)
-    compared = with_defaults(portable(json.loads(config.to_json()))) if of_export else config
-    check_same_run(compared, saved, workdir, free=(*FREE_TO_CHANGE, "data.eval_split"))
+    config = validate(config)
+    compared = with_defaults(portable(as_json(config))) if of_export else config
+    check_same_run(compared, saved, workdir, free=(*MAY_CHANGE_ON_RESUME, "data.eval_split"))
     return folder, config
 
 
@@ -122,7 +91,7 @@ def portable(saved: dict[str, Any]) -> dict[str, Any]:
     """Returns a config's JSON values as an export has them: without absolute paths, its data in the default place."""
     content = without_folders(saved)
     if content["data"]["dir"] != saved["data"]["dir"]:
-        content["data"]["dir"] = default().data.dir
+        content["data"]["dir"] = Settings().data.dir
     return content
 
 

@@ -51,10 +51,6 @@ def all_kinds(config, monkeypatch):
     return config
 
 
-def test_config_offers_every_routing():
-    assert set(config_lib._CHOICES["model.routing"]) == set(ROUTINGS)
-
-
 # 'static' and 'preview' are tested so in test_train.py.
 @pytest.mark.parametrize("name", routing.ROUTINGS)
 def test_a_run_with_any_routing(all_kinds, name, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from basisnet_jax.training.optimizers import decayed, make_optimizer, restrict
+from basisnet_jax.training.optimizers import decayed, make_optimizer, train_only
 
 SETTINGS = {"weight_decay": 0.0, "momentum": 0.9, "decay": 0.9, "epsilon": 1e-3, "clip_norm": 0.0}
 PARAMS = {"layer": {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.array([0.5], np.float32)}}
@@ -28,7 +28,7 @@ def optax_of(name, schedule, weight_decay):
 def test_updates_are_optaxs_with_the_rate_as_a_schedule(name, below):
     """Bit for bit, over steps with another rate each: the rate enters where optax has it."""
     rates = np.array([0.1, 0.02, 0.3], np.float32)
-    ours = restrict(make_optimizer(name, **{**SETTINGS, "weight_decay": 0.1}), below)
+    ours = train_only(make_optimizer(name, **{**SETTINGS, "weight_decay": 0.1}), below)
     theirs = optax_of(name, lambda step: jax.numpy.asarray(rates)[step], 0.1)
     got, expected = PARAMS, PARAMS
     our_state, their_state = ours.init(got), theirs.init(expected)

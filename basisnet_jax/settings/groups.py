@@ -1,0 +1,335 @@
+"""All settings of a run: each one's default, meaning, rule, and whether a resumed run may change it.
+
+`setting` declares one that belongs to the run, `changeable` one that a resumed run may change, since it changes neither
+the parameters nor the order of the data.
+"""
+
+import dataclasses
+
+from basisnet_jax.data import preprocess
+from basisnet_jax.models.ablations import ABLATIONS
+from basisnet_jax.models.architectures import ARCHITECTURES, PUBLISHERS
+from basisnet_jax.models.routing import GRANULARITIES, ROUTINGS, WARM_STARTS
+from basisnet_jax.serving.formats import FORMATS
+from basisnet_jax.settings.declare import (
+    above,
+    at_least,
+    below,
+    between,
+    changeable,
+    more_than,
+    one_of,
+    setting,
+    some_of,
+)
+from basisnet_jax.training import losses, mixing, optimizers, schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The data set, and what is done to its images."""
+
+    name: str = setting("digits", "'digits' (comes along), 'folder', or a TFDS name with features 'image' and 'label'.")
+    dir: str = changeable(
+        "", "Where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg."
+    )
+    train_split: str = setting("train", "TFDS split to train on; slices such as 'train[:90%]' too.")
+    eval_split: str = setting("test", "TFDS split to evaluate on.")
+    eval_share: float = setting(
+        0.0,
+        "For a 'folder' of class/*.jpg without splits: the share of each class's images in 'test'; the rest is in "
+        "'train'.",
+        below(0, 1),
+    )
+    task: str = setting("", "Routing 'task': the integer feature that names an example's task, such as 'coarse_label'.")
+    exif_orientation: bool = setting(
+        True, "Turn photographs upright as their EXIF data says; False: pixels as they are stored."
+    )
+    crop: str = setting(
+        "none", "'inception': train on a random part of each image; 'none': on all of it.", one_of(preprocess.CROPS)
+    )
+    min_area: float = setting(0.08, "inception: the smallest part of an image's area.", above(0, 1))
+    max_aspect: float = setting(
+        4 / 3, "inception: a crop's width / height is between the inverse of this and this.", at_least(1)
+    )
+    eval_crop: str = changeable(
+        "none",
+        "'central': evaluate the central square; 'none': all of the image, squeezed to a square.",
+        one_of(preprocess.EVAL_CROPS),
+    )
+    eval_padding: int = changeable(
+        32, "central: the square takes r / (r + eval_padding) of the shorter side, r the resolution.", at_least(0)
+    )
+    flip: bool = setting(False, "Mirror half of the training images.")
+    max_shift: int = setting(
+        0, "Pixels that a training image is moved by at most, each way, at the model's resolution.", at_least(0)
+    )
+    max_rotation: float = setting(0.0, "Degrees that a training image is turned by at most, each way.", at_least(0))
+    policy: str = setting(
+        "none",
+        "'autoaugment' (ImageNet's 25 sub-policies) or 'randaugment', on training images.",
+        one_of(("none", *preprocess.POLICIES)),
+    )
+    policy_layers: int = setting(2, "randaugment: operations an image.", at_least(1))
+    policy_magnitude: float = setting(9.0, "randaugment: the operations' strength.", between(0, 10))
+    erasing: float = setting(0.0, "Share of training images in which a random rectangle is erased.", between(0, 1))
+    max_bad_share: float = changeable(
+        0.001, "Share of the training examples that may be bad (and are replaced) before the run stops.", below(0, 1)
+    )
+    threads: int = changeable(4, "Threads that read and decode in each process.", at_least(1))
+    workers: int = changeable(0, "Processes that read and decode; 0: threads of the training process.", at_least(0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneSettings:
+    """One of the two networks."""
+
+    backbone: str = setting("mobilenet_v3_micro", "A table of models/architectures.py, by name.", one_of(ARCHITECTURES))
+    width: float = setting(1.0, "Multiplies the channels.", more_than(0))
+    resolution: int = setting(16, "Side in pixels of the image that the network sees.", at_least(1))
+    dropout: float = setting(0.0, "Rate before the classifier.", below(0, 1))
+    start_from: str = setting(
+        "",
+        "The weights to start from: as distill.teacher, or a .safetensors, .pth or .weights.h5 file; several with "
+        "commas. '' draws them.",
+    )
+    conventions: str = setting(
+        "",
+        "Whose padding, epsilon and normalization the network has, as that publisher's weights want; '': the table's "
+        "own.",
+        one_of(("", *PUBLISHERS)),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The specialist, its bases, and where their coefficients come from."""
+
+    routing: str = setting(
+        "preview",
+        "'preview' (BasisNet); or the specialist alone, its kernels plain ('static') or with coefficients from "
+        "'condconv', 'dynamic' (convolution), 'uniform' or 'task'; models/routing.py has them.",
+        one_of(("preview", "static", *ROUTINGS)),
+    )
+    num_bases: int = setting(4, "N, basis kernels a synthesized layer.", at_least(1))
+    granularity: str = setting("layer", "What has a coefficient vector of its own.", one_of(GRANULARITIES))
+    synthesize: tuple[str, ...] = setting(
+        ("blocks",),
+        "What is synthesized: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise', "
+        "'project'; ResNet's 'conv1', 'conv2', 'conv3', 'shortcut'); 'head_conv', 'head_dense', 'classifier' besides.",
+    )
+    synthesize_from_block: int = setting(0, "Index of the first block whose convolutions are synthesized.", at_least(0))
+    temperature: float = setting(
+        4.0, "Of the softmax over the bases; a high one keeps the coefficients near uniform.", more_than(0)
+    )
+    warm_start: str = setting(
+        "uniform",
+        "How a preview's coefficients are warmed up: 'uniform', the weight of the uniform vector falls from 1 to 0; or "
+        "'temperature', which falls from start_temperature to temperature, as it always does for 'dynamic'.",
+        one_of(WARM_STARTS),
+    )
+    start_temperature: float = setting(30.0, "The temperature at the beginning of a warm start.", more_than(0))
+    num_tasks: int = setting(1, "Routing 'task': how many tasks have coefficients of their own.", at_least(1))
+    start_noise: float = setting(
+        0.02, "Bases that start from one kernel: deviation of their noise over the kernel's deviation.", at_least(0)
+    )
+    dtype: str = setting("float32", "What layers compute in; parameters are float32.", one_of(("float32", "bfloat16")))
+    tpu_kernels: bool = changeable(
+        True, "On a TPU, use the kernels of ops/pallas_*.py where a layer fits; False: XLA's forms everywhere."
+    )
+    specialist: BackboneSettings = dataclasses.field(default=BackboneSettings())
+    preview: BackboneSettings = dataclasses.field(default=BackboneSettings(width=0.5, resolution=8))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The loss."""
+
+    preview_weight: float = setting(1.0, "lambda in CE(specialist) + lambda * CE(preview).", at_least(0))
+    label_smoothing: float = setting(0.0, "Share of the target that is spread over all classes.", below(0, 1))
+    mix: str = setting(
+        "none",
+        "Each image is mixed with its neighbour, and its target with that one's.",
+        one_of(("none", *mixing.MIXES)),
+    )
+    mix_alpha: float = setting(0.2, "The shares of a mix are from Beta(alpha, alpha).", more_than(0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+    """A teacher, which both stages learn from."""
+
+    teacher: str = setting(
+        "", "Published weights by name (efficientnet_lite0, ...), or the workdir of a run; '' is none."
+    )
+    weight: float = setting(
+        0.5, "w in (1 - w) CE(label) + w T^2 KL(teacher || student), of both stages.", between(0, 1)
+    )
+    temperature: float = setting(1.0, "T, of both softmaxes.", more_than(0))
+    labels: str = setting(
+        "soft", "'soft': the teacher's probabilities; 'hard': its class, whatever T.", one_of(losses.TEACHER_LABELS)
+    )
+    cache: str = setting(
+        "",
+        "Folder of the teacher's logits, made once with --mode=teacher; '' runs the teacher in every training step. "
+        "The path may change on resume.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """The optimizer."""
+
+    name: str = setting("adamw", "Which one; training/optimizers.py has them.", one_of(optimizers.OPTIMIZERS))
+    learning_rate: float = setting(1e-3, "At its peak, for a batch as `scale_with_batch` says.", more_than(0))
+    scale_with_batch: str = setting(
+        "none",
+        "'linear': the rate times batch_size / reference_batch; 'sqrt': times its root; 'none'.",
+        one_of(optimizers.BATCH_SCALINGS),
+    )
+    reference_batch: int = setting(
+        256, "The batch size that learning_rate is for, where the rate is scaled.", at_least(1)
+    )
+    weight_decay: float = setting(
+        1e-2, "adamw, lamb: decoupled; rmsprop, sgd: L2; never on biases and batch norm.", at_least(0)
+    )
+    momentum: float = setting(0.9, "Of rmsprop and sgd; adamw's and lamb's first decay rate.", below(0, 1))
+    decay: float = setting(
+        0.999, "Of the squared gradient: rmsprop's decay, adamw's and lamb's second decay rate.", below(0, 1)
+    )
+    epsilon: float = setting(1e-8, "Added to the root of the squared gradient; rmsprop: under the root.", more_than(0))
+    trained: str = setting(
+        "", "Only the parameters below this path are trained, such as 'routing' or 'specialist/head_conv'; '': all."
+    )
+    clip_norm: float = setting(0.0, "Largest global norm of the gradient; 0 does not clip.", at_least(0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """The learning rate over the run."""
+
+    name: str = setting("cosine", "'cosine' to zero, or 'exponential' in stairs.", one_of(schedule.LEARNING_RATES))
+    warmup_epochs: float = setting(1.0, "Epochs of linear warm-up.", at_least(0))
+    decay_rate: float = setting(0.97, "exponential: factor of each stair.", more_than(0))
+    decay_epochs: float = setting(2.4, "exponential: epochs a stair.", more_than(0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """Evaluation, in training and with --mode=evaluate."""
+
+    batch_size: int = changeable(
+        256, "Images an evaluation step, over all hosts; rounded up to divide over the devices.", at_least(1)
+    )
+    exit_rate: float = changeable(
+        0.39, "--mode=cost: share of images that the preview answers alone, for the average.", between(0, 1)
+    )
+    ema: bool = changeable(True, "Evaluate the moving averages rather than the newest parameters.")
+    resolution: int = changeable(
+        0, "Side in pixels of the images that the specialist is evaluated on; 0: as in training.", at_least(0)
+    )
+    checkpoint: str = changeable("best", "'best' by top-1, 'newest', or a step such as '1621'.")
+    coefficients: tuple[str, ...] = changeable(
+        ("predicted",),
+        "What the specialist gets: 'predicted', and ablations of it (models/ablations.py).",
+        some_of(ABLATIONS),
+    )
+    madds_target: float = changeable(
+        0.0,
+        "Choose the threshold that costs at most this many multiply-adds on average; 0: by max_accuracy_drop.",
+        at_least(0),
+    )
+    max_accuracy_drop: float = changeable(
+        0.003, "Choose the threshold that loses at most this share of the images.", between(0, 1)
+    )
+    compare: tuple[str, ...] = changeable(
+        (), "Workdirs of other runs evaluated on the same images, drawn beside this one."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Files for phones and servers."""
+
+    formats: tuple[str, ...] = changeable(
+        ("tflite", "stablehlo"),
+        "The formats; 'onnx' is made from 'tflite'; 'float16.tflite', 'int8_weights.tflite' and 'int8.tflite' are "
+        "smaller.",
+        some_of(FORMATS),
+    )
+    batch: int = changeable(
+        1, "Images that a .tflite and an .onnx take at once; a .stablehlo takes any number.", at_least(1)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """Checkpoints."""
+
+    every_epochs: float = changeable(1.0, "Epochs between checkpoints besides those at evaluations.", more_than(0))
+    keep: int = changeable(2, "Newest checkpoints kept; the best by top-1 is kept besides.", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """How parameters lie on the devices."""
+
+    fsdp: int = changeable(1, "Devices over which each parameter is sharded; 1 replicates them.", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The run."""
+
+    seed: int = setting(
+        0, "Of the initial parameters, the order of the data, augmentation and dropout.", below(0, 2**31)
+    )
+    batch_size: int = setting(64, "Images a training step, over all hosts and devices.", at_least(1))
+    epochs: float = setting(10.0, "Passes over the training split.", more_than(0))
+    accumulate_steps: int = setting(
+        1, "Chunks that a batch is processed in, one after the other, where memory is short.", at_least(1)
+    )
+    log_every_steps: int = changeable(50, "Steps between lines of training metrics.", at_least(1))
+    max_skipped_steps: int = changeable(
+        10,
+        "Steps in a row with a loss or gradient that is not finite before the run stops; 0 waits for each step to end.",
+        at_least(0),
+    )
+    debug: bool = changeable(
+        False, "Check every layer in every step; the first number that is not finite stops the run."
+    )
+    profile_steps: int = changeable(
+        0, "Steps in the profiler's trace, which starts after ten; 0: no trace.", at_least(0)
+    )
+    eval_every_epochs: float = changeable(
+        1.0, "Epochs between evaluations, each with a checkpoint; there is always one at the end.", more_than(0)
+    )
+    batch_norm_momentum: float = setting(
+        0.99,
+        "Of batch norm's running mean and variance; 0: those of the newest batch. Smaller in early steps "
+        "(`schedule.decay_at`).",
+        below(0, 1),
+    )
+    ema_decay: float = setting(
+        0.999,
+        "Of the moving average of parameters and running statistics; 0 is no average. Smaller in early steps.",
+        below(0, 1),
+    )
+    warm_start_epochs: float = setting(
+        0.0, "Epochs in which the coefficients go from uniform to the routing's own.", at_least(0)
+    )
+    data: DataSettings = dataclasses.field(default=DataSettings())
+    model: ModelSettings = dataclasses.field(default=ModelSettings())
+    loss: LossSettings = dataclasses.field(default=LossSettings())
+    distill: DistillSettings = dataclasses.field(default=DistillSettings())
+    optimizer: OptimizerSettings = dataclasses.field(default=OptimizerSettings())
+    schedule: ScheduleSettings = dataclasses.field(default=ScheduleSettings())
+    eval: EvalSettings = dataclasses.field(default=EvalSettings())
+    export: ExportSettings = dataclasses.field(default=ExportSettings())
+    checkpoint: CheckpointSettings = dataclasses.field(default=CheckpointSettings())
+    mesh: MeshSettings = dataclasses.field(default=MeshSettings())
+
+    @property
+    def eval_resolution(self) -> int:
+        """Side in pixels of the images that the specialist is evaluated on."""
+        return self.eval.resolution or self.model.specialist.resolution
