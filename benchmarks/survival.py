@@ -225,7 +225,7 @@ def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
 
     note("start-up")
     from basisnet_jax.experiment import run
-    from basisnet_jax.loop import train
+    from basisnet_jax.loop import train, training_loop
     from basisnet_jax.workdir import checkpoint
 
     batches = run.Experiment.train_batches
@@ -239,7 +239,7 @@ def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
 
     run.Experiment.train_batches = noted_batches  # type: ignore[method-assign]
     checkpoint.Checkpoints.save = noting("save", checkpoint.Checkpoints.save, "step")  # type: ignore[method-assign]
-    train.evaluate = noting("evaluation", train.evaluate, "step")
+    training_loop.evaluate = noting("evaluation", training_loop.evaluate, "step")
     train._results = noting("finish", train._results, "finish")
     sys.argv = ["main.py", *arguments]
     runpy.run_module("basisnet_jax.main", run_name="__main__", alter_sys=True)

@@ -42,7 +42,8 @@ def training_call(model: BasisNet, form: str, what: str, batch: int) -> Callable
     settings = {"weight_decay": 1e-5, "momentum": 0.9, "decay": 0.9, "epsilon": 1e-3, "clip_norm": 0.0}
     # Gradients alone: the update is nothing, and what it would have passed over is left as it was.
     optimizer = make_optimizer("sgd", **settings) if what == "step" else optax.chain(optax.set_to_zero())
-    train_step = step.make_train_step(model, optimizer, exponential, step.TrainSettings(ema_decay=0.999))
+    parts = step.Parts(model, optimizer, exponential, step.TrainSettings(ema_decay=0.999))
+    train_step = step.make_train_step(parts)
     schedule = make_schedule(peak=1e-3, total_steps=1)
 
     def whole(state, data):

@@ -155,11 +155,11 @@ class Experiment:
         )
         learning_rate = schedule_lib.LEARNING_RATES[self.config.schedule.name]
         teacher = step.make_teacher(self.teacher.model, self.teacher.resolution) if self.teacher else None
-        function = step.make_train_step(self.model, self.optimizer, learning_rate, settings, teacher, self._gather)
+        parts = step.Parts(self.model, self.optimizer, learning_rate, settings, teacher, self._gather)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         whole = mesh_lib.replicated(self.mesh)
         return jax.jit(
-            mesh_lib.traced_under(self.mesh, function),
+            mesh_lib.traced_under(self.mesh, step.make_train_step(parts)),
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), whole, whole),
             out_shardings=(shardings, whole),
             donate_argnums=0,

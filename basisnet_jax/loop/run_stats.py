@@ -1,4 +1,4 @@
-"""What a run knows of itself besides its state."""
+"""What a run knows of itself besides its state: counts, times, and the metrics since the last line of them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from typing import Any
 
 
 @dataclasses.dataclass
-class Account:
-    """Saved with the state, so that a resumed run reports what an uninterrupted run would have."""
+class RunStats:
+    """Counts and times, saved with the state: a resumed run reports what an uninterrupted run would have."""
 
     train_seconds: float = 0.0  # in the loop, compilation, evaluation and saving included
     step_seconds: float = 0.0  # in training steps alone, each run's first left out
@@ -20,8 +20,8 @@ class Account:
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def from_saved(cls, saved: Mapping[str, Any]) -> "Account":
-        """Returns a saved account; unknown fields are ignored, and missing ones have their defaults."""
+    def from_saved(cls, saved: Mapping[str, Any]) -> "RunStats":
+        """Returns what was saved; unknown fields are ignored, and missing ones have their defaults."""
         return cls(**{field.name: saved[field.name] for field in dataclasses.fields(cls) if field.name in saved})
 
     def add(self, metrics: dict[str, float]) -> None:
@@ -44,7 +44,7 @@ class Account:
             "run/recompilations": float(self.recompilations),
         }
 
-    def speed_since(self, before: "Account", batch_size: int) -> dict[str, float]:
+    def speed_since(self, before: "RunStats", batch_size: int) -> dict[str, float]:
         """Returns images/s and the share spent waiting for data since `before`; nothing where no step was timed."""
         seconds, steps = self.step_seconds - before.step_seconds, self.timed_steps - before.timed_steps
         if not steps or not seconds:

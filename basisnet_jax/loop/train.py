@@ -1,9 +1,7 @@
-"""The loop: save, evaluate, next batch, step."""
+"""Training a run: its folder, its start, the loop, its results."""
 
 import contextlib
-import dataclasses
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,16 +11,14 @@ from etils import epath
 
 from basisnet_jax.config import Config, validate
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation.whole_split import evaluate
 from basisnet_jax.experiment.run import Experiment, make_experiment
-from basisnet_jax.host import compilation_cache, distributed, files, recompilation, terminal, versions
-from basisnet_jax.host import mesh as mesh_lib
-from basisnet_jax.loop import divergence, first_lines
-from basisnet_jax.loop.run_stats import Account
+from basisnet_jax.host import distributed, files, terminal, versions
+from basisnet_jax.loop import first_lines
+from basisnet_jax.loop.run_stats import RunStats
+from basisnet_jax.loop.training_loop import TrainingLoop
 from basisnet_jax.settings.declare import as_json
-from basisnet_jax.training import finite
 from basisnet_jax.training.state import TrainState
-from basisnet_jax.workdir import curves, events, integrity, results
+from basisnet_jax.workdir import curves, integrity
 from basisnet_jax.workdir import lock as workdir_lib
 from basisnet_jax.workdir.checkpoint import Checkpoints
 
@@ -69,8 +65,10 @@ def train(config: Config, workdir: str) -> dict[str, Any] | None:
         with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
             for line in first_lines.first_lines(experiment, workdir, checkpoints.latest_step()):
                 progress.say(line)
-            state, account = _start(experiment, checkpoints, progress)
-            evaluation = _loop(experiment, checkpoints, folder, state, account, stop, begin, progress)
+            state, stats = _start(experiment, checkpoints, progress)
+            evaluation = TrainingLoop(experiment, checkpoints, folder, stats, progress, int(state.step)).run(
+                state, stop, begin
+            )
             checkpoints.wait()
             if checkpoints.unsaved:
                 newest = checkpoints.latest_step()
@@ -80,7 +78,7 @@ def train(config: Config, workdir: str) -> dict[str, Any] | None:
                 )
         if evaluation is None:
             return None
-        results = _results(experiment, evaluation, account)
+        results = _results(experiment, evaluation, stats)
         if jax.process_index() == 0:
             with _writing(folder):
                 files.write_json(folder / "results.json", results)
@@ -114,146 +112,31 @@ def _writing(folder: epath.Path) -> Iterator[None]:
         raise UserError(f"cannot write to {folder} ({error.strerror}); fix this and run again.") from None
 
 
-def _start(experiment: Experiment, checkpoints: Checkpoints, progress: terminal.Progress) -> tuple[TrainState, Account]:
+def _start(
+    experiment: Experiment, checkpoints: Checkpoints, progress: terminal.Progress
+) -> tuple[TrainState, RunStats]:
     step = checkpoints.latest_step()
     if step is None:
         progress.stage("making the network")
         with distributed.together():
-            return experiment.init_state(), Account()
+            return experiment.init_state(), RunStats()
     progress.stage(f"restoring step {step}")
-    state, account = checkpoints.restore(step, experiment.abstract_state)
-    return state, Account.from_saved(account)
+    state, saved = checkpoints.restore(step, experiment.abstract_state)
+    return state, RunStats.from_saved(saved)
 
 
-def _loop(
-    experiment: Experiment,
-    checkpoints: Checkpoints,
-    folder: epath.Path,
-    state: TrainState,
-    account: Account,
-    stop: Callable[[int], bool],
-    begin: Callable[[], None],
-    progress: terminal.Progress,
-) -> dict[str, float] | None:
-    """Runs to the last step and returns its evaluation, or None where a signal stopped it; a step calls `begin`."""
-    plan, config, first = experiment.plan, experiment.config, int(state.step)
-    progress.stage("opening the event files")
-    writer = events.event_writer(folder / "events", config if first == 0 else None)
-    profile = _profile(folder / "events", first, config.profile_steps)
-
-    def compiled_again() -> None:
-        account.recompilations += 1
-
-    train_step = recompilation.watched(experiment.train_step(debug=config.debug), "training step", compiled_again)
-    eval_step = recompilation.watched(experiment.eval_step(), "evaluation step", compiled_again)
-    teacher, batches = experiment.teacher_variables(), experiment.train_batches(first)
-    schedule = jax.device_put(experiment.schedule, mesh_lib.replicated(experiment.mesh))
-    started, seconds_before = time.monotonic(), account.train_seconds
-    pending: dict[str, Any] | None = None  # metrics of the newest step, fetched while the next one runs
-    mark: float | None = None  # when the step before the newest was seen to end
-    told = dataclasses.replace(account)  # at the last line of training metrics
-    training = first_lines.training_stage(experiment, first)
-    progress.begin(training)
-
-    def fetch(step: int) -> None:
-        """Waits for `step` to end, and accounts for it."""
-        nonlocal pending, mark, told
-        if pending is None:
-            return
-        culprit = finite.first_failed(pending.pop("finite", {}))
-        metrics = {name: float(value) for name, value in pending.items()}
-        pending, now = None, time.monotonic()
-        if mark is not None:
-            account.step_seconds += now - mark
-            account.timed_steps += 1
-        mark = now
-        account.add(metrics)
-        if metrics["skipped"]:
-            progress.say(f"step {step} is skipped: {finite.numbers(metrics)}")
-        if culprit or account.skipped_in_a_row > config.max_skipped_steps:
-            culprit = culprit or divergence.find_culprit(experiment, state, step, teacher)
-            raise UserError(finite.sentence(step, metrics, account.skipped_in_a_row, culprit))
-        figures = {"loss": f"{metrics['loss']:.3f}", "top-1": terminal.share(metrics["top1"])}
-        progress.advance(1, first_lines.epoch_of(experiment, step), figures)
-        if step % config.log_every_steps == 0 or step == plan.total_steps:
-            speed = account.speed_since(told, plan.batch_size)
-            told = dataclasses.replace(account)
-            writer.write_scalars(step, {**account.take_means(), **speed})
-
-    def seconds() -> float:
-        return seconds_before + time.monotonic() - started
-
-    try:
-        for step in range(first, plan.total_steps + 1):  # here `step` updates are done
-            last, stopping = step == plan.total_steps, stop(step)
-            evaluating = last or plan.due(step, config.eval_every_epochs)
-            if evaluating or stopping or plan.due(step, config.checkpoint.every_epochs):
-                fetch(step)
-                mark = None
-                account.train_seconds = seconds()
-                writer.flush()  # a run that is killed from here on is resumed behind these lines
-                with progress.aside("saving"):
-                    checkpoints.save(step, state, dataclasses.asdict(account))
-            if stopping:
-                return None  # what is due is evaluated when the run is resumed
-            # At the first step of a resumed run it may be recorded already, or a kill came before it was.
-            evaluation = checkpoints.evaluation(step)
-            if evaluating and evaluation is None:
-                waiting = "" if "eval" in training.figures else compilation_cache.compiling()
-                with progress.aside("evaluating", plan.eval_examples, waiting=waiting):
-                    evaluation = evaluate(experiment, eval_step, state, progress)
-                training.figures["eval"] = terminal.share(evaluation["top1"])
-                events.write_evaluation(writer, step, evaluation)
-                writer.flush()
-                progress.say(results.evaluation_line(step, plan.epoch(step), evaluation))
-                checkpoints.record(step, evaluation)
-            if last:
-                account.train_seconds = seconds()
-                return evaluation
-            asked = time.monotonic()
-            batch = next(batches)
-            if mark is not None:
-                account.wait_seconds += time.monotonic() - asked
-            state, newest = train_step(state, batch, schedule, teacher)
-            begin()
-            fetch(step)
-            pending = newest
-            if account.skipped_in_a_row >= config.max_skipped_steps:
-                # This step may be the one too many. The search for the first bad layer wants the state before it.
-                fetch(step + 1)
-            if profile:
-                profile(step + 1)
-        raise AssertionError("the loop ends at the last step")
-    finally:
-        writer.close()
-        if config.profile_steps:
-            with contextlib.suppress(RuntimeError):  # where no trace is running: it ended, or had not begun
-                jax.profiler.stop_trace()
-
-
-def _profile(folder: epath.Path, first: int, steps: int) -> Callable[[int], bool] | None:
-    """Returns what writes a profiler's trace of so many steps once it is called at each step; None for none."""
-    if not steps:
-        return None
-    from clu import periodic_actions
-
-    return periodic_actions.Profile(
-        logdir=folder, profile_duration_ms=0, every_secs=None, first_profile=first + 10, num_profile_steps=steps
-    )
-
-
-def _results(experiment: Experiment, evaluation: dict[str, float], account: Account) -> dict[str, Any]:
+def _results(experiment: Experiment, evaluation: dict[str, float], stats: RunStats) -> dict[str, Any]:
     """What `results.json` holds; the README documents it."""
     cost = experiment.cost()
-    timed_images = account.timed_steps * experiment.plan.batch_size
+    timed_images = stats.timed_steps * experiment.plan.batch_size
     return {
         "config": as_json(experiment.config),
         "step": experiment.plan.total_steps,
-        "train_seconds": account.train_seconds,
-        "skipped_steps": account.skipped_steps,
-        "recompilations": account.recompilations,
-        "images_per_second": timed_images / account.step_seconds if account.timed_steps else None,
-        "input_wait_share": account.wait_seconds / account.step_seconds if account.timed_steps else None,
+        "train_seconds": stats.train_seconds,
+        "skipped_steps": stats.skipped_steps,
+        "recompilations": stats.recompilations,
+        "images_per_second": timed_images / stats.step_seconds if stats.timed_steps else None,
+        "input_wait_share": stats.wait_seconds / stats.step_seconds if stats.timed_steps else None,
         "eval": {name: evaluation.get(name) for name in ("count", "top1", "top5", "preview_top1", "loss")},
         "madds": cost.madds(),
         "parameters": cost.parameters,

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def averaged(old: Any, new: Any, decay: jax.Array) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """What the training step does besides model and optimizer; the meanings stand in `config.default`."""
+    """What the training step does besides model and optimizer; settings/groups.py has their meanings."""
 
     preview_weight: float = 1.0
     label_smoothing: float = 0.0
@@ -56,126 +56,162 @@ def make_teacher(model: BasisNet, resolution: int) -> Teacher:
     return teacher
 
 
-def make_train_step(
-    model: BasisNet,
-    optimizer: optax.GradientTransformationExtraArgs,
-    learning_rate: Callable[[Schedule, jax.Array], jax.Array],
-    settings: TrainSettings,
-    teacher: Teacher | None = None,
-    gather: Callable[[Any], Any] = lambda params: params,
-) -> Callable[[TrainState, Batch, Schedule, Any], tuple[TrainState, dict[str, Any]]]:
-    """Returns train_step(state, batch, schedule, teacher_variables) -> (state after one update, float32 scalars on it).
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a training step is made of.
 
-    `optimizer` is one of `optim.make_optimizer`: its update is given the rate, `learning_rate(schedule, step)`.
+    Attributes:
+      model: the network that is trained.
+      optimizer: one of `optimizers.make_optimizer`; its update is given the learning rate.
+      learning_rate: (schedule, step) -> the rate.
+      settings: the numbers of the step.
+      teacher: None where there is none, or its logits come with the batch.
+      gather: makes the parameters whole on each device for the model to use, where they are split between devices.
+    """
+
+    model: BasisNet
+    optimizer: optax.GradientTransformationExtraArgs
+    learning_rate: Callable[[Schedule, jax.Array], jax.Array]
+    settings: TrainSettings
+    teacher: Teacher | None = None
+    gather: Callable[[Any], Any] = lambda params: params
+
+
+class Gradients(NamedTuple):
+    """What a batch, or a chunk of one, gives: gradients and batch norm's own statistics, metrics, `debug`'s checks."""
+
+    params: Any
+    batch_stats: Any
+    metrics: Metrics
+    checks: finite.Checks
+
+
+def make_train_step(parts: Parts) -> Callable[[TrainState, Batch, Schedule, Any], tuple[TrainState, dict[str, Any]]]:
+    """Returns train_step(state, batch, schedule, teacher_variables) -> (state after one update, float32 scalars on it).
 
     Where the loss or the gradient is not finite, the update is left out: only `step` goes on, and 'skipped' is 1 for 0.
     A gradient of which the norm overflows counts as one. With `settings.debug` there is 'finite' besides: checks of
     every layer's output and gradient, see `finite.py`.
 
-    `teacher_variables` are None where there is no `teacher`. Distillation without one takes the batch's teacher_logits.
-    `gather` makes the parameters whole on each device for the model to use, where they are split between devices.
+    `teacher_variables` are None where there is no teacher. Distillation without one takes the batch's teacher_logits.
     """
-
-    def gradients_of(
-        state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
-    ) -> tuple[Any, Any, Metrics, finite.Checks]:
-        """(gradients, batch_stats, metrics, checks) of a batch or a piece of one; the statistics are its own."""
-        mix_key, dropout_key = jax.random.split(key)
-        images_BxHxWxC = normalize(batch["image"])
-        targets = {"label": smoothed_targets(batch["label"], model.specialist.num_classes, settings.label_smoothing)}
-        distillation = settings.distillation
-        if distillation and not teacher:
-            targets["teacher"] = distillation.targets(batch["teacher_logits"])
-        if settings.mix != "none":
-            images_BxHxWxC, targets = mixing.MIXES[settings.mix](images_BxHxWxC, targets, mix_key, settings.mix_alpha)
-        if distillation and teacher:
-            targets["teacher"] = distillation.targets(teacher(teacher_variables, images_BxHxWxC))
-
-        def loss_of(params):
-            checks: finite.Checks = {}
-            if settings.debug:
-                finite.note(checks, "the targets", targets)
-            with finite.watched_layers(checks) if settings.debug else contextlib.nullcontext():
-                outputs, updated = model.apply(
-                    {"params": gather(params), "batch_stats": state.batch_stats},
-                    images_BxHxWxC,
-                    train=True,
-                    warm_start=warm_start(state.step, schedule.warm_start_steps),
-                    task_B=batch.get("task"),
-                    rngs={"dropout": dropout_key},
-                    mutable=["batch_stats"],
-                )
-            loss_B = joint_loss(
-                outputs,
-                targets["label"],
-                settings.preview_weight,
-                distillation,
-                targets.get("teacher"),
-            )
-            return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B, checks)
-
-        gradients, (outputs, batch_stats, loss_B, checks) = jax.grad(loss_of, has_aux=True)(state.params)
-        if settings.debug:
-            finite.note(checks, "the loss", loss_B)
-            finite.note_gradients(checks, gradients)
-        metrics = measure(outputs, batch["label"], batch["mask"])
-        metrics["loss"] = Average.from_model_output(loss_B, batch["mask"])
-        if distillation:
-            hits_B = correct(targets["teacher"], batch["label"])
-            metrics["teacher_top1"] = Average.from_model_output(hits_B, batch["mask"])
-        return gradients, batch_stats, metrics, checks
-
-    def accumulated(
-        state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
-    ) -> tuple[Any, Any, Metrics, finite.Checks]:
-        """As `gradients_of`, a piece of the batch at a time; batch norm sees a piece, its statistics are the mean."""
-        count = settings.accumulate_steps
-        # Every count-th image, so that each device's share of a piece is of its share of the batch.
-        pieces = {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}
-
-        def add(total, piece_and_key):
-            piece, piece_key = piece_and_key
-            gradients, batch_stats, *seen = gradients_of(state, piece, schedule, teacher_variables, piece_key)
-            return jax.tree.map(jnp.add, total, (gradients, batch_stats)), seen
-
-        start = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
-        total, (metrics, checks) = jax.lax.scan(add, start, (pieces, jax.random.split(key, count)))
-        gradients, batch_stats = jax.tree.map(lambda leaf: leaf / count, total)
-        metrics = {name: metric.reduce() for name, metric in metrics.items()}
-        return gradients, batch_stats, metrics, jax.tree.map(jnp.all, checks)
+    settings = parts.settings
+    compute = accumulated_gradients if settings.accumulate_steps > 1 else gradients_of
 
     def train_step(
         state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any
     ) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-        compute = accumulated if settings.accumulate_steps > 1 else gradients_of
-        gradients, new_stats, metrics, checks = compute(state, batch, schedule, teacher_variables, key)
-        rate = learning_rate(schedule, state.step)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, learning_rate=rate)
-        params = optax.apply_updates(state.params, updates)
-        batch_stats = averaged(state.batch_stats, new_stats, decay_at(state.step, settings.batch_norm_momentum))
-        ema_decay = decay_at(state.step, settings.ema_decay)
+        gradients = compute(parts, state, batch, schedule, teacher_variables, key)
+        rate = parts.learning_rate(schedule, state.step)
+        updated = updated_state(parts, state, gradients, rate)
         described = {
-            **{name: metric.compute() for name, metric in metrics.items()},
+            **{name: metric.compute() for name, metric in gradients.metrics.items()},
             "learning_rate": rate,
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients.params),
         }
         sound = jnp.isfinite(described["loss"]) & jnp.isfinite(described["gradient_norm"])
-        updated = TrainState(
-            step=state.step,
-            params=params,
-            batch_stats=batch_stats,
-            ema_params=averaged(state.ema_params, params, ema_decay),
-            ema_batch_stats=averaged(state.ema_batch_stats, batch_stats, ema_decay),
-            opt_state=opt_state,
-        )
         new_state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), updated, state)
         described["skipped"] = jnp.where(sound, 0.0, 1.0)
         if settings.debug:
-            described["finite"] = checks
+            described["finite"] = gradients.checks
         return dataclasses.replace(new_state, step=state.step + 1), described
 
     return train_step
+
+
+def inputs_and_targets(
+    parts: Parts, batch: Batch, teacher_variables: Any, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns a batch's images in [-1, 1], perhaps mixed, and {'label': ..., perhaps 'teacher': ...}, both [B, K]."""
+    settings, distillation = parts.settings, parts.settings.distillation
+    images_BxHxWxC = normalize(batch["image"])
+    classes = parts.model.specialist.num_classes
+    targets = {"label": smoothed_targets(batch["label"], classes, settings.label_smoothing)}
+    if distillation and not parts.teacher:
+        targets["teacher"] = distillation.targets(batch["teacher_logits"])
+    if settings.mix != "none":
+        images_BxHxWxC, targets = mixing.MIXES[settings.mix](images_BxHxWxC, targets, key, settings.mix_alpha)
+    if distillation and parts.teacher:
+        targets["teacher"] = distillation.targets(parts.teacher(teacher_variables, images_BxHxWxC))
+    return images_BxHxWxC, targets
+
+
+def gradients_of(
+    parts: Parts, state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
+) -> Gradients:
+    """Returns the gradients of a batch at once."""
+    settings = parts.settings
+    mix_key, dropout_key = jax.random.split(key)
+    images_BxHxWxC, targets = inputs_and_targets(parts, batch, teacher_variables, mix_key)
+
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        checks: finite.Checks = {}
+        if settings.debug:
+            finite.note(checks, "the targets", targets)
+        with finite.watched_layers(checks) if settings.debug else contextlib.nullcontext():
+            outputs, updated = parts.model.apply(
+                {"params": parts.gather(params), "batch_stats": state.batch_stats},
+                images_BxHxWxC,
+                train=True,
+                warm_start=warm_start(state.step, schedule.warm_start_steps),
+                task_B=batch.get("task"),
+                rngs={"dropout": dropout_key},
+                mutable=["batch_stats"],
+            )
+        loss_B = joint_loss(
+            outputs, targets["label"], settings.preview_weight, settings.distillation, targets.get("teacher")
+        )
+        return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B, checks)
+
+    gradients, (outputs, batch_stats, loss_B, checks) = jax.grad(loss_of, has_aux=True)(state.params)
+    if settings.debug:
+        finite.note(checks, "the loss", loss_B)
+        finite.note_gradients(checks, gradients)
+    metrics = measure(outputs, batch["label"], batch["mask"])
+    metrics["loss"] = Average.from_model_output(loss_B, batch["mask"])
+    if settings.distillation:
+        hits_B = correct(targets["teacher"], batch["label"])
+        metrics["teacher_top1"] = Average.from_model_output(hits_B, batch["mask"])
+    return Gradients(gradients, batch_stats, metrics, checks)
+
+
+def accumulated_gradients(
+    parts: Parts, state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
+) -> Gradients:
+    """Returns the mean gradients of a batch's chunks, one after the other; batch norm sees one chunk at a time."""
+    count = parts.settings.accumulate_steps
+    # Every count-th image, so that each device's share of a chunk is of its share of the batch.
+    chunks = {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}
+
+    def add(total: Any, chunk_and_key: Any) -> tuple[Any, Any]:
+        chunk, chunk_key = chunk_and_key
+        gradients, batch_stats, *rest = gradients_of(parts, state, chunk, schedule, teacher_variables, chunk_key)
+        return jax.tree.map(jnp.add, total, (gradients, batch_stats)), rest
+
+    start = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
+    total, (metrics, checks) = jax.lax.scan(add, start, (chunks, jax.random.split(key, count)))
+    gradients, batch_stats = jax.tree.map(lambda leaf: leaf / count, total)
+    metrics = {name: metric.reduce() for name, metric in metrics.items()}
+    return Gradients(gradients, batch_stats, metrics, jax.tree.map(jnp.all, checks))
+
+
+def updated_state(parts: Parts, state: TrainState, gradients: Gradients, rate: jax.Array) -> TrainState:
+    """Returns the state with parameters, running statistics and moving averages after an update; `step` as before."""
+    settings = parts.settings
+    updates, opt_state = parts.optimizer.update(gradients.params, state.opt_state, state.params, learning_rate=rate)
+    params = optax.apply_updates(state.params, updates)
+    momentum = decay_at(state.step, settings.batch_norm_momentum)
+    batch_stats = averaged(state.batch_stats, gradients.batch_stats, momentum)
+    ema_decay = decay_at(state.step, settings.ema_decay)
+    return TrainState(
+        step=state.step,
+        params=params,
+        batch_stats=batch_stats,
+        ema_params=averaged(state.ema_params, params, ema_decay),
+        ema_batch_stats=averaged(state.ema_batch_stats, batch_stats, ema_decay),
+        opt_state=opt_state,
+    )
 
 
 def make_eval_step(model: BasisNet) -> Callable[[Variables, jax.Array | float, Batch], Metrics]:

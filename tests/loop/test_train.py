@@ -22,7 +22,7 @@ from basisnet_jax.experiment import cost_table
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import checks, package
 from basisnet_jax.loop import train
-from basisnet_jax.loop.run_stats import Account
+from basisnet_jax.loop.run_stats import RunStats
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.training import step
 from basisnet_jax.workdir import checkpoint, integrity
@@ -139,7 +139,7 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     The first life ends by a signal, the second in its first evaluation, as if it were killed there: the step is saved.
     """
     straight = train.train(config, str(tmp_path / "straight"))
-    take, stopped_at = train.Account.add, []
+    take, stopped_at = train.RunStats.add, []
 
     class KilledError(Exception):
         pass
@@ -155,7 +155,7 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
 
     workdir = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(train.Account, "add", add_and_stop)
+        patch.setattr(train.RunStats, "add", add_and_stop)
         assert train.train(config, str(workdir)) is None
         patch.setattr(train, "evaluate", die)
         with pytest.raises(KilledError):
@@ -249,17 +249,17 @@ def test_a_run_that_died_after_its_first_step_keeps_its_folder(config, tmp_path,
     def die(self, metrics):
         raise UserError("a step later")
 
-    monkeypatch.setattr(train.Account, "add", die)
+    monkeypatch.setattr(train.RunStats, "add", die)
     with pytest.raises(UserError, match="a step later"):
         train.train(config, str(tmp_path / "run"))
     assert (tmp_path / "run" / "config.json").exists()
 
 
-def test_an_account_of_another_version_is_read():
+def test_stats_of_another_version_is_read():
     """Unknown fields are left out, and missing ones have their defaults."""
-    saved = {**dataclasses.asdict(Account(train_seconds=3.0, sums={"loss": 1.0})), "renamed": 7}
+    saved = {**dataclasses.asdict(RunStats(train_seconds=3.0, sums={"loss": 1.0})), "renamed": 7}
     del saved["skipped_steps"]
-    assert Account.from_saved(saved) == Account(train_seconds=3.0, sums={"loss": 1.0})
+    assert RunStats.from_saved(saved) == RunStats(train_seconds=3.0, sums={"loss": 1.0})
 
 
 def test_a_run_whose_first_step_was_its_only_one_is_summed_up():
