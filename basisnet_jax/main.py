@@ -14,7 +14,8 @@ try:
     from basisnet_jax.modes.mode import PROCESSES, read_flags
 
     if __name__ == "__main__":  # before the imports that take long: it starts this program again
-        malloc.keep_freed_memory(arenas=None if read_flags(sys.argv, "mode")["mode"] in (None, "train") else 1)
+        training = read_flags(sys.argv, "mode")["mode"] in (None, "train")
+        malloc.restart_with_malloc_settings(arenas=None if training else 1)
         noise.filter_native_stderr()
 
     from absl import app, flags
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     mode = MODES[name]
     if mode.keeps_programs:
         compilation_cache.use_compilation_cache()
-    with distributed.not_waiting_for_the_lost():
+    with distributed.exit_when_a_peer_dies():
         try:
             if mode.many_processes:
                 distributed.initialize(**{flag.name: command.flags[flag.name] for flag in PROCESSES})

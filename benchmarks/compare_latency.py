@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
-    malloc.keep_freed_memory()
+    malloc.restart_with_malloc_settings()
     compilation_cache.use_compilation_cache()
     try:
         rows, left_out = compare.read(options.runs)

@@ -47,7 +47,7 @@ def main() -> None:
     if options.devices:  # read when JAX first looks for devices
         forced = f"--xla_force_host_platform_device_count={max(options.devices)}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
-    malloc.keep_freed_memory()
+    malloc.restart_with_malloc_settings()
     compilation_cache.use_compilation_cache()
     static, sixteen = rivals.network(0), rivals.network(16)
     groups: dict[str, dict[str, Callable[[], object]]] = {}

@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
-    malloc.keep_freed_memory()
+    malloc.restart_with_malloc_settings()
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     rows, others = [], [form for form in options.forms if form != "synthesized"]
     what = f"batch {options.batch}, N = {options.bases}, float32, medians of {options.rounds} rounds"

@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from basisnet_jax.host import distributed
 distributed.initialize(f"localhost:{sys.argv[1]}", 4, int(sys.argv[2]), 200)
-with distributed.not_waiting_for_the_lost():
+with distributed.exit_when_a_peer_dies():
     multihost_utils.process_allgather(np.zeros(1))
     print("ready", flush=True)
     while True:

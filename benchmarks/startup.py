@@ -30,7 +30,7 @@ def child(config_file: str, started: float) -> dict[str, float]:
 
     from basisnet_jax.host import malloc
 
-    malloc.keep_freed_memory(arenas=None)
+    malloc.restart_with_malloc_settings(arenas=None)
     import jax
 
     from basisnet_jax.host import compilation_cache

@@ -96,7 +96,7 @@ def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, 
     if what == "train":
         arguments += (jax.ShapeDtypeStruct((batch,), jnp.int32),)
     split = (mesh_lib.batch_sharding(mesh),) * (len(arguments) - 1)
-    step = mesh_lib.traced_under(mesh, train if what == "train" else infer)
+    step = mesh_lib.with_mesh_in_context(mesh, train if what == "train" else infer)
     donated = (0,) if what == "train" else ()
     return jax.jit(step, in_shardings=(mesh_lib.replicated(mesh), *split), donate_argnums=donated), arguments
 

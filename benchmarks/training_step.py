@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
-    malloc.keep_freed_memory()
+    malloc.restart_with_malloc_settings()
     compilation_cache.use_compilation_cache()
     times: dict[str, list[float]] = {}
     for names, rounds in ([n for n in options.contestants if n not in SLOW], options.rounds), (SLOW, 1):

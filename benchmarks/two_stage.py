@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
-    malloc.keep_freed_memory()
+    malloc.restart_with_malloc_settings()
     compilation_cache.use_compilation_cache()
     classifier = make_classifier(options.config, options.channels, options.classes)
     print(f"{options.config} on {jax.devices()[0].device_kind}, {timing.machine()}; medians of {options.rounds} rounds")

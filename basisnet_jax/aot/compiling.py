@@ -56,12 +56,12 @@ def compile_for(config: Config, workdir: str, target: Target) -> str:
     devices, chip = devices_of(target.topology, target.slices)
     folder = files.absolute(workdir)
     with made(folder):  # before minutes of compilation
-        bill = _bill(config, devices, chip, target)
-        files.write_json(folder / "compile.json", bill)
-    return table(bill)
+        report = _cost_report(config, devices, chip, target)
+        files.write_json(folder / "compile.json", report)
+    return table(report)
 
 
-def _bill(config: Settings, devices: Sequence[jax.Device], chip: Chip, target: Target) -> dict[str, Any]:
+def _cost_report(config: Settings, devices: Sequence[jax.Device], chip: Chip, target: Target) -> dict[str, Any]:
     """Returns what `compile.json` holds. Raises UserError as `compile_for` does."""
     chips = len(devices) // chip.devices
 
@@ -70,19 +70,19 @@ def _bill(config: Settings, devices: Sequence[jax.Device], chip: Chip, target: T
         return make_experiment(sized, devices, datasets.describe_dataset, training=target.what == "train")
 
     experiment = experiment_of(target.per_chip_batch)
-    bill = describe(experiment, chip, target)
+    report = describe(experiment, chip, target)
     if target.fit:
 
         def needed_bytes(images: int) -> int:
-            if images * chip.devices == bill["images"]["per_chip"]:
-                return bill["hbm_bytes_per_device"]["peak"]
+            if images * chip.devices == report["images"]["per_chip"]:
+                return report["hbm_bytes_per_device"]["peak"]
             return compile_step(experiment_of(images * chip.devices), target.what)[1]["peak"]
 
         unit = BATCH_UNIT * (config.accumulate_steps if target.what == "train" else 1)
-        start = max(bill["images"]["per_chip"] // chip.devices // unit * unit, unit)
+        start = max(report["images"]["per_chip"] // chip.devices // unit * unit, unit)
         largest = largest_that_fits(needed_bytes, int(chip.hbm_gib * GIB), start, unit)
-        bill["largest_per_chip_batch"] = largest * chip.devices
-    return bill
+        report["largest_per_chip_batch"] = largest * chip.devices
+    return report
 
 
 def with_batch(config: Settings, what: str, per_chip_batch: int | None, chips: int) -> Settings:
@@ -149,7 +149,7 @@ def describe(experiment: Experiment, chip: Chip, target: Target) -> dict[str, An
     train = target.what == "train"
     images = plan.batch_size if train else plan.eval_batch_size
     compiled, memory = compile_step(experiment, target.what)
-    bill = {
+    report = {
         "what": target.what,
         "topology": target.topology,
         "slices": target.slices,
@@ -164,12 +164,12 @@ def describe(experiment: Experiment, chip: Chip, target: Target) -> dict[str, An
         "bias": BIAS,
     }
     if compiled is None:
-        return bill
+        return report
     work = estimate(compiled, chip, len(devices))
     steps = (plan.train_examples if train else plan.eval_examples) / images
     hours = steps * work["seconds_per_step"] / 3600
     return {
-        **bill,
+        **report,
         **work,
         "images_per_second": images / work["seconds_per_step"],
         "epochs": experiment.config.epochs if train else 1,
@@ -278,41 +278,41 @@ def largest_that_fits(needed_bytes: Callable[[int], int], available: int, start:
 # What it says
 
 
-def table(bill: dict[str, Any]) -> str:
-    """The bill as lines to print."""
-    hbm, images = bill["hbm_bytes_per_device"], bill["images"]
-    slices = f"{bill['slices']} x " if bill["slices"] > 1 else ""
+def table(report: dict[str, Any]) -> str:
+    """The report as lines to print."""
+    hbm, images = report["hbm_bytes_per_device"], report["images"]
+    slices = f"{report['slices']} x " if report["slices"] > 1 else ""
     lines = [
-        f"{bill['what']} step on {slices}{bill['topology']}: {bill['chips']} chips, {bill['hosts']} hosts, "
-        f"{images['step']} images a step, {images['per_chip']} a chip, fsdp {bill['fsdp']}",
+        f"{report['what']} step on {slices}{report['topology']}: {report['chips']} chips, {report['hosts']} hosts, "
+        f"{images['step']} images a step, {images['per_chip']} a chip, fsdp {report['fsdp']}",
         "",
         "HBM of a device, GiB: " + ", ".join(f"{name} {size / GIB:.2f}" for name, size in hbm.items()),
-        f"  (available: what libtpu lets a program use) -> {'fits' if bill['fits'] else 'DOES NOT FIT'}",
+        f"  (available: what libtpu lets a program use) -> {'fits' if report['fits'] else 'DOES NOT FIT'}",
     ]
-    if "largest_per_chip_batch" in bill:
-        lines.append(f"largest batch that fits: {bill['largest_per_chip_batch']} images a chip")
-    if not bill["fits"]:
+    if "largest_per_chip_batch" in report:
+        lines.append(f"largest batch that fits: {report['largest_per_chip_batch']} images a chip")
+    if not report["fits"]:
         return "\n".join(lines)
-    total = bill["total"]
+    total = report["total"]
     lines += ["", f"{'estimates, a step':24}{'ms':>9}{'share':>7}{'M cycles':>10}{'HBM MB':>9}{'sent MB':>9}"]
-    for name, cost in [*bill["groups"].items(), ("total", total)]:
+    for name, cost in [*report["groups"].items(), ("total", total)]:
         share = cost["seconds"] / total["seconds"]
         lines.append(
             f"{name:24}{cost['seconds'] * 1e3:9.3f}{share:7.1%}{cost['cycles'] / 1e6:10.2f}"
             f"{cost['hbm_bytes'] / 1e6:9.1f}{cost['network_bytes'] / 1e6:9.2f}"
         )
-    between = bill["between_slices"]
+    between = report["between_slices"]
     if between["bytes"]:
         took = "a time unknown" if between["seconds"] is None else f"{between['seconds'] * 1e3:.3f} ms"
         lines.append(f"{'between slices':24}{between['bytes'] / 1e6:.2f} MB a device in {took}")
-    price = "" if bill["epoch_price"] is None else f", price {bill['epoch_price']:,.2f}"
+    price = "" if report["epoch_price"] is None else f", price {report['epoch_price']:,.2f}"
     lines += [
         f"{total['unestimated']} operations carry no estimate of cycles and count by their bytes",
-        f"FLOPs of a device, by XLA's count: {bill['flops_per_device']:.4g}",
-        f"{bill['images_per_second']:,.0f} images/s; an epoch: {bill['epoch_hours'] * 60:,.2f} minutes, "
-        f"{bill['epoch_chip_hours']:,.3f} chip-hours{price}; "
-        f"all {bill['epochs']:g} of them: {bill['epochs'] * bill['epoch_chip_hours']:,.1f} chip-hours",
+        f"FLOPs of a device, by XLA's count: {report['flops_per_device']:.4g}",
+        f"{report['images_per_second']:,.0f} images/s; an epoch: {report['epoch_hours'] * 60:,.2f} minutes, "
+        f"{report['epoch_chip_hours']:,.3f} chip-hours{price}; "
+        f"all {report['epochs']:g} of them: {report['epochs'] * report['epoch_chip_hours']:,.1f} chip-hours",
         "",
-        bill["bias"],
+        report["bias"],
     ]
     return "\n".join(lines)

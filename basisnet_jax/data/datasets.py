@@ -51,7 +51,7 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unread:
+class SizeOnlySplit:
     """A split of which no more than the size is here: enough to compile a program for, nothing to train on."""
 
     size: int
@@ -99,7 +99,7 @@ def with_tasks(data: Dataset, feature: str, num_tasks: int) -> Dataset:
       UserError: on reading, an example without the feature, or with another value.
     """
     train, evaluation = (
-        source if isinstance(source, Unread) else _WithTask(source, feature, num_tasks)
+        source if isinstance(source, SizeOnlySplit) else _WithTask(source, feature, num_tasks)
         for source in (data.train, data.eval)
     )
     return dataclasses.replace(data, train=train, eval=evaluation)
@@ -146,7 +146,7 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str, ev
 
 
 def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str, eval_share: float = 0.0) -> Dataset:
-    """As `open_dataset`, for a data set that need not be there: its splits may be `Unread`.
+    """As `open_dataset`, for a data set that need not be there: its splits may be `SizeOnlySplit`.
 
     Raises:
       UserError: besides, a data set that is not prepared and whose size is not in `SIZES`.
@@ -166,8 +166,8 @@ def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str
         )
     classes, channels = _classes_and_channels(builder)
     return Dataset(
-        train=Unread(_size(name, splits, train_split, "data.train_split")),
-        eval=Unread(_size(name, splits, eval_split, "data.eval_split")),
+        train=SizeOnlySplit(_size(name, splits, train_split, "data.train_split")),
+        eval=SizeOnlySplit(_size(name, splits, eval_split, "data.eval_split")),
         classes=classes,
         channels=channels,
         identity="unread",

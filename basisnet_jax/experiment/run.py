@@ -131,7 +131,7 @@ class Experiment:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_variables)
         batch = (mesh_lib.batch_sharding(self.mesh),) * arrays
         return jax.jit(
-            mesh_lib.traced_under(self.mesh, functools.wraps(function)(gathered)),
+            mesh_lib.with_mesh_in_context(self.mesh, functools.wraps(function)(gathered)),
             in_shardings=(shardings, mesh_lib.replicated(self.mesh), *batch),
             out_shardings=out,
         )
@@ -159,7 +159,7 @@ class Experiment:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         whole = mesh_lib.replicated(self.mesh)
         return jax.jit(
-            mesh_lib.traced_under(self.mesh, step.make_train_step(parts)),
+            mesh_lib.with_mesh_in_context(self.mesh, step.make_train_step(parts)),
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), whole, whole),
             out_shardings=(shardings, whole),
             donate_argnums=0,
@@ -262,7 +262,7 @@ def make_experiment(
     data = open_data(config.data, open_dataset)
     data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
     teacher = load_teacher(config, data) if training else None
-    if teacher and config.distill.cache and not isinstance(data.train, datasets.Unread):
+    if teacher and config.distill.cache and not isinstance(data.train, datasets.SizeOnlySplit):
         cache = files.absolute(config.distill.cache)
         data = dataclasses.replace(
             data, train=teacher_logits.with_logits(data.train, cache, teacher_identity(teacher, data))

@@ -80,7 +80,7 @@ def _no_connection(seconds: int) -> str:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_user_errors_on_all_processes() -> Iterator[None]:
     """What any process raises as UserError in here, all raise at its end, so that none waits for one that stopped."""
     error: UserError | None = None
     try:
@@ -138,7 +138,7 @@ def total(*counts: int) -> tuple[int, ...]:
     return tuple(everyones.sum(axis=0).tolist())
 
 
-def from_first(text: str) -> str:
+def from_process_0(text: str) -> str:
     """Returns the text of process 0, on all processes."""
     if not jax.distributed.is_initialized():
         return text
@@ -160,7 +160,7 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def not_waiting_for_the_lost() -> Iterator[None]:
+def exit_when_a_peer_dies() -> Iterator[None]:
     """Where one process of many fails in here, it ends, rather than wait for others that wait for it.
 
     Python's end of a process waits until all are done, for `SHUTDOWN_SECONDS`. After sys.exit it waits `LEAVE_SECONDS`

@@ -8,7 +8,7 @@ import sys
 _TUNABLES = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**62, "top_pad": 64 * 2**20}
 
 
-def keep_freed_memory(arenas: int | None = 1) -> None:
+def restart_with_malloc_settings(arenas: int | None = 1) -> None:
     """Starts this program again, where that is glibc's, so that it keeps freed memory; for a script's first line.
 
     By default glibc gives arrays of more than 32 MB (less, in a thread) back to the system when they are freed, and

@@ -59,7 +59,7 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(sharding, tree)
 
 
-def traced_under(mesh: Mesh, function: Callable) -> Callable:
+def with_mesh_in_context(mesh: Mesh, function: Callable) -> Callable:
     """`function`, with the mesh in the context where it is traced: there, what XLA does not partition looks for it."""
 
     @functools.wraps(function)

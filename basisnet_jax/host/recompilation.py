@@ -8,7 +8,7 @@ import jax
 from absl import logging
 
 
-def watched(function: Any, name: str, compiled_again: Callable[[], None]) -> Callable[..., Any]:
+def count_recompilations(function: Any, name: str, compiled_again: Callable[[], None]) -> Callable[..., Any]:
     """A jitted function that logs what makes it compile again, after its first call.
 
     Args:

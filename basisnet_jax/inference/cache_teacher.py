@@ -11,6 +11,7 @@ from basisnet_jax.experiment.run import open_data
 from basisnet_jax.experiment.teacher import load_teacher, teacher_identity
 from basisnet_jax.host import distributed, files, terminal
 from basisnet_jax.host import mesh as mesh_lib
+from basisnet_jax.models.basisnet import Variables
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.settings.declare import fail
 from basisnet_jax.training import step
@@ -29,7 +30,7 @@ def cache_logits(config: Config) -> str:
     config = validate(config)
     if not config.distill.cache:
         fail("distill.cache", "", "must name the folder for the teacher's logits")
-    with distributed.together():
+    with distributed.raise_user_errors_on_all_processes():
         data = open_data(config.data)
         teacher = load_teacher(config, data)
         if teacher is None:
@@ -39,7 +40,11 @@ def cache_logits(config: Config) -> str:
     batch_size = -(-config.eval.batch_size // jax.process_count() // unit) * unit
     variables = jax.device_put(teacher.variables, mesh_lib.replicated(mesh))
     logits_of = step.make_teacher(teacher.model, teacher.resolution)
-    apply = jax.jit(mesh_lib.traced_under(mesh, lambda variables, pixels: logits_of(variables, normalize(pixels))))
+
+    def of_pixels(variables: Variables, pixels_BxHxWxC: jax.Array) -> jax.Array:
+        return logits_of(variables, normalize(pixels_BxHxWxC))
+
+    apply = jax.jit(mesh_lib.with_mesh_in_context(mesh, of_pixels))
 
     folder = files.absolute(config.distill.cache)
     identity = teacher_identity(teacher, data)

@@ -41,7 +41,7 @@ def train(config: Config, workdir: str) -> dict[str, Any] | None:
     with contextlib.ExitStack() as held:
         stop = held.enter_context(distributed.stop_signals())
         begin: Callable[[], None] = lambda: None  # noqa: E731
-        with distributed.together():
+        with distributed.raise_user_errors_on_all_processes():
             results = workdir_lib.finished(config, folder)
             if results:
                 distributed.say(
@@ -52,12 +52,12 @@ def train(config: Config, workdir: str) -> dict[str, Any] | None:
             experiment = make_experiment(config)  # opens the data before anything asks for a device
             if jax.process_index() == 0:
                 begin = held.enter_context(workdir_lib.opened(config, folder))
-                integrity.set_damaged_aside(folder / "checkpoints")
+                integrity.quarantine_damaged_checkpoints(folder / "checkpoints")
                 _write_start(experiment, folder)
             else:
                 logging.set_verbosity(logging.WARNING)  # process 0 tells for all
             progress = held.enter_context(terminal.Progress(silent=not distributed.is_first()))
-        with distributed.together():
+        with distributed.raise_user_errors_on_all_processes():
             if not (folder / "config.json").exists():
                 raise UserError(
                     f"{folder} is not the same folder on all hosts; give one that they share with --workdir."
@@ -118,7 +118,7 @@ def _start(
     step = checkpoints.latest_step()
     if step is None:
         progress.stage("making the network")
-        with distributed.together():
+        with distributed.raise_user_errors_on_all_processes():
             return experiment.init_state(), RunStats()
     progress.stage(f"restoring step {step}")
     state, saved = checkpoints.restore(step, experiment.abstract_state)

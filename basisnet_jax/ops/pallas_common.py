@@ -4,8 +4,8 @@ On a TPU, XLA keeps these activations with the batch minor and the channels seco
 [H, W, C, B], so the transposes around the kernels cost nothing. In that form eight channels of 128 images are a vector
 register, and so is one tap of those images' own kernels; a shift in H or W is only another address.
 
-Where a mesh is in the context (`mesh.traced_under`), the batch is split over all of its devices, and each runs the
-kernel on its own images. Products are accumulated in float32.
+Where a mesh is in the context (`mesh.with_mesh_in_context`), the batch is split over all of its devices, and each
+device runs the kernel on its own images. Products are accumulated in float32.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ LANES, SUBLANES = 128, 8
 VMEM = 12 * 2**20
 
 
-def unfit(batch: int, dtype: jnp.dtype, *channels: int) -> str:
-    """Why no kernel is for a layer of these channels; '' if they are."""
+def reason_unsupported(batch: int, dtype: jnp.dtype, *channels: int) -> str | None:
+    """Returns why no kernel takes a layer of these channels, or None if the kernels take it."""
     devices = max(jax.sharding.get_abstract_mesh().size, 1)
     if batch % (devices * LANES):
         return f"{batch} images on {devices} device(s) do not fill each one's {LANES} lanes"
@@ -30,7 +30,7 @@ def unfit(batch: int, dtype: jnp.dtype, *channels: int) -> str:
         return f"{unaligned[0]} channels are no multiple of {SUBLANES}"
     if dtype not in (jnp.float32, jnp.bfloat16):
         return f"{dtype} is neither float32 nor bfloat16"
-    return ""
+    return None
 
 
 def on_each_device(run: Callable, *arrays_B: jax.Array):

@@ -70,15 +70,15 @@ class Window(NamedTuple):
         return self.output[1] + len(self.shifts(1)) - 1
 
 
-def unfit(x_BxHxWxC: jax.Array, window: Window) -> str:
-    """Why this convolution is not for the kernels; '' if it is."""
+def reason_unsupported(x_BxHxWxC: jax.Array, window: Window) -> str | None:
+    """Returns why the kernels do not take this convolution, or None if they do."""
     batch, _, width, channels = x_BxHxWxC.shape
     itemsize = x_BxHxWxC.dtype.itemsize
-    if why := pallas_common.unfit(batch, x_BxHxWxC.dtype, channels):
+    if why := pallas_common.reason_unsupported(batch, x_BxHxWxC.dtype, channels):
         return why
     if max(f(itemsize, 1, SUBLANES) for f in (window.forward_bytes, window.backward_bytes)) > pallas_common.VMEM:
         return f"what a row of {width} pixels needs does not fit VMEM"
-    return ""
+    return None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -16,16 +16,16 @@ from basisnet_jax.ops.pallas_common import LANES, SUBLANES
 FEWEST_PIXELS = 784
 
 
-def unfit(x_BxHxWxI: jax.Array, outputs: int) -> str:
-    """Why this gradient is not for the kernel; '' if it is."""
+def reason_unsupported(x_BxHxWxI: jax.Array, outputs: int) -> str | None:
+    """Returns why the kernel does not take this gradient, or None if it does."""
     batch, height, width, inputs = x_BxHxWxI.shape
-    if why := pallas_common.unfit(batch, x_BxHxWxI.dtype, inputs, outputs):
+    if why := pallas_common.reason_unsupported(batch, x_BxHxWxI.dtype, inputs, outputs):
         return why
     if height * width < FEWEST_PIXELS:
         return f"{height * width} pixels are fewer than {FEWEST_PIXELS}"
     if _bytes(x_BxHxWxI.dtype.itemsize, 1, inputs, outputs) > pallas_common.VMEM:
         return f"the sums of {inputs} times {outputs} channels do not fit VMEM"
-    return ""
+    return None
 
 
 def _bytes(itemsize: int, pixels: int, inputs: int, outputs: int) -> int:

@@ -109,7 +109,7 @@ def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
 
 
 def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
-    if tpu_kernels and not pallas_pointwise.unfit(x_BxHxWxI, bases_NxIxO.shape[-1]):
+    if tpu_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
         # Else XLA computes what produced x twice, once for the product and once for the kernel.
         x_BxHxWxI = lax.platform_dependent(x_BxHxWxI, tpu=lax.optimization_barrier, default=lambda x: x)
     return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
@@ -118,7 +118,7 @@ def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
 def _pointwise_backward(tpu_kernels, residuals, dy_BxHxWxO):
     x_BxHxWxI, bases_NxIxO, coefficients_BxN = residuals
     gradient_forms = {"default": _kernel_gradient}
-    if tpu_kernels and not pallas_pointwise.unfit(x_BxHxWxI, bases_NxIxO.shape[-1]):
+    if tpu_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
         dy_BxHxWxO = lax.platform_dependent(dy_BxHxWxO, tpu=lax.optimization_barrier, default=lambda x: x)
         gradient_forms["tpu"] = pallas_pointwise.kernel_gradient
     dx_BxHxWxI = lax.platform_dependent(
@@ -251,7 +251,7 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
     side = kernels_BxKxKxC.shape[1]
     (top, _, rows), (left, _, columns) = (taps.pads(n, side, stride, padding) for n in size)
     window = pallas_depthwise.Window(tuple(size), (rows, columns), (top, left), side, stride)
-    why = pallas_depthwise.unfit(image, window) if tpu_kernels else ""
+    why = pallas_depthwise.reason_unsupported(image, window) if tpu_kernels else None
     if why:
         logging.debug("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
     if why or not tpu_kernels:

@@ -83,7 +83,8 @@ class Checkpoints:
     def _read_evaluations(self) -> dict[int, dict[str, float]]:
         """Returns what was recorded, by step. Process 0 reads it for all: they must not differ in what they know."""
         found = {step: integrity.read_added(self._directory / str(step), _EVALUATION) for step in self.steps()}
-        text = distributed.from_first(json.dumps([[step, json.loads(text)] for step, text in found.items() if text]))
+        read = [[step, json.loads(text)] for step, text in found.items() if text]
+        text = distributed.from_process_0(json.dumps(read))
         return dict(json.loads(text))
 
     def __enter__(self) -> "Checkpoints":
@@ -314,7 +315,7 @@ def _as_dict(state: TrainState) -> dict[str, Any]:
 
 
 def _check_finite(step: int, state: TrainState) -> None:
-    with distributed.together():
+    with distributed.raise_user_errors_on_all_processes():
         if bad := finite.first_bad_leaf({"params": state.params, "batch_stats": state.batch_stats}):
             raise UserError(
                 f"{bad} is no longer finite after step {step}, so it is not saved; lower "

@@ -70,7 +70,7 @@ def damage(folder: epath.Path) -> str | None:
     return None
 
 
-def set_damaged_aside(checkpoints: epath.Path) -> None:
+def quarantine_damaged_checkpoints(checkpoints: epath.Path) -> None:
     """Moves damaged checkpoints out of the way, so that a run resumes from the newest one before them.
 
     Raises:

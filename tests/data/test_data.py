@@ -165,8 +165,9 @@ def test_rotation_turns_about_the_centre():
 
 
 def test_a_split_that_is_not_here_stays_one_with_tasks():
-    data = datasets.with_tasks(datasets.Dataset(Numbers(5), datasets.Unread(3), ("a",), 1, "numbers"), "label", 10)
-    assert data.eval == datasets.Unread(3)
+    unread = datasets.Dataset(Numbers(5), datasets.SizeOnlySplit(3), ("a",), 1, "numbers")
+    data = datasets.with_tasks(unread, "label", 10)
+    assert data.eval == datasets.SizeOnlySplit(3)
     assert data.train.__getitems__([2])[0]["task"] == data.train.__getitems__([2])[0]["label"]
 
 

@@ -12,7 +12,7 @@ import resource, sys, threading
 from basisnet_jax.host import malloc
 
 BYTES = int(sys.argv[2])
-malloc.keep_freed_memory({"1": 1, "None": None}[sys.argv[1]])
+malloc.restart_with_malloc_settings({"1": 1, "None": None}[sys.argv[1]])
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 counted = []
 

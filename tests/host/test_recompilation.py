@@ -10,7 +10,9 @@ from basisnet_jax.loop import train
 
 def test_the_cause_is_named(caplog):
     count = []
-    double = recompilation.watched(jax.jit(lambda batch, k: batch["x"] * k), "doubling", lambda: count.append(1))
+    double = recompilation.count_recompilations(
+        jax.jit(lambda batch, k: batch["x"] * k), "doubling", lambda: count.append(1)
+    )
     for batch in ({"x": jnp.ones(3)}, {"x": jnp.zeros(3)}):
         assert double(batch, 2.0).shape == (3,)
     assert not count

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from basisnet_jax.aot.topology import devices_of
-from basisnet_jax.host.mesh import make_mesh, traced_under
+from basisnet_jax.host.mesh import make_mesh, with_mesh_in_context
 from basisnet_jax.ops import pallas_common, pallas_pointwise, synthesis
 from tests.ops.test_synthesis import assert_close, depthwise_loop, pointwise_loop, value_and_gradients
 
@@ -19,7 +19,7 @@ from tests.ops.test_synthesis import assert_close, depthwise_loop, pointwise_loo
 def interpreted(monkeypatch):
     """`synthesis` takes the TPU's forms, and their kernels are interpreted; a batch need not fill the lanes."""
     monkeypatch.setattr(synthesis.lax, "platform_dependent", lambda *args, tpu, **other: tpu(*args))
-    monkeypatch.setattr(pallas_common, "unfit", lambda *args: "")
+    monkeypatch.setattr(pallas_common, "reason_unsupported", lambda *args: None)
     monkeypatch.setattr(pallas_pointwise, "FEWEST_PIXELS", 1)
     pallas_call, names = pallas_common.pl.pallas_call, []
 
@@ -118,7 +118,7 @@ def test_eight_devices_equal_one_and_gather_nothing(interpreted, monkeypatch):
     mesh = make_mesh(jax.devices(), fsdp=2)
     split, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec(("data", "fsdp")), PartitionSpec()))
     shardings = (split, whole, whole, split)
-    compiled = jax.jit(traced_under(mesh, gradients), in_shardings=shardings).lower(*inputs).compile()
+    compiled = jax.jit(with_mesh_in_context(mesh, gradients), in_shardings=shardings).lower(*inputs).compile()
     assert "all-gather" not in compiled.as_text()
     sharded = compiled(*(jax.device_put(a, s) for a, s in zip(inputs, shardings, strict=True)))
     for got, expected in zip(sharded, jax.jit(gradients)(*inputs), strict=True):
@@ -126,13 +126,13 @@ def test_eight_devices_equal_one_and_gather_nothing(interpreted, monkeypatch):
 
 
 def test_unfit_says_why_by_the_images_of_a_device():
-    assert not pallas_common.unfit(256, jnp.bfloat16, 16, 24)
-    assert "12 channels" in pallas_common.unfit(256, jnp.float32, 12)
-    assert "float16" in pallas_common.unfit(256, jnp.dtype("float16"), 16)
+    assert not pallas_common.reason_unsupported(256, jnp.bfloat16, 16, 24)
+    assert "12 channels" in pallas_common.reason_unsupported(256, jnp.float32, 12)
+    assert "float16" in pallas_common.reason_unsupported(256, jnp.dtype("float16"), 16)
     mesh = make_mesh(jax.devices())
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        assert "256 images on 8 device(s)" in pallas_common.unfit(256, jnp.float32, 16)
-        assert not pallas_common.unfit(1024, jnp.float32, 16)
+        assert "256 images on 8 device(s)" in pallas_common.reason_unsupported(256, jnp.float32, 16)
+        assert not pallas_common.reason_unsupported(1024, jnp.float32, 16)
 
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
@@ -155,7 +155,7 @@ def test_compiles_for_tpus(topology):
         shapes = (512, 29, 29, 16), (4, side, side, 24), (4, 16, 24), (512, 4)
         dtypes = dtype, dtype, dtype, jnp.float32
         arguments = [jax.ShapeDtypeStruct(*a) for a in zip(shapes, dtypes, strict=True)]
-        step = jax.jit(traced_under(mesh, gradients), in_shardings=(split, whole, whole, split))
+        step = jax.jit(with_mesh_in_context(mesh, gradients), in_shardings=(split, whole, whole, split))
         text = step.lower(*arguments).compile().as_text()
         assert text.count('custom_call_target="tpu_custom_call"') == 5
         assert "all-gather" not in text

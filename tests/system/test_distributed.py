@@ -28,7 +28,7 @@ from basisnet_jax.host import distributed
 from basisnet_jax.errors import UserError
 port, process = sys.argv[1], int(sys.argv[2])
 distributed.initialize(f"localhost:{port}", 2, process, 200)
-with distributed.not_waiting_for_the_lost():
+with distributed.exit_when_a_peer_dies():
     assert distributed.total(process + 1, 10) == (3, 20)
 """
 
@@ -136,7 +136,7 @@ def test_what_one_process_is_refused_all_are(start):
     """As data that only one host lacks: every process says why, and ends with code 2."""
     refused = script("""
     try:
-        with distributed.together():
+        with distributed.raise_user_errors_on_all_processes():
             if process == 1:
                 raise UserError("no data here.")
     except UserError as error:
@@ -253,7 +253,7 @@ def test_half_of_the_flags_is_a_mistake_and_a_process_alone_needs_none():
 
 def test_a_process_alone_speaks_for_all():
     assert distributed.total(1, 2) == (1, 2)
-    with pytest.raises(UserError, match=r"^mine$"), distributed.together():
+    with pytest.raises(UserError, match=r"^mine$"), distributed.raise_user_errors_on_all_processes():
         raise UserError("mine")
 
 

@@ -82,7 +82,7 @@ def test_any_damage(saved, tmp_path_factory, damages):
         harm(folder, *damage)
     refused = None
     try:
-        integrity.set_damaged_aside(epath.Path(folder))
+        integrity.quarantine_damaged_checkpoints(epath.Path(folder))
         with Checkpoints(epath.Path(folder), keep=2) as checkpoints:
             step = checkpoints.latest_step()
             if step is not None:

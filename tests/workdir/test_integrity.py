@@ -78,7 +78,7 @@ def test_a_run_goes_on_from_the_one_before_and_says_so(folder, caplog):
     flip(next(path for path in all_files(folder / "checkpoints" / "30" / "state") if path.parent.name == "d"))
     (folder / "checkpoints" / "20" / "evaluation.json").write_text("{")
     (folder / "checkpoints" / "40").mkdir()
-    integrity.set_damaged_aside(folder / "checkpoints")
+    integrity.quarantine_damaged_checkpoints(folder / "checkpoints")
     text = caplog.text
     assert "the checkpoint of step 20 is damaged (evaluation.json is not what was written)" in text
     assert "the checkpoint of step 30 is damaged (state/" in text
@@ -97,7 +97,7 @@ def test_where_all_are_damaged_nothing_is_moved(folder):
         flip(folder / "checkpoints" / step / "state" / "_METADATA")
     before = all_files(folder)
     with pytest.raises(UserError, match=r"all checkpoints in .* are damaged \(step 10: state/_METADATA is not"):
-        integrity.set_damaged_aside(folder / "checkpoints")
+        integrity.quarantine_damaged_checkpoints(folder / "checkpoints")
     assert all_files(folder) == before
 
 

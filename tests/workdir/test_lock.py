@@ -105,7 +105,7 @@ def test_a_bucket_is_passed_through_and_not_locked(tmp_path, monkeypatch):
             integrity.write_checksums(folder / "checkpoints" / step)
             assert integrity.damage(folder / "checkpoints" / step) is None
         files.write(folder / "checkpoints" / "20" / "state" / "array", "")
-        integrity.set_damaged_aside(folder / "checkpoints")
+        integrity.quarantine_damaged_checkpoints(folder / "checkpoints")
     found = {str(path.relative_to(tmp_path / "runs" / "a")) for path in tmp_path.rglob("*") if path.is_file()}
     assert "checkpoints/10/state/array" in found
     assert "damaged/20.0/state/array" in found
