@@ -210,9 +210,10 @@ def _run() -> int:
                 distributed.say(f"{workdir}: results.json, curves.png, config.json, checkpoints, events")
                 distributed.say(f"next: {_command('evaluate', workdir)}")
             case "evaluate":
-                distributed.say(evaluation_summary.summary(evaluation.evaluate_run(_CONFIG.value, workdir)))
-                files = "results.json, plots, and if there is a preview early_termination.csv and exit_rule.json"
-                distributed.say(f"{workdir}/evaluation: {files}")
+                results = evaluation.evaluate_run(_CONFIG.value, workdir)
+                distributed.say(evaluation_summary.summary(results))
+                rule = ", early_termination.csv, exit_rule.json" if results["early_termination"] else ""
+                distributed.say(f"{workdir}/evaluation: results.json{rule}, plots")
                 distributed.say(f"next: {_command('predict', workdir)} --images='photos/*.jpg'")
             case "predict":
                 _predict(workdir)

@@ -98,7 +98,8 @@ def _specialize(config: ml_collections.ConfigDict, workdir: str, pattern: str, p
         "accuracy": {"images": f"{len(files)} images of {shown}{truth}", **reached},
         "warnings": list(lost_accuracy(reached["frozen here"], {name: reached[name] for name in formats})),
     }
-    return write(opened.folder / "specialized", contents, manifest, opened.classes)
+    shown = os.path.join(workdir, "specialized")
+    return write(opened.folder / "specialized", contents, manifest, opened.classes, shown=shown)
 
 
 def _run(network: Network, batches: Sequence[np.ndarray]) -> Logits:
