@@ -64,5 +64,6 @@ def _networks(experiment: Experiment) -> dict[str, str]:
 def _devices(devices: Sequence[jax.Device]) -> str:
     """Returns such as '8 x TPU v5 lite on 2 hosts'."""
     kind, hosts = devices[0].device_kind, len({device.process_index for device in devices})
-    kind = f"CPU ({cache.usable_cores()} cores)" if kind == "cpu" else kind
+    cores = cache.usable_cores()
+    kind = f"CPU ({cores} core{'s' if cores > 1 else ''})" if kind == "cpu" else kind
     return f"{len(devices)} x {kind}" + (f" on {hosts} hosts" if hosts > 1 else "")

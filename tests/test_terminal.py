@@ -7,9 +7,10 @@ import termios
 import threading
 import time
 
+import jax
 import pytest
 
-from basisnet_jax import terminal, train
+from basisnet_jax import opening, terminal, train
 
 DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 
@@ -193,6 +194,12 @@ def test_a_log_file_gets_dated_lines_at_a_sane_rate_and_no_escapes(capsys, monke
         "epoch 18/40: 7,681 of 18,000 steps, loss 0.412, 4,096 images/s, 1:21 left",
         "epoch 35/40: 15,361 of 18,000 steps, loss 0.412, 4,096 images/s, 0:21 left",
     ]
+
+
+@pytest.mark.parametrize(("cores", "words"), [(1, "1 core"), (2, "2 cores")])
+def test_cores_are_counted_in_words(cores, words, monkeypatch):
+    monkeypatch.setattr(opening.cache, "usable_cores", lambda: cores)
+    assert opening._devices(jax.devices()[:1]) == f"1 x CPU ({words})"
 
 
 def test_of_many_processes_the_others_are_silent(capsys):
