@@ -34,7 +34,7 @@ except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed witho
     sys.exit(2)
 
 from basisnet_jax import config as config_lib
-from basisnet_jax import config_files, exit_rule, terminal
+from basisnet_jax import config_files, exit_rule
 from basisnet_jax.errors import UserError
 from basisnet_jax.output import ending_with_its_reader
 
@@ -173,12 +173,12 @@ def _fail(message: object) -> NoReturn:
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     del argv
-    from basisnet_jax import distributed, noise
+    from basisnet_jax import distributed, noise, terminal
 
     if flags.FLAGS["verbosity"].present:
         noise.show_everything()
     else:
-        noise.log_own_lines()
+        noise.log_own_lines(terminal.log)
     # Threads that decode small images hold Python's lock, and each step waits for it: by default 5 ms every time.
     sys.setswitchinterval(0.0005)
 
@@ -188,8 +188,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _run() -> int:
     """Meets the other processes, if there are any, and dispatches on --mode."""
+    from basisnet_jax import terminal
+
     with terminal.Progress() as progress:
-        progress.begin(terminal.Stage("starting"))  # these imports take seconds
+        progress.stage("starting", logged=False)  # these imports take seconds
         from basisnet_jax import cache, costing, distributed, evaluation, evaluation_summary, report, teacher, train
 
     if _MODE.value != "compile":  # JAX keeps programs for machines that are not here, but cannot read them back

@@ -38,11 +38,16 @@ def epoch_of(experiment: Experiment, step: int) -> str:
     return f"epoch {experiment.plan.epoch(step)}/{math.ceil(experiment.config.epochs)}"
 
 
-def training_stage(experiment: Experiment, first: int) -> terminal.Stage:
-    """Returns the stage that shows a training which has done `first` steps."""
-    name, plan = epoch_of(experiment, first + 1), experiment.plan
-    waiting = cache.compiling()
-    return terminal.Stage(name, plan.total_steps, unit="steps", images=plan.batch_size, waiting=waiting, done=first)
+def show_training(experiment: Experiment, first: int, progress: terminal.Progress) -> None:
+    """Begins the stage that shows a training which has done `first` steps."""
+    progress.stage(
+        epoch_of(experiment, first + 1),
+        experiment.plan.total_steps,
+        done=first,
+        step_images=experiment.plan.batch_size,
+        waiting=cache.compiling(),
+        logged=False,
+    )
 
 
 def _networks(experiment: Experiment) -> dict[str, str]:

@@ -161,8 +161,8 @@ def _loop(
     pending: dict[str, Any] | None = None  # metrics of the newest step, fetched while the next one runs
     mark: float | None = None  # when the step before the newest was seen to end
     told = dataclasses.replace(account)  # at the last line of training metrics
-    training = opening.training_stage(experiment, first)
-    progress.begin(training)
+    newest_evaluation: dict[str, str] = {}  # shown beside the bar
+    opening.show_training(experiment, first, progress)
 
     def fetch(step: int) -> None:
         """Waits for `step` to end, and accounts for it."""
@@ -183,7 +183,7 @@ def _loop(
             culprit = culprit or divergence.find_culprit(experiment, state, step, teacher)
             raise UserError(divergence.sentence(step, metrics, account.skipped_in_a_row, culprit))
         figures = {"loss": f"{metrics['loss']:.3f}", "top-1": terminal.share(metrics["top1"])}
-        progress.advance(1, opening.epoch_of(experiment, step), figures)
+        progress.advance(1, opening.epoch_of(experiment, step), figures | newest_evaluation)
         if step % config.log_every_steps == 0 or step == plan.total_steps:
             speed = account.speed_since(told, plan.batch_size)
             told = dataclasses.replace(account)
@@ -208,10 +208,10 @@ def _loop(
             # At the first step of a resumed run it may be recorded already, or a kill came before it was.
             evaluation = checkpoints.evaluation(step)
             if evaluating and evaluation is None:
-                waiting = "" if "eval" in training.figures else cache.compiling()
+                waiting = "" if newest_evaluation else cache.compiling()
                 with progress.aside("evaluating", plan.eval_examples, waiting=waiting):
                     evaluation = evaluate(experiment, eval_step, state, progress)
-                training.figures["eval"] = terminal.share(evaluation["top1"])
+                newest_evaluation["eval"] = terminal.share(evaluation["top1"])
                 report.write_evaluation(writer, step, evaluation)
                 writer.flush()
                 progress.say(report.evaluation_line(step, plan.epoch(step), evaluation))

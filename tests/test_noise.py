@@ -94,8 +94,9 @@ def test_stdout_ends_with_the_process():
 
 RECORDS = """
 import logging, types
+from basisnet_jax import terminal
 from absl import logging as absl_logging
-noise.log_own_lines()
+noise.log_own_lines(terminal.log)
 def record(name, path, level, text):
     logging.getLogger(name).handle(logging.LogRecord(name, level, path, 1, text, (), None))
 own = noise.PACKAGE + '/train.py'
@@ -123,7 +124,7 @@ DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 STAGES = (
     *("opening run and data", "evaluating", "choosing thresholds", "drawing", "classifying"),
     *(r"exporting (preview|specialist)\.(tflite|stablehlo)", "checking every file on every image"),
-    r"evaluating: compiling, once( \(.*\))?: \d+:\d\d",
+    r"evaluating: compiling, once( \(.*\))?: \d+ s",
 )
 
 
