@@ -181,13 +181,16 @@ def test_lines_stand_whole_above_the_live_line_which_goes_at_the_end(monkeypatch
         progress.advance(3)
         terminal.log("second line")
         time.sleep(0.1)
+        print("a library's line", file=sys.stderr)
         progress.advance(3)
         with progress.aside("saving"):
             time.sleep(0.1)
             saving = screen(looking.text())
     assert waiting == ["evaluating: compiling, once: 0 s"]
-    assert saving == ["first line", "second line", "saving: 0 s"]
-    assert screen(looking.text()) == ["first line", "second line", ""]
+    lines = ["first line", "second line", "a library's line"]
+    assert saving == [*lines, "saving: 0 s"]
+    assert screen(looking.text()) == [*lines, ""]
+    assert "\x1b[?25l" not in looking.text(), "a killed process would leave the cursor hidden"
 
 
 def test_a_narrow_terminal_gets_a_short_line(monkeypatch):
