@@ -9,6 +9,7 @@ import pathlib
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 PACKAGE = str(pathlib.Path(__file__).parent)
@@ -77,6 +78,7 @@ def log_own_lines(show: Callable[[str], None]) -> None:
     root = logging.getLogger()
     root.handlers = [_Lines(show)]
     root.setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module=r"(tensorflow|tf2onnx)\.")
 
 
 class _Lines(logging.Handler):

@@ -111,6 +111,13 @@ absl_logging.info('somebody else')
 """
 
 
+def test_the_converters_own_warnings_are_dropped():
+    code = "from basisnet_jax import terminal\nimport warnings\nnoise.log_own_lines(terminal.log)\n"
+    for module in ("tensorflow.lite.python.interpreter", "tf2onnx.tfonnx", "basisnet_jax.train"):
+        code += f"warnings.warn_explicit('of {module}', UserWarning, 'a.py', 1, {module!r})\n"
+    assert stderr_of(code) == ["a.py:1: UserWarning: of basisnet_jax.train"]
+
+
 def test_python_prints_our_lines_the_warnings_of_jax_and_all_errors():
     dated = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
     lines = stderr_of(RECORDS)
