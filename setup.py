@@ -28,6 +28,7 @@ FRAMEWORK = [
     "opencv-python-headless>=4.10",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30,<1.0",
+    "rich>=14.1,<16",
     "safetensors>=0.5",
     "scikit-learn>=1.5",
     "scipy>=1.13",

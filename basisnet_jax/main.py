@@ -26,7 +26,6 @@ except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed witho
     sys.exit(2)
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.host import terminal
 from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 from basisnet_jax.modes import MODES
 
@@ -36,14 +35,16 @@ INTERRUPTED = 130  # exit code after a second Ctrl-C, as a shell has it
 def main(argv: Sequence[str]) -> int:
     """Runs the mode that the flags ask for, and returns the exit code."""
     del argv
+    from basisnet_jax.host import terminal
+
     with terminal.Progress() as progress:
-        progress.begin(terminal.Stage("starting"))  # these imports take seconds
+        progress.stage("starting", logged=False)  # these imports take seconds
         from basisnet_jax.host import compilation_cache, distributed
 
     if flags.FLAGS["verbosity"].present:
         noise.show_everything()
     else:
-        noise.log_own_lines()
+        noise.log_own_lines(terminal.log)
     # Threads that decode small images hold Python's lock, and each step waits for it: by default 5 ms every time.
     sys.setswitchinterval(0.0005)
     name, command = parsing.command()

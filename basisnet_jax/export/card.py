@@ -1,6 +1,5 @@
 """What an export says of itself: the lines that are printed, and model_card.md."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +28,8 @@ def _accuracy(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def summary(out: os.PathLike[str], manifest: dict[str, Any]) -> str:
-    """The lines to print."""
+def summary(out: str, manifest: dict[str, Any]) -> str:
+    """Returns the lines to print on the export in the folder `out`."""
     files = [("file", "bytes", "worst error")]
     files += [(name, f"{size:,}", f"{error:.1e}") for name, size, error in _files(manifest)]
     accuracy = [(f"  {name}", what) for name, what in _accuracy(manifest)]

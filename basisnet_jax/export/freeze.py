@@ -99,7 +99,8 @@ def _specialize(config: Settings, workdir: str, pattern: str, progress: terminal
         "accuracy": {"images": f"{len(files)} images of {shown}{truth}", **reached},
         "warnings": list(lost_accuracy(reached["frozen here"], {name: reached[name] for name in formats})),
     }
-    return write(opened.folder / "specialized", contents, manifest, opened.classes)
+    shown = os.path.join(workdir, "specialized")
+    return write(opened.folder / "specialized", contents, manifest, opened.classes, shown=shown)
 
 
 def _run(network: Network, batches: Sequence[np.ndarray]) -> Logits:

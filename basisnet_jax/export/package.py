@@ -80,7 +80,7 @@ def _export(config: Settings, workdir: str, threshold: float | None, progress: t
         "accuracy": {"images": f"{len(labels_N)} of {opened.data_name} {config.data.eval_split}", **reached},
         "warnings": list(lost_accuracy(reached["jax"], {name: reached[name] for name in config.export.formats})),
     }
-    return write(opened.folder / "export", files, found, opened.classes)
+    return write(opened.folder / "export", files, found, opened.classes, shown=os.path.join(workdir, "export"))
 
 
 def open_network(config: Config, workdir: str) -> tuple[OpenedRun, Network]:
@@ -204,8 +204,24 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def write(out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any], classes: Iterable[str]) -> str:
-    """Writes all files of an export, removes what an older one left, and returns the lines to print."""
+def write(
+    out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any], classes: Iterable[str], *, shown: str
+) -> str:
+    """Writes all files of an export, and removes what an older one left.
+
+    Args:
+      out: the export's folder.
+      files: {name: content} of the stages' files.
+      manifest: what `manifest.json` holds, but for the labels.
+      classes: their names.
+      shown: the folder as the user gave it.
+
+    Returns:
+      The lines to print.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
     names = tuple(classes)
     labels = "".join(f"{name}\n" for name in names).encode()
     manifest = {**manifest, "labels": dataclasses.asdict(manifest_lib.file_facts(labels))}
@@ -219,7 +235,7 @@ def write(out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any],
         file_lib.write_json(out / manifest_lib.NAME, manifest)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
-    return card.summary(out, manifest)
+    return card.summary(shown, manifest)
 
 
 def _remove_older(out: epath.Path) -> None:

@@ -9,10 +9,12 @@ import pathlib
 import re
 import signal
 import sys
+import warnings
+from collections.abc import Callable
 
-from basisnet_jax.host import terminal
+import basisnet_jax
 
-PACKAGE = str(pathlib.Path(__file__).parent)
+PACKAGE = str(pathlib.Path(basisnet_jax.__file__).parent)
 _NATIVE = re.compile(  # information and warnings of C++ libraries
     rb"[IW]\d{4} [\d:.]+ "  # absl's and glog's
     rb"|WARNING: All log messages before absl::InitializeLog"
@@ -73,15 +75,20 @@ def _forward(reader: int, stderr: int) -> None:
         os._exit(0)
 
 
-def log_own_lines() -> None:
-    """Makes Python's loggers print this package's lines, JAX's warnings and everybody's errors, and no others."""
+def log_own_lines(show: Callable[[str], None]) -> None:
+    """Makes Python's loggers show this package's lines, JAX's warnings and everybody's errors, and no others."""
     root = logging.getLogger()
-    root.handlers = [_Lines()]
+    root.handlers = [_Lines(show)]
     root.setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module=r"(tensorflow|tf2onnx)\.")
 
 
 class _Lines(logging.Handler):
-    """Prints a record as a line of ours, above the live line if there is one."""
+    """Shows a record as a line of ours."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.pathname.startswith(PACKAGE):
@@ -91,6 +98,6 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-            terminal.log(kind + record.getMessage())
+            self._show(kind + record.getMessage())
         except Exception:
             self.handleError(record)

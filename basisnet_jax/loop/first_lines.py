@@ -38,11 +38,16 @@ def epoch_of(experiment: Experiment, step: int) -> str:
     return f"epoch {experiment.plan.epoch(step)}/{math.ceil(experiment.config.epochs)}"
 
 
-def training_stage(experiment: Experiment, first: int) -> terminal.Stage:
-    """Returns the stage that shows a training which has done `first` steps."""
-    name, plan = epoch_of(experiment, first + 1), experiment.plan
-    waiting = compilation_cache.compiling()
-    return terminal.Stage(name, plan.total_steps, unit="steps", images=plan.batch_size, waiting=waiting, done=first)
+def show_training(experiment: Experiment, first: int, progress: terminal.Progress) -> None:
+    """Begins the stage that shows a training which has done `first` steps."""
+    progress.stage(
+        epoch_of(experiment, first + 1),
+        experiment.plan.total_steps,
+        done=first,
+        step_images=experiment.plan.batch_size,
+        waiting=compilation_cache.compiling(),
+        logged=False,
+    )
 
 
 def _networks(experiment: Experiment) -> dict[str, str]:
@@ -64,5 +69,6 @@ def _networks(experiment: Experiment) -> dict[str, str]:
 def _devices(devices: Sequence[jax.Device]) -> str:
     """Returns such as '8 x TPU v5 lite on 2 hosts'."""
     kind, hosts = devices[0].device_kind, len({device.process_index for device in devices})
-    kind = f"CPU ({compilation_cache.usable_cores()} cores)" if kind == "cpu" else kind
+    cores = compilation_cache.usable_cores()
+    kind = f"CPU ({cores} core{'s' if cores > 1 else ''})" if kind == "cpu" else kind
     return f"{len(devices)} x {kind}" + (f" on {hosts} hosts" if hosts > 1 else "")

@@ -56,7 +56,7 @@ class TrainingLoop:
         self.eval_step = recompilation.count_recompilations(eval_step, "evaluation step", self._recompiled)
         self.schedule = jax.device_put(experiment.schedule, mesh_lib.replicated(experiment.mesh))
         self.teacher = experiment.teacher_variables()
-        self.stage = first_lines.training_stage(experiment, first)
+        self.newest_evaluation: dict[str, str] = {}  # shown beside the bar
         self.clock, self.behind = StepClock(stats), MetricsBehind()
         self.reported = dataclasses.replace(stats)  # at the last line of training metrics
         self.began = time.monotonic() - stats.train_seconds
@@ -71,7 +71,7 @@ class TrainingLoop:
         """
         plan, config = self.experiment.plan, self.experiment.config
         batches = self.experiment.train_batches(self.first)
-        self.progress.begin(self.stage)
+        first_lines.show_training(self.experiment, self.first, self.progress)
         try:
             for step in range(self.first, plan.total_steps + 1):  # here `step` updates are done
                 last, stopping = step == plan.total_steps, stop(step)
@@ -125,7 +125,7 @@ class TrainingLoop:
             culprit = culprit or _find_culprit(self.experiment, state, step, self.teacher)
             raise UserError(finite.sentence(step, metrics, self.stats.skipped_in_a_row, culprit))
         figures = {"loss": f"{metrics['loss']:.3f}", "top-1": terminal.share(metrics["top1"])}
-        self.progress.advance(1, first_lines.epoch_of(self.experiment, step), figures)
+        self.progress.advance(1, first_lines.epoch_of(self.experiment, step), figures | self.newest_evaluation)
         if step % config.log_every_steps == 0 or step == plan.total_steps:
             speed = self.stats.speed_since(self.reported, plan.batch_size)
             self.reported = dataclasses.replace(self.stats)
@@ -146,10 +146,10 @@ class TrainingLoop:
         if evaluation is not None:
             return evaluation
         plan = self.experiment.plan
-        waiting = "" if "eval" in self.stage.figures else compilation_cache.compiling()
+        waiting = "" if self.newest_evaluation else compilation_cache.compiling()
         with self.progress.aside("evaluating", plan.eval_examples, waiting=waiting):
             evaluation = evaluate(self.experiment, self.eval_step, state, self.progress)
-        self.stage.figures["eval"] = terminal.share(evaluation["top1"])
+        self.newest_evaluation["eval"] = terminal.share(evaluation["top1"])
         events.write_evaluation(self.writer, step, evaluation)
         self.writer.flush()
         self.progress.say(results.evaluation_line(step, plan.epoch(step), evaluation))

@@ -8,9 +8,10 @@ def _run(command: Command) -> int:
     from basisnet_jax.evaluation.summary import summary
     from basisnet_jax.host import distributed
 
-    distributed.say(summary(evaluate_run(command.config, command.workdir)))
-    files = "results.json, plots, and if there is a preview early_termination.csv and exit_rule.json"
-    distributed.say(f"{command.workdir}/evaluation: {files}")
+    results = evaluate_run(command.config, command.workdir)
+    distributed.say(summary(results))
+    rule = ", early_termination.csv, exit_rule.json" if results["early_termination"] else ""
+    distributed.say(f"{command.workdir}/evaluation: results.json{rule}, plots")
     distributed.say(next_command("predict", command.workdir, "--images='photos/*.jpg'"))
     return 0
 

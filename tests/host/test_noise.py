@@ -94,8 +94,9 @@ def test_stdout_ends_with_the_process():
 
 RECORDS = """
 import logging, types
+from basisnet_jax import terminal
 from absl import logging as absl_logging
-noise.log_own_lines()
+noise.log_own_lines(terminal.log)
 def record(name, path, level, text):
     logging.getLogger(name).handle(logging.LogRecord(name, level, path, 1, text, (), None))
 own = noise.PACKAGE + '/train.py'
@@ -108,6 +109,13 @@ record('jax._src.xla_bridge', '/site/jax/xla_bridge.py', logging.INFO, 'jax')
 record('jax._src.xla_bridge', '/site/jax/xla_bridge.py', logging.WARNING, 'falling back to CPU')
 absl_logging.info('somebody else')
 """
+
+
+def test_the_converters_own_warnings_are_dropped():
+    code = "from basisnet_jax import terminal\nimport warnings\nnoise.log_own_lines(terminal.log)\n"
+    for module in ("tensorflow.lite.python.interpreter", "tf2onnx.tfonnx", "basisnet_jax.train"):
+        code += f"warnings.warn_explicit('of {module}', UserWarning, 'a.py', 1, {module!r})\n"
+    assert stderr_of(code) == ["a.py:1: UserWarning: of basisnet_jax.train"]
 
 
 def test_python_prints_our_lines_the_warnings_of_jax_and_all_errors():
@@ -123,7 +131,7 @@ DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 STAGES = (
     *("opening run and data", "evaluating", "choosing thresholds", "drawing", "classifying"),
     *(r"exporting (preview|specialist)\.(tflite|stablehlo)", "checking every file on every image"),
-    r"evaluating: compiling, once( \(.*\))?: \d+:\d\d",
+    r"evaluating: compiling, once( \(.*\))?: \d+ s",
 )
 
 

@@ -1,34 +1,42 @@
 """The live line of a terminal, the lines of a log file, and a run in each."""
 
+import io
 import os
 import pty
 import re
+import sys
 import termios
 import threading
 import time
 
+import jax
 import pytest
+import rich.console
 
 from basisnet_jax.host import terminal
-from basisnet_jax.loop import train
+from basisnet_jax.loop import first_lines, train
 
 DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 
 
 def screen(text):
     """What a terminal of any width holds after these characters."""
-    lines, column = [""], 0
-    for token in re.findall(r"\x1b\[K|\r\n|\r|\n|[^\x1b\r\n]+", text):
-        if token == "\x1b[K":
-            lines[-1] = lines[-1][:column]
+    lines, row, column = [""], 0, 0
+    for token in re.findall(r"\x1b\[\d*[KA]|\r|\n|[^\x1b\r\n]+", text.replace("\r\n", "\n")):
+        if token == "\x1b[2K":
+            lines[row] = ""
+        elif token == "\x1b[1A":
+            row -= 1
         elif token == "\r":
             column = 0
-        elif token.endswith("\n"):
-            lines, column = [*lines, ""], 0
+        elif token == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
         else:
-            lines[-1] = lines[-1][:column] + token + lines[-1][column + len(token) :]
+            lines[row] = lines[row].ljust(column)[:column] + token + lines[row][column + len(token) :]
             column += len(token)
-    return lines
+    assert not any(lines[row + 1 :]), "nothing is left below the cursor"
+    return [line.rstrip() for line in lines[: row + 1]]
 
 
 class Terminal:
@@ -59,83 +67,113 @@ class Terminal:
         return b"".join(self._pieces).decode()
 
 
-def running(done=500, total=1621, step_seconds=0.02, first_seconds=31.0):
-    """A training stage whose first step took long, and how late it is."""
-    stage = terminal.Stage("epoch 13/40", total, unit="steps", images=32, waiting="compiling, once", began=0.0)
-    now = first_seconds
-    for _ in range(done):
-        stage.advance(1, now)
-        now += step_seconds
-    stage.figures.update({"loss": "0.412", "top-1": ".953", "eval": ".966"})
-    return stage, now
+@pytest.fixture
+def now(monkeypatch):
+    """The time, which stands still but for what a test adds."""
+    seconds = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    return seconds
 
 
-def test_the_rate_and_the_time_left_do_not_count_compilation():
-    stage, _ = running()
-    assert stage.rate() == pytest.approx(50)
-    assert stage.left() == "0:22 left"  # 1121 steps at 50 a second
+def running(now, done=500, total=1621, step_seconds=0.02, first_seconds=31.0):
+    """A training whose first step took long."""
+    progress = terminal.Progress(silent=True)
+    progress.stage("epoch 13/40", total, step_images=32, waiting="compiling, once")
+    now[0] += first_seconds
+    steps(now, progress, done, step_seconds)
+    return progress
 
 
-def test_nothing_is_promised_before_two_units_have_ended():
-    stage, now = running(done=1)
-    assert stage.rate() is None
-    assert stage.left() == ""
-    assert "left" not in terminal.live_line(stage, now, 79)
+def steps(now, progress, count, seconds):
+    for _ in range(count):
+        progress.advance(1, figures={"loss": "0.412", "top-1": ".953", "eval": ".966"})
+        now[0] += seconds
 
 
-def test_the_rate_is_of_the_last_half_minute():
-    stage, now = running(done=100, total=10_000, step_seconds=1.0)
-    for _ in range(100):
-        stage.advance(1, now)
-        now += 0.5
-    assert stage.rate() == pytest.approx(2.0, rel=0.05)
+def live_line(progress, columns):
+    """The live line as a terminal of so many columns has it."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    console = rich.console.Console(file=file, width=columns, color_system=None)
+    (line,) = console.render_lines(terminal.live_line(progress._tasks.tasks[-1], columns), pad=False)
+    return "".join(segment.text for segment in line)
 
 
-def test_what_is_done_aside_is_not_in_the_rate():
-    stage, now = running(done=10, step_seconds=1.0)
-    stage.pause(100.0)
-    stage.advance(1, now + 100.0)
-    assert stage.rate() == pytest.approx(1.0)
+def test_the_rate_and_the_time_left_do_not_count_compilation(now):
+    progress = running(now)
+    assert "  1,600 images/s  00:23 left" in live_line(progress, 119)  # 1121 steps at 50 a second are 22.4 s
+    assert terminal.plain_line(progress._tasks.tasks[-1]).endswith(", 1,600 images/s, 00:23 left")
 
 
-def test_the_live_line_at_80_and_120_columns():
-    stage, now = running()
-    for columns in (79, 119):
-        line = terminal.live_line(stage, now, columns)
-        assert len(line) <= columns
-        for word in ("epoch 13/40", "31%", "loss 0.412", "top-1 .953", "eval .966", "0:22 left", "█", "░"):
+def test_nothing_is_promised_before_two_units_have_ended(now):
+    progress = running(now, done=1)
+    for line in (live_line(progress, 119), terminal.plain_line(progress._tasks.tasks[-1])):
+        assert "left" not in line
+        assert "/s" not in line
+
+
+@pytest.mark.parametrize(("slow", "fast"), [(1.0, 0.5), (0.01, 0.005)])
+def test_the_rate_is_of_the_newest_steps(now, slow, fast):
+    progress = running(now, done=1000, total=10_000, step_seconds=slow)
+    steps(now, progress, 1000, fast)
+    assert f"  {32 / fast:,.0f} images/s" in live_line(progress, 119)
+
+
+def test_steps_of_a_minute_have_a_rate(now):
+    progress = running(now, done=10, total=20, step_seconds=60.0)
+    assert "10:00 left" in live_line(progress, 119)
+
+
+def test_what_is_done_aside_is_not_in_the_rate(now):
+    progress = running(now, done=10, step_seconds=1.0)
+    with progress.aside("evaluating", 10):
+        now[0] += 50.0
+        assert live_line(progress, 119) == "evaluating: 50 s"
+        with progress.aside("saving"):
+            now[0] += 50.0
+            assert live_line(progress, 119) == "saving: 50 s"
+    steps(now, progress, 1, 1.0)
+    assert "  32 images/s" in live_line(progress, 119)
+
+
+def test_the_live_line_at_80_and_120_columns(now):
+    progress = running(now)
+    for columns in (80, 120):
+        line = live_line(progress, columns)
+        assert len(line.rstrip()) <= columns
+        for word in ("epoch 13/40", "31%", "loss 0.412", "top-1 .953", "eval .966", "00:23 left", "█", "░"):
             assert word in line
-    assert "1,600 images/s" in terminal.live_line(stage, now, 119)
-    assert terminal.live_line(stage, now, 79) == (
-        "epoch 13/40  ██░░░░  31%  loss 0.412  top-1 .953  eval .966  1,600/s  0:22 left"
+    assert "1,600 images/s" in live_line(progress, 120)
+    assert live_line(progress, 80) == (
+        "epoch 13/40  █░░░░░  31%  loss 0.412  top-1 .953  eval .966  1,600/s  00:23 left"
     )
+    assert live_line(progress, 70) == "epoch 13/40  █░░░░  31%  loss 0.412  top-1 .953  eval .966  00:23 left"
+    assert live_line(progress, 60).startswith("epoch 13/40  31%  loss 0.412  top-1 .953")
 
 
 @pytest.mark.parametrize("columns", [1, 5, 20, 40, 60, 79, 100, 119, 300])
-def test_no_line_is_wider_than_the_terminal(columns):
+def test_no_line_is_wider_than_the_terminal(now, columns):
     for done in (0, 1, 2, 1600):
-        stage, now = running(done=done, total=123_456_789)
-        assert len(terminal.live_line(stage, now, columns)) <= columns
-        stage.total = 0
-        assert len(terminal.live_line(stage, now, columns)) <= columns
+        progress = running(now, done=done, total=123_456_789)
+        assert len(live_line(progress, columns)) <= columns
+        progress = running(now, done=done, total=0)
+        assert len(live_line(progress, columns)) <= columns
 
 
-def test_while_it_compiles_the_line_says_so_and_how_long():
-    stage, _ = running(done=0)
-    assert terminal.live_line(stage, 12.0, 79) == "epoch 13/40  compiling, once: 12 s"
+def test_while_it_compiles_the_line_says_so_and_how_long(now):
+    assert live_line(running(now, done=0, first_seconds=12.0), 79) == "epoch 13/40: compiling, once: 12 s"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0:00"), (36, "0:36"), (724, "12:04"), (3600, "1 h 0 min"), (11540, "3 h 12 min"), (187_200, "2 d 4 h")],
-)
-def test_durations(seconds, words):
-    assert terminal.duration(seconds) == words
+def test_a_padded_batch_counts_no_more_than_there_is(now):
+    progress = terminal.Progress(silent=True)
+    progress.stage("evaluating", 37)
+    progress.advance(32)
+    progress.advance(32)
+    assert terminal.plain_line(progress._tasks.tasks[-1]) == "evaluating: 37 of 37 images"
 
 
 def test_lines_stand_whole_above_the_live_line_which_goes_at_the_end(monkeypatch):
     looking = Terminal(monkeypatch)
-    monkeypatch.setattr(terminal, "REDRAW_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "REDRAWS_A_SECOND", 100)
     with terminal.Progress() as progress:
         progress.stage("evaluating", 10, waiting="compiling, once")
         time.sleep(0.1)
@@ -144,22 +182,25 @@ def test_lines_stand_whole_above_the_live_line_which_goes_at_the_end(monkeypatch
         progress.advance(3)
         terminal.log("second line")
         time.sleep(0.1)
+        print("a library's line", file=sys.stderr)
         progress.advance(3)
         with progress.aside("saving"):
             time.sleep(0.1)
             saving = screen(looking.text())
-    assert waiting == ["evaluating  compiling, once: 0 s"]
-    assert saving == ["first line", "second line", "saving: 0 s"]
-    assert screen(looking.text()) == ["first line", "second line", ""]
+    assert waiting == ["evaluating: compiling, once: 0 s"]
+    lines = ["first line", "second line", "a library's line"]
+    assert saving == [*lines, "saving: 0 s"]
+    assert screen(looking.text()) == [*lines, ""]
+    assert "\x1b[?25l" not in looking.text(), "a killed process would leave the cursor hidden"
 
 
 def test_a_narrow_terminal_gets_a_short_line(monkeypatch):
     looking = Terminal(monkeypatch, columns=30)
-    monkeypatch.setattr(terminal, "REDRAW_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "REDRAWS_A_SECOND", 100)
     with terminal.Progress() as progress:
         progress.stage("a stage whose name has no room in thirty columns")
         time.sleep(0.1)
-        assert screen(looking.text()) == ["a stage whose name has no roo"]
+        assert screen(looking.text()) == ["a stage whose name has no roo…"]
 
 
 def interrupted(progress):
@@ -170,19 +211,16 @@ def interrupted(progress):
 
 def test_an_error_leaves_no_half_line(monkeypatch):
     looking = Terminal(monkeypatch)
-    monkeypatch.setattr(terminal, "REDRAW_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "REDRAWS_A_SECOND", 100)
     with pytest.raises(KeyboardInterrupt), terminal.Progress() as progress:
         interrupted(progress)
     assert screen(looking.text()) == [""]
-    assert terminal._shown is None
+    assert isinstance(sys.stderr, io.TextIOWrapper), "stderr is what it was before"
 
 
-def test_a_log_file_gets_dated_lines_at_a_sane_rate_and_no_escapes(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_a_log_file_gets_dated_lines_at_a_sane_rate_and_no_escapes(capsys, now):
     with terminal.Progress() as progress:
-        stage = terminal.Stage("epoch 1/40", 18_000, unit="steps", images=32, waiting="compiling, once", began=0.0)
-        progress.begin(stage)
+        progress.stage("epoch 1/40", 18_000, step_images=32, waiting="compiling, once", logged=False)
         now[0] = 31.0
         for step in range(18_000):
             progress.advance(1, f"epoch {1 + step // 450}/40", {"loss": "0.412"})
@@ -190,10 +228,16 @@ def test_a_log_file_gets_dated_lines_at_a_sane_rate_and_no_escapes(capsys, monke
     lines = capsys.readouterr().err.splitlines()
     assert all(re.match(DATED, line) for line in lines)
     assert [re.sub(DATED, "", line) for line in lines] == [
-        "epoch 1/40: compiling, once: 0:31",
-        "epoch 18/40: 7,681 of 18,000 steps, loss 0.412, 4,096 images/s, 1:21 left",
-        "epoch 35/40: 15,361 of 18,000 steps, loss 0.412, 4,096 images/s, 0:21 left",
+        "epoch 1/40: compiling, once: 31 s",
+        "epoch 18/40: 7,681 of 18,000 steps, loss 0.412, 4,096 images/s, 01:21 left",
+        "epoch 35/40: 15,361 of 18,000 steps, loss 0.412, 4,096 images/s, 00:21 left",
     ]
+
+
+@pytest.mark.parametrize(("cores", "words"), [(1, "1 core"), (2, "2 cores")])
+def test_cores_are_counted_in_words(cores, words, monkeypatch):
+    monkeypatch.setattr(first_lines.compilation_cache, "usable_cores", lambda: cores)
+    assert first_lines._devices(jax.devices()[:1]) == f"1 x CPU ({words})"
 
 
 def test_of_many_processes_the_others_are_silent(capsys):
@@ -207,7 +251,7 @@ def test_of_many_processes_the_others_are_silent(capsys):
 def test_a_run_on_a_terminal(config, tmp_path, monkeypatch):
     """The first lines say what runs, the live line that it compiles; each evaluation is told once."""
     looking = Terminal(monkeypatch)
-    monkeypatch.setattr(terminal, "REDRAW_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "REDRAWS_A_SECOND", 100)
     monkeypatch.chdir(tmp_path)
     train.train(config, "runs/new")
     text = looking.text()
@@ -234,6 +278,6 @@ def test_a_run_on_a_terminal(config, tmp_path, monkeypatch):
     assert [line.split(":")[0] for line in evaluations] == ["step 9, epoch 1", "step 16, epoch 1"]
     assert lines[-1] == "", "the live line is gone"
     assert "making the network: " in text
-    assert "epoch 1/1  compiling, once" in text
+    assert "epoch 1/1: compiling, once" in text
     assert re.search(r"epoch 1/1  .*\d+%  loss \d\.\d{3}  top-1 \.\d{3}", text)
     assert "| Name" not in text, "a table of parameters"

@@ -16,7 +16,7 @@ LOG = (
     DATED + r"(basisnet_jax |  (devices|data|preview|specialist|both|training|workdir|note) ).*",
     DATED + r"preparing digits in .*",
     DATED + r"(making the network|opening the event files)",
-    DATED + r"epoch \d+/400: compiling, once \(.*\): \d+:\d\d",
+    DATED + r"epoch \d+/400: compiling, once \(.*\): \d+ s",
     DATED
     + r"epoch \d+/400: [\d,]+ of 32,425 steps, loss [\d.]+, top-1 [\d.]+(, eval [\d.]+)?, [\d,]+ images/s, .* left",
     DATED + r"step [\d,]+, epoch \d+: top-1 [\d.]+, the preview alone [\d.]+, loss [\d.]+",
