@@ -13,7 +13,6 @@ import re
 import statistics
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from etils import epath
 
@@ -21,6 +20,7 @@ from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files, plotting
 from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
+from basisnet_jax.workdir.results import RunResults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +50,20 @@ def read(folders: Sequence[str | os.PathLike]) -> tuple[list[Row], list[str]]:
     runs, left_out = _finished(folders)
     if not runs:
         raise UserError(f"there is no finished run to compare: {'; '.join(left_out)}.")
-    networks: dict[str, dict[str, dict[str, Any]]] = {}
+    networks: dict[str, dict[str, RunResults]] = {}
     for folder, results in runs.items():
-        networks.setdefault(json.dumps({**results["config"], "seed": None}, sort_keys=True), {})[folder] = results
+        networks.setdefault(json.dumps({**results.config, "seed": None}, sort_keys=True), {})[folder] = results
     _check_same_images(runs)
     return sorted((_row(runs) for runs in networks.values()), key=lambda row: row.madds), left_out
 
 
-def _check_same_images(runs: dict[str, dict[str, Any]]) -> None:
+def _check_same_images(runs: dict[str, RunResults]) -> None:
     """Raises UserError if the runs, {workdir: results}, were evaluated on different images or have other classes."""
     images: dict[str, str] = {}
     classes: dict[tuple[str, ...], str] = {}
     for folder, results in runs.items():
-        data = results["config"]["data"]
-        images.setdefault(f"{results['eval']['count']} images of {data_name(data)} {data['eval_split']}", folder)
+        data = results.config["data"]
+        images.setdefault(f"{results.eval.count} images of {data_name(data)} {data['eval_split']}", folder)
         if names := _class_names(folder):
             classes.setdefault(names, folder)
     if len(images) > 1:
@@ -82,9 +82,9 @@ def _class_names(folder: str) -> tuple[str, ...]:
         return ()
 
 
-def _finished(folders: Sequence[str | os.PathLike]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _finished(folders: Sequence[str | os.PathLike]) -> tuple[dict[str, RunResults], list[str]]:
     """Returns {workdir: results} of the finished runs, and a sentence for each other folder."""
-    runs: dict[str, dict[str, Any]] = {}
+    runs: dict[str, RunResults] = {}
     left_out: list[str] = []
     places: dict[str, str] = {}
     for name in map(str, folders):
@@ -94,42 +94,32 @@ def _finished(folders: Sequence[str | os.PathLike]) -> tuple[dict[str, dict[str,
             left_out.append(f"{name} is {places[place]} again, and counts once")
             continue
         places[place] = name
-        results = _results(folder)
         if not folder.is_dir():
             left_out.append(f"{name} is not a folder")
-        elif results is None:
+            continue
+        try:
+            runs[name] = RunResults.load(folder)
+        except (OSError, ValueError):
             left_out.append(f"{name} has no results.json of a finished run")
-        else:
-            runs[name] = results
     return runs, left_out
 
 
-def _results(folder: epath.Path) -> dict[str, Any] | None:
-    """Returns what a finished run says of itself; None if there is no such file, or it is another one."""
-    try:
-        results = json.loads((folder / "results.json").read_text())
-    except (OSError, ValueError):
-        return None
-    needed = {"config", "eval", "madds", "parameters", "train_seconds"}
-    return results if isinstance(results, dict) and needed <= results.keys() else None
-
-
-def _row(runs: dict[str, dict[str, Any]]) -> Row:
-    """Of the runs of one network, {workdir: results}."""
-    seeds = [results["config"]["seed"] for results in runs.values()]
+def _row(runs: dict[str, RunResults]) -> Row:
+    """Returns the row of one network, whose runs are {workdir: results}."""
+    seeds = [results.config["seed"] for results in runs.values()]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{' and '.join(runs)} have a seed in common; a run counts once: leave the others out.")
-    top1 = [results["eval"]["top1"] for results in runs.values()]
+    top1 = [results.eval.top1 for results in runs.values()]
     folder, first = next(iter(runs.items()))
     return Row(
         name=re.sub(f"[-_]{seeds[0]}$", "", os.path.basename(os.path.normpath(folder))),
-        routing=first["config"]["model"]["routing"],
+        routing=first.config["model"]["routing"],
         seeds=tuple(sorted(seeds)),
         top1=statistics.mean(top1),
         spread=statistics.stdev(top1) if len(top1) > 1 else None,
-        madds=first["madds"]["total"],
-        parameters=first["parameters"],
-        train_seconds=statistics.mean(results["train_seconds"] for results in runs.values()),
+        madds=first.madds["total"],
+        parameters=first.parameters,
+        train_seconds=statistics.mean(results.train_seconds for results in runs.values()),
         workdir=folder,
     )
 

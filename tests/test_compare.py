@@ -6,9 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from etils import epath
 
 from basisnet_jax import compare
 from basisnet_jax.errors import UserError
+from basisnet_jax.workdir.results import FinalEvaluation, RunResults
 
 
 def finished(folder, seed, top1, routing="static", madds=100, split="test", data=(), classes=()):
@@ -17,14 +19,19 @@ def finished(folder, seed, top1, routing="static", madds=100, split="test", data
     config = {"seed": seed, "data": data, "model": {"routing": routing}}
     if classes:
         (folder / "data.json").write_text(json.dumps({"classes": classes}))
-    results = {
-        "config": config,
-        "eval": {"count": 500, "top1": top1},
-        "madds": {"total": madds},
-        "parameters": 7,
-        "train_seconds": 10.0 * seed,
-    }
-    (folder / "results.json").write_text(json.dumps(results))
+    RunResults(
+        config=config,
+        step=10,
+        train_seconds=10.0 * seed,
+        skipped_steps=0,
+        recompilations=0,
+        images_per_second=None,
+        input_wait_share=None,
+        eval=FinalEvaluation(count=500, top1=top1, top5=1.0, preview_top1=None, loss=0.1),
+        madds={"total": madds},
+        parameters=7,
+        versions={},
+    ).save(epath.Path(folder))
     return folder
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 from absl import logging
@@ -21,9 +20,10 @@ from basisnet_jax.training.state import TrainState
 from basisnet_jax.workdir import curves, integrity
 from basisnet_jax.workdir import lock as workdir_lib
 from basisnet_jax.workdir.checkpoint import Checkpoints
+from basisnet_jax.workdir.results import FinalEvaluation, RunResults
 
 
-def train(config: Config, workdir: str) -> dict[str, Any] | None:
+def train(config: Config, workdir: str) -> RunResults | None:
     """Trains, evaluates and saves in a workdir; resumes from its newest checkpoint if there is one.
 
     Args:
@@ -31,7 +31,7 @@ def train(config: Config, workdir: str) -> dict[str, Any] | None:
       workdir: a folder that is new, or holds a run of the same config.
 
     Returns:
-      What `results.json` holds, or None if a signal stopped the run before its end.
+      The results, or None if a signal stopped the run before its end.
 
     Raises:
       UserError: config, data, devices or workdir do not fit, or the numbers of the run are no longer finite.
@@ -45,7 +45,7 @@ def train(config: Config, workdir: str) -> dict[str, Any] | None:
             results = workdir_lib.finished(config, folder)
             if results:
                 distributed.say(
-                    f"{workdir}: this run was finished already, at step {results['step']}; to train longer, start "
+                    f"{workdir}: this run was finished already, at step {results.step}; to train longer, start "
                     f"another one with --config.model.specialist.start_from={workdir} (and preview.start_from)."
                 )
                 return results
@@ -81,7 +81,7 @@ def train(config: Config, workdir: str) -> dict[str, Any] | None:
         results = _results(experiment, evaluation, stats)
         if jax.process_index() == 0:
             with _writing(folder):
-                files.write_json(folder / "results.json", results)
+                results.save(folder)
                 curves.plot_curves(folder / "events", folder / "curves.png")
         return results
 
@@ -125,20 +125,26 @@ def _start(
     return state, RunStats.from_saved(saved)
 
 
-def _results(experiment: Experiment, evaluation: dict[str, float], stats: RunStats) -> dict[str, Any]:
-    """What `results.json` holds; the README documents it."""
+def _results(experiment: Experiment, evaluation: dict[str, float], stats: RunStats) -> RunResults:
+    """Returns the results of a run that was trained to its end."""
     cost = experiment.cost()
     timed_images = stats.timed_steps * experiment.plan.batch_size
-    return {
-        "config": as_json(experiment.config),
-        "step": experiment.plan.total_steps,
-        "train_seconds": stats.train_seconds,
-        "skipped_steps": stats.skipped_steps,
-        "recompilations": stats.recompilations,
-        "images_per_second": timed_images / stats.step_seconds if stats.timed_steps else None,
-        "input_wait_share": stats.wait_seconds / stats.step_seconds if stats.timed_steps else None,
-        "eval": {name: evaluation.get(name) for name in ("count", "top1", "top5", "preview_top1", "loss")},
-        "madds": cost.madds(),
-        "parameters": cost.parameters,
-        "versions": versions.versions(),
-    }
+    return RunResults(
+        config=as_json(experiment.config),
+        step=experiment.plan.total_steps,
+        train_seconds=stats.train_seconds,
+        skipped_steps=stats.skipped_steps,
+        recompilations=stats.recompilations,
+        images_per_second=timed_images / stats.step_seconds if stats.timed_steps else None,
+        input_wait_share=stats.wait_seconds / stats.step_seconds if stats.timed_steps else None,
+        eval=FinalEvaluation(
+            count=int(evaluation["count"]),
+            top1=evaluation["top1"],
+            top5=evaluation["top5"],
+            preview_top1=evaluation.get("preview_top1"),
+            loss=evaluation["loss"],
+        ),
+        madds=cost.madds(),
+        parameters=cost.parameters,
+        versions=versions.versions(),
+    )

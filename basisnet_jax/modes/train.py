@@ -8,14 +8,13 @@ from basisnet_jax.modes.mode import PROCESSES, Command, Flag, Mode, next_command
 def _run(command: Command) -> int:
     from basisnet_jax.host import distributed
     from basisnet_jax.loop.train import train
-    from basisnet_jax.workdir.results import summary
 
     workdir = command.workdir
     results = train(command.config, workdir)
     if results is None:
         distributed.say(f"stopped and saved; the same command goes on from there (workdir {workdir}).")
         return command.flags["stopped_code"]
-    distributed.say(f"{os.path.basename(os.path.normpath(workdir))}: {summary(results)}")
+    distributed.say(f"{os.path.basename(os.path.normpath(workdir))}: {results.summary()}")
     distributed.say(f"{workdir}: results.json, curves.png, config.json, checkpoints, events")
     distributed.say(next_command("evaluate", workdir))
     return 0

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from absl import logging
 from etils import epath
@@ -15,6 +14,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
 from basisnet_jax.settings.groups import Settings
 from basisnet_jax.workdir import integrity
+from basisnet_jax.workdir.results import RunResults
 from basisnet_jax.workdir.run_folder import check_same_run
 
 _REWRITTEN = ("config.json", "data.json")  # at the start of a run, also where it is resumed
@@ -89,8 +89,8 @@ def _undo(folder: epath.Path, had: set[str], contents: dict[str, bytes]) -> None
             path.rmtree() if path.is_dir() else path.unlink()
 
 
-def finished(config: Settings, folder: epath.Path) -> dict[str, Any] | None:
-    """Returns what `results.json` holds if a run of this config was finished in the folder; None otherwise.
+def finished(config: Settings, folder: epath.Path) -> RunResults | None:
+    """Returns the results if a run of this config was finished in the folder; None otherwise.
 
     Raises:
       UserError: the folder belongs to a run of another config.
@@ -99,10 +99,10 @@ def finished(config: Settings, folder: epath.Path) -> dict[str, Any] | None:
         return None
     _check_config(config, folder)
     try:
-        results = json.loads((folder / "results.json").read_text())
+        results = RunResults.load(folder)
         newest = integrity.checkpoint_folders(folder / "checkpoints")[-1]
-        whole = int(newest.name) == results["step"] and integrity.damage(newest) is None
-    except (OSError, ValueError, LookupError, TypeError):  # damaged, or there are no checkpoints any more
+        whole = int(newest.name) == results.step and integrity.damage(newest) is None
+    except (OSError, ValueError, LookupError):  # damaged, or there are no checkpoints any more
         return None
     return results if whole else None
 

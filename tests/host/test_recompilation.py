@@ -37,9 +37,9 @@ def test_a_run_compiles_its_steps_once_and_counts_what_does_not(config, tmp_path
             yield {**batch, "image": batch["image"].astype("float32")} if step in floats else batch
 
     monkeypatch.setattr(Experiment, "train_batches", train_batches)
-    assert train.train(config, str(tmp_path / "odd"))["recompilations"] == 1
+    assert train.train(config, str(tmp_path / "odd")).recompilations == 1
     assert "the training step was compiled again: its argument[1]['image'] was uint8[16,8,8,1]" in caplog.text
     floats.clear()
     caplog.clear()
-    assert train.train(config, str(tmp_path / "even"))["recompilations"] == 0
+    assert train.train(config, str(tmp_path / "even")).recompilations == 0
     assert "compiled again" not in caplog.text

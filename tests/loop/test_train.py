@@ -27,6 +27,7 @@ from basisnet_jax.models.stages import normalize
 from basisnet_jax.training import step
 from basisnet_jax.workdir import checkpoint, integrity
 from basisnet_jax.workdir.events import read_events
+from basisnet_jax.workdir.results import RunResults
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -168,7 +169,7 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     resumed = train.train(config, str(workdir))
     assert resumed is not None
     assert straight is not None
-    assert resumed["eval"] == straight["eval"]
+    assert resumed.eval == straight.eval
     for got, expected in zip(leaves(workdir, config), leaves(tmp_path / "straight", config), strict=True):
         np.testing.assert_array_equal(got, expected)
     kept = [sorted((tmp_path / name / "checkpoints").glob("*/evaluation.json")) for name in ("stopped", "straight")]
@@ -307,17 +308,19 @@ def test_a_signal_in_compilation_or_in_mid_save_stops_the_run_as_any_other(confi
 def test_a_run_leaves_what_the_readme_says(config, tmp_path):
     config.profile_steps = 2
     results = train.train(config, str(tmp_path))
-    assert results == json.loads((tmp_path / "results.json").read_text())
-    assert set(results) == {
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == dataclasses.asdict(results)
+    assert results == RunResults.load(epath.Path(tmp_path))
+    assert set(written) == {
         *("config", "step", "train_seconds", "images_per_second", "input_wait_share"),
         *("skipped_steps", "recompilations"),
         *("eval", "madds", "parameters", "versions"),
     }
-    assert set(results["eval"]) == {"count", "top1", "top5", "preview_top1", "loss"}
-    assert results["eval"]["count"] == 37
-    assert results["skipped_steps"] == results["recompilations"] == 0
-    assert results["config"] == json.loads((tmp_path / "config.json").read_text())
-    assert sum(results["madds"][x] for x in ("preview", "synthesis", "specialist")) == results["madds"]["total"]
+    assert set(written["eval"]) == {"count", "top1", "top5", "preview_top1", "loss"}
+    assert results.eval.count == 37
+    assert results.skipped_steps == results.recompilations == 0
+    assert results.config == json.loads((tmp_path / "config.json").read_text())
+    assert sum(results.madds[x] for x in ("preview", "synthesis", "specialist")) == results.madds["total"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "events").glob("events.out.tfevents.*"))
     assert tags(tmp_path / "events") == {
@@ -328,9 +331,9 @@ def test_a_run_leaves_what_the_readme_says(config, tmp_path):
         *("config", "_hparams_/session_start_info"),
     }
     assert list((tmp_path / "events").glob("plugins/profile/*/*.xplane.pb")), "the profiler's trace"
-    assert 0 <= results["input_wait_share"] <= 1
+    assert 0 <= results.input_wait_share <= 1
     with checkpoint.Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
-        assert checkpoints.steps()[-1] == results["step"] == 16
+        assert checkpoints.steps()[-1] == results.step == 16
 
 
 def tags(folder):
@@ -345,8 +348,8 @@ def tags(folder):
 def test_a_static_network_trains_by_the_same_step(config, tmp_path):
     config.model.routing = "static"
     results = train.train(config, str(tmp_path))
-    assert results["eval"]["preview_top1"] is None
-    assert results["madds"]["preview"] == results["madds"]["synthesis"] == 0
+    assert results.eval.preview_top1 is None
+    assert results.madds["preview"] == results.madds["synthesis"] == 0
 
 
 def test_another_configs_run_is_refused_and_left_alone(config, tmp_path):
@@ -450,7 +453,7 @@ def test_a_short_run_evaluates_as_it_trained(config, tmp_path):
     config.data.max_shift = 0
     results = train.train(config, str(tmp_path))
     trained = read_events(tmp_path / "events")["train/top1"]
-    assert results["eval"]["top1"] > max(trained.values()) - 0.15
+    assert results.eval.top1 > max(trained.values()) - 0.15
 
 
 def test_accumulation_is_the_mean_over_pieces(config):

@@ -72,7 +72,7 @@ def test_bad_steps_are_counted_and_too_many_in_a_row_stop_the_run(config, tmp_pa
     assert finite.first_bad_leaf(state) is None
     # With the data as it should be, the run goes on, and knows what it skipped.
     bad_steps.clear()
-    assert train.train(config, str(tmp_path))["skipped_steps"] == 4
+    assert train.train(config, str(tmp_path)).skipped_steps == 4
 
 
 def test_the_first_bad_layer_is_sought_in_the_state_of_the_bad_step(config, tmp_path, monkeypatch):
