@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import functools
 import io
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -21,9 +20,11 @@ from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import calibration, early_exit, plots
 from basisnet_jax.evaluation.coefficient_plot import draw_coefficients
+from basisnet_jax.evaluation.coefficients import CoefficientSums
 from basisnet_jax.evaluation.early_exit import Candidate
 from basisnet_jax.evaluation.plots import Network, Picture
 from basisnet_jax.evaluation.predictions import Predictions, predict, summarize
+from basisnet_jax.evaluation.results import Best, Criterion, EarlyTermination, EvaluationResults, ExitPoint, Half
 from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.export import package
@@ -42,7 +43,7 @@ EXIT_PERCENT = range(0, 101)  # rows of the CSV, a criterion
 SHOWN = 8  # images of each kind that are drawn
 
 
-def evaluate_run(config: Config | None, workdir: str, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
+def evaluate_run(config: Config | None, workdir: str, devices: Sequence[jax.Device] | None = None) -> EvaluationResults:
     """Evaluates a trained run, or the LiteRT files that were exported of one, and writes `evaluation/` into its folder.
 
     Args:
@@ -65,7 +66,7 @@ def _evaluate(
     workdir: str,
     devices: Sequence[jax.Device] | None,
     progress: terminal.Progress,
-) -> dict[str, Any]:
+) -> EvaluationResults:
     progress.stage("opening run and data")
     folder, config = open_run(workdir, config, or_export=True)
     experiment = make_experiment(config, devices, training=False)
@@ -100,15 +101,15 @@ def _evaluate(
     progress.stage("choosing thresholds")
     candidates = _candidates(experiment, predictions)
     chosen = _chosen(config, candidates, len(predictions.labels_N), provenance) if candidates else None
-    results = _results(experiment, provenance.step, predictions, ablated)
-    results["early_termination"] = _termination(config, candidates, chosen) if chosen else None
+    termination = _termination(config, candidates, chosen) if chosen else None
+    results = _results(experiment, provenance.step, predictions, ablated, termination)
     if jax.process_index() == 0:
         out = folder / "evaluation"
         progress.stage("drawing")
         try:
             out.mkdir(parents=True, exist_ok=True)
-            files.write_json(out / "results.json", results)
-            _write_files(out, experiment, predictions, candidates, results, compared)
+            results.save(out)
+            _write_files(out, experiment, predictions, candidates, chosen, results, compared)
             if chosen:
                 files.write_json(out / FILE, chosen.to_json())
                 if is_export(workdir):
@@ -145,14 +146,16 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Prove
 
 def _compared(workdir: str, experiment: Experiment) -> Network:
     """Returns another evaluated run, with its top-1 on the half that is reported on."""
-    path = epath.Path(workdir).expanduser() / "evaluation" / "results.json"
-    if not path.exists():
+    try:
+        other = EvaluationResults.load(epath.Path(workdir).expanduser() / "evaluation")
+    except OSError:
         fail("eval.compare", workdir, "has no evaluation/results.json; run --mode=evaluate on it first")
-    other = json.loads(path.read_text())
-    was, now = ((data_name(x), x["eval_split"]) for x in (other["config"]["data"], as_json(experiment.config.data)))
+    except ValueError as error:
+        fail("eval.compare", workdir, f"cannot be read ({error}); run --mode=evaluate on it again")
+    was, now = ((data_name(x), x["eval_split"]) for x in (other.config["data"], as_json(experiment.config.data)))
     if was != now:
         fail("eval.compare", workdir, f"was evaluated on {' '.join(was)}, not on {' '.join(now)}")
-    return Network(epath.Path(workdir).name, other["madds"]["total"], other["reported_half"]["top1"])
+    return Network(epath.Path(workdir).name, other.madds["total"], other.reported_half.top1)
 
 
 def _candidates(experiment: Experiment, predictions: Predictions) -> list[Candidate]:
@@ -168,29 +171,31 @@ def _results(
     step: int,
     predictions: Predictions,
     ablated: dict[str, Predictions],
-) -> dict[str, Any]:
-    labels_N, config, cost = predictions.labels_N, experiment.config, experiment.cost()
+    early_termination: EarlyTermination | None,
+) -> EvaluationResults:
+    labels_N, cost, preview_NxK = predictions.labels_N, experiment.cost(), predictions.preview_logits_NxK
     half_N = early_exit.reported_half(len(labels_N))
     correct_N = is_correct(predictions.logits_NxK, labels_N)
-    results: dict[str, Any] = {
-        "config": as_json(config),
-        "step": step,
-        "count": len(labels_N),
-        "resolution": experiment.eval_side,
-        "specialist": summarize(predictions.logits_NxK, labels_N),
-        "preview": None,
-        "ablations": {name: summarize(other.logits_NxK, labels_N) for name, other in ablated.items()},
-        "reported_half": {"count": int(half_N.sum()), "top1": float(correct_N[half_N].mean())},
-        "madds": cost.madds(),
-        "versions": versions.versions(),
-    }
-    if predictions.preview_logits_NxK is not None:
-        results["preview"] = summarize(predictions.preview_logits_NxK, labels_N)
-    if predictions.coefficients is not None:
-        means = predictions.coefficients.means()
-        share = predictions.coefficients.class_share()
-        results["coefficients"] = {name: means[name].tolist() for name in ("entropy", "wins")} | {"class_share": share}
-    return results
+    return EvaluationResults(
+        config=as_json(experiment.config),
+        step=step,
+        count=len(labels_N),
+        resolution=experiment.eval_side,
+        specialist=summarize(predictions.logits_NxK, labels_N),
+        preview=None if preview_NxK is None else summarize(preview_NxK, labels_N),
+        ablations={name: summarize(other.logits_NxK, labels_N) for name, other in ablated.items()},
+        reported_half=Half(count=int(half_N.sum()), top1=float(correct_N[half_N].mean())),
+        madds=cost.madds(),
+        versions=versions.versions(),
+        coefficients=None if predictions.coefficients is None else _coefficient_facts(predictions.coefficients),
+        early_termination=early_termination,
+    )
+
+
+def _coefficient_facts(sums: CoefficientSums) -> dict[str, Any]:
+    """Returns what the results hold of the coefficients, as JSON values."""
+    means = sums.means()
+    return {name: means[name].tolist() for name in ("entropy", "wins")} | {"class_share": sums.class_share()}
 
 
 def _chosen_points(config: Settings, candidate: Candidate) -> dict[str, int]:
@@ -208,33 +213,27 @@ def _chosen(config: Settings, candidates: list[Candidate], images: int, provenan
     return best.choice(index, f"{setting}={getattr(config.eval, setting):g}", images, provenance)
 
 
-def _termination(config: Settings, candidates: list[Candidate], chosen: ChosenRule) -> dict[str, Any]:
+def _termination(config: Settings, candidates: list[Candidate], chosen: ChosenRule) -> EarlyTermination:
     """Lists every criterion with its chosen points, the best criterion, and the rule that prediction takes.
 
     Thresholds, temperature and the best criterion are chosen on one half; points are of the other.
     """
-    rows: list[dict[str, Any]] = [
-        {
-            "criterion": candidate.criterion,
-            "temperature": candidate.temperature,
-            "chosen_mean_top1": candidate.chosen_on.mean_top1,
-            "mean_top1": candidate.reported_on.mean_top1,
-            "points": {
-                name: candidate.reported_on.point(index) for name, index in _chosen_points(config, candidate).items()
+    rows = [
+        Criterion(
+            criterion=candidate.criterion,
+            temperature=candidate.temperature,
+            chosen_mean_top1=candidate.chosen_on.mean_top1,
+            mean_top1=candidate.reported_on.mean_top1,
+            points={
+                name: ExitPoint(**candidate.reported_on.point(index))
+                for name, index in _chosen_points(config, candidate).items()
             },
-        }
+        )
         for candidate in candidates
     ]
-    best = _best(candidates)
-    return {
-        "criteria": rows,
-        "best": {
-            "criterion": candidates[best].criterion,
-            "temperature": candidates[best].temperature,
-            "mean_top1_gain": rows[best]["mean_top1"] - rows[0]["mean_top1"],  # over the plain largest probability
-        },
-        "rule": chosen.to_json(),
-    }
+    best = rows[_best(candidates)]
+    gain = best.mean_top1 - rows[0].mean_top1  # over the plain largest probability
+    return EarlyTermination(rows, Best(best.criterion, best.temperature, gain), chosen.to_json())
 
 
 def _best(candidates: list[Candidate]) -> int:
@@ -246,7 +245,8 @@ def _write_files(
     experiment: Experiment,
     predictions: Predictions,
     candidates: list[Candidate],
-    results: dict[str, Any],
+    chosen: ChosenRule | None,
+    results: EvaluationResults,
     compared: list[Network],
 ) -> None:
     labels_N = predictions.labels_N
@@ -257,8 +257,8 @@ def _write_files(
         if logits_NxK is not None
     }
     plots.draw_reliability(out / "reliability.png", bins)
-    whole = Network("this network", experiment.cost().total, results["reported_half"]["top1"])
-    exits = _exits_in_use(candidates, results) if candidates else None
+    whole = Network("this network", experiment.cost().total, results.reported_half.top1)
+    exits = _exits_in_use(candidates, chosen) if chosen else None
     data_set = re.split("[/:]", experiment.config.data.name)[0]
     plots.draw_accuracy(out / "accuracy_over_madds.png", whole, exits, compared, data_set)
     if exits is None or predictions.preview_logits_NxK is None or predictions.coefficients is None:
@@ -278,11 +278,10 @@ def _write_files(
     )
 
 
-def _exits_in_use(candidates: list[Candidate], results: dict[str, Any]) -> tuple[Candidate, int]:
+def _exits_in_use(candidates: list[Candidate], chosen: ChosenRule) -> tuple[Candidate, int]:
     """Returns the best criterion, and the index of the threshold that prediction uses."""
     best = candidates[_best(candidates)]
-    threshold = results["early_termination"]["rule"]["threshold"]
-    return best, int(np.flatnonzero(best.chosen_on.threshold == threshold)[0])
+    return best, int(np.flatnonzero(best.chosen_on.threshold == chosen.rule.threshold)[0])
 
 
 def _pictures(experiment: Experiment, predictions: Predictions, indices: np.ndarray) -> list[Picture]:

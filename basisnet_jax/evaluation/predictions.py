@@ -1,7 +1,6 @@
 """What a network says of every image of a split."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +8,7 @@ from jax.experimental import multihost_utils
 
 from basisnet_jax.evaluation import calibration
 from basisnet_jax.evaluation.coefficients import CoefficientSums
+from basisnet_jax.evaluation.results import StageMetrics
 from basisnet_jax.experiment.run import Experiment
 from basisnet_jax.host.terminal import Progress
 from basisnet_jax.models.ablations import ABLATIONS, random_cycle
@@ -75,12 +75,12 @@ def predict(
     return Predictions(whole["labels"], whole["logits"], whole.get("preview"), sums)
 
 
-def summarize(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
-    """Top-1, top-5, loss (cross entropy) and ECE."""
+def summarize(logits_NxK: np.ndarray, labels_N: np.ndarray) -> StageMetrics:
+    """Returns the metrics of one stage's logits."""
     correct_N = is_correct(logits_NxK, labels_N)
-    return {
-        "top1": float(correct_N.mean()),
-        "top5": float(is_correct(logits_NxK, labels_N, k=5).mean()),
-        "loss": calibration.cross_entropy(logits_NxK, labels_N),
-        "ece": calibration.reliability(logits_NxK, correct_N).ece,
-    }
+    return StageMetrics(
+        top1=float(correct_N.mean()),
+        top5=float(is_correct(logits_NxK, labels_N, k=5).mean()),
+        loss=calibration.cross_entropy(logits_NxK, labels_N),
+        ece=calibration.reliability(logits_NxK, correct_N).ece,
+    )

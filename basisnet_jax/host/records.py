@@ -1,6 +1,8 @@
 """JSON objects as typed dataclasses."""
 
 import dataclasses
+import types
+import typing
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -10,7 +12,8 @@ def typed(kind: type[T], content: Any) -> T:
     """Makes a dataclass of a JSON object that may have been written by anybody.
 
     Args:
-      kind: the dataclass. Its fields of type int, float, str and bool are checked.
+      kind: the dataclass. Fields may be scalars, dataclasses, lists and dictionaries of these, each perhaps None; the
+        values of a field of another type are not checked.
       content: what JSON gave.
 
     Raises:
@@ -18,12 +21,26 @@ def typed(kind: type[T], content: Any) -> T:
     """
     if not isinstance(content, dict):
         raise TypeError(f"{kind.__name__} is not an object")
-    value = kind(**content)
-    for field in dataclasses.fields(value):  # type: ignore[arg-type]
-        here, wanted = getattr(value, field.name), field.type
-        allowed: Any = (int, float) if wanted is float else wanted
-        if wanted in (int, float, str, bool) and (
-            not isinstance(here, allowed) or isinstance(here, bool) != (wanted is bool)
-        ):
-            raise TypeError(f"{field.name} is {here!r}")
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: _value(name, kinds.get(name), value) for name, value in content.items()})
+
+
+def _value(name: str, kind: Any, value: Any) -> Any:
+    """Returns a field's value as its type wants it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # of a type and None
+        return None if value is None else _value(name, arguments[0], value)
+    if dataclasses.is_dataclass(kind):
+        return typed(kind, value)  # type: ignore[arg-type]
+    if origin in (list, dict) and not isinstance(value, origin):
+        raise TypeError(f"{name} is {value!r}")
+    if origin is list:
+        return [_value(name, arguments[0], inner) for inner in value]
+    if origin is dict:
+        return {key: _value(f"{name}.{key}", arguments[1], inner) for key, inner in value.items()}
+    allowed: Any = (int, float) if kind is float else kind
+    if kind in (int, float, str, bool) and (
+        not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool)
+    ):
+        raise TypeError(f"{name} is {value!r}")
     return value

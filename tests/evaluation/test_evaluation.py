@@ -1,6 +1,7 @@
 """--mode=evaluate: the same on 1 and 8 devices, equal to plain NumPy, and complete."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -12,7 +13,7 @@ from etils import epath
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.evaluation.predictions import predict
-from basisnet_jax.evaluation.summary import summary
+from basisnet_jax.evaluation.results import EvaluationResults
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.models.ablations import ABLATIONS, random_cycle
 from basisnet_jax.workdir.checkpoint import restore_model
@@ -70,9 +71,9 @@ def test_devices_that_no_batch_divides_over_give_the_same_results(trained, train
     """Batches of 16, of training and of evaluation, on three devices."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     one, three = (evaluate_run(trained_config, str(tmp_path), jax.devices()[:devices]) for devices in (1, 3))
-    assert one["count"] == three["count"] == 37
-    assert one["specialist"]["top1"] == three["specialist"]["top1"]
-    assert one["specialist"]["loss"] == pytest.approx(three["specialist"]["loss"], rel=1e-4)
+    assert one.count == three.count == 37
+    assert one.specialist.top1 == three.specialist.top1
+    assert one.specialist.loss == pytest.approx(three.specialist.loss, rel=1e-4)
 
 
 def test_results_equal_numpy_and_do_not_depend_on_the_mesh(trained, trained_config, tmp_path):
@@ -83,22 +84,24 @@ def test_results_equal_numpy_and_do_not_depend_on_the_mesh(trained, trained_conf
         workdir = tmp_path / str(devices)
         shutil.copytree(trained, workdir)
         found[devices] = evaluate_run(trained_config, str(workdir), jax.devices()[:devices])
-        assert found[devices] == json.loads((workdir / "evaluation" / "results.json").read_text())
+        written = epath.Path(workdir / "evaluation")
+        assert json.loads((written / "results.json").read_text()) == dataclasses.asdict(found[devices])
+        assert EvaluationResults.load(written) == found[devices]
     one, eight = found[1], found[8]
-    assert one["count"] == eight["count"] == 37
+    assert one.count == eight.count == 37
     experiment, variables = opened(trained_config, trained, 1)
     predictions = predict(experiment, experiment.stages.of(variables, 0.0))
     for stage, logits in (("specialist", predictions.logits_NxK), ("preview", predictions.preview_logits_NxK)):
         for name, value in numpy_summary(logits, predictions.labels_N).items():
-            assert one[stage][name] == pytest.approx(value, rel=1e-6), (stage, name)
-            assert eight[stage][name] == pytest.approx(value, rel=1e-4), (stage, name)
-        assert one[stage]["ece"] == pytest.approx(eight[stage]["ece"], abs=1e-4)
-    assert {"predicted", *one["ablations"]} == set(ABLATIONS)
-    for name in one["ablations"]:
-        assert one["ablations"][name]["top1"] == eight["ablations"][name]["top1"]
-    for a, b in zip(one["early_termination"]["criteria"], eight["early_termination"]["criteria"], strict=True):
-        assert a["points"]["madds_target"]["top1"] == b["points"]["madds_target"]["top1"]
-        assert a["points"]["madds_target"]["madds"] == b["points"]["madds_target"]["madds"]
+            assert getattr(getattr(one, stage), name) == pytest.approx(value, rel=1e-6), (stage, name)
+            assert getattr(getattr(eight, stage), name) == pytest.approx(value, rel=1e-4), (stage, name)
+        assert getattr(one, stage).ece == pytest.approx(getattr(eight, stage).ece, abs=1e-4)
+    assert {"predicted", *one.ablations} == set(ABLATIONS)
+    for name in one.ablations:
+        assert one.ablations[name].top1 == eight.ablations[name].top1
+    for a, b in zip(one.early_termination.criteria, eight.early_termination.criteria, strict=True):
+        assert a.points["madds_target"].top1 == b.points["madds_target"].top1
+        assert a.points["madds_target"].madds == b.points["madds_target"].madds
     # The rest of what a reader finds there.
     out = tmp_path / "8" / "evaluation"
     for name in ("accuracy_over_madds", "reliability", "coefficients", "first_and_last_exits"):
@@ -110,7 +113,7 @@ def test_results_equal_numpy_and_do_not_depend_on_the_mesh(trained, trained_conf
         assert float(row["madds"]) == pytest.approx(experiment.cost().average(float(row["exit_rate"])), rel=1e-6)
     assert float(rows[0]["exit_rate"]) == 0
     assert float(rows[100]["exit_rate"]) == 1
-    assert "shuffle_images" in summary(one)
+    assert "shuffle_images" in one.summary()
 
 
 def test_coefficients_are_summed_as_numpy_would(trained, trained_config):
@@ -140,12 +143,12 @@ def test_a_named_checkpoint_without_averages_at_another_resolution(trained, trai
     default = evaluate_run(trained_config, str(trained))
     trained_config.eval.update(checkpoint="13", ema=False, resolution=12)
     other = evaluate_run(trained_config, str(trained))
-    assert (other["step"], other["resolution"]) == (13, 12)
-    assert default["resolution"] == 8
-    assert other["specialist"]["loss"] != default["specialist"]["loss"]
+    assert (other.step, other.resolution) == (13, 12)
+    assert default.resolution == 8
+    assert other.specialist.loss != default.specialist.loss
     # The preview's image is the small one either way, so it costs the same.
-    assert other["madds"]["preview"] == default["madds"]["preview"]
-    assert other["madds"]["specialist"] > default["madds"]["specialist"]
+    assert other.madds["preview"] == default.madds["preview"]
+    assert other.madds["specialist"] > default.madds["specialist"]
     trained_config.eval.checkpoint = "7"
     with pytest.raises(
         UserError, match=r"config.eval.checkpoint = '7': .* has no checkpoint of that step; it has the steps [\d, ]+\."
@@ -157,9 +160,9 @@ def test_a_static_network_is_evaluated_and_drawn_beside(trained, trained_config,
     trained_config.model.routing = "static"
     save_untrained(trained_config, tmp_path)
     results = evaluate_run(trained_config, str(tmp_path))
-    assert results["preview"] is None
-    assert results["early_termination"] is None
-    assert "top-1" in summary(results)
+    assert results.preview is None
+    assert results.early_termination is None
+    assert "top-1" in results.summary()
     assert not (tmp_path / "evaluation" / "early_termination.csv").exists()
     trained_config.eval.coefficients = ("uniform",)
     with pytest.raises(UserError, match="a network without a preview has none to replace"):

@@ -163,17 +163,17 @@ def test_an_export_is_evaluated_as_its_run_is(exported, trained_config, tmp_path
     of_run = evaluate_run(trained_config, str(tmp_path), jax.devices()[:1])
     of_files = evaluate_run(trained_config, str(folder))  # batches on 8 devices are the files' too
     for stage in ("specialist", "preview"):
-        assert of_files[stage] == pytest.approx(of_run[stage], rel=1e-4, abs=1e-5)
-    for name, found in of_run["ablations"].items():
-        assert of_files["ablations"][name] == pytest.approx(found, rel=1e-3, abs=1e-5)
-    assert of_files["coefficients"]["wins"] == of_run["coefficients"]["wins"]
+        assert vars(getattr(of_files, stage)) == pytest.approx(vars(getattr(of_run, stage)), rel=1e-4, abs=1e-5)
+    for name, found in of_run.ablations.items():
+        assert vars(of_files.ablations[name]) == pytest.approx(vars(found), rel=1e-3, abs=1e-5)
+    assert of_files.coefficients["wins"] == of_run.coefficients["wins"]
     for name in ("step", "count", "madds"):
-        assert of_files[name] == of_run[name]
+        assert getattr(of_files, name) == getattr(of_run, name)
     assert sorted(x.name for x in (folder / "evaluation").iterdir()) == sorted(
         x.name for x in (tmp_path / "evaluation").iterdir()
     )
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["rule"] == of_files["early_termination"]["rule"]
+    assert manifest["rule"] == of_files.early_termination.rule
     assert set(manifest["rule"]["provenance"]["files"]) == {"preview.tflite", "specialist.tflite"}
     assert "Chosen by max_accuracy_drop=0.003 with the moving averages" in (folder / "model_card.md").read_text()
     for classifier in (

@@ -1,8 +1,9 @@
 """Printed tables: columns never touch, whatever stands in them."""
 
-from basisnet_jax.evaluation.summary import summary
+from basisnet_jax.evaluation.results import EvaluationResults
 from basisnet_jax.export import card
 from basisnet_jax.host import tables
+from basisnet_jax.host.records import typed
 from tests.serving.test_exit_rule import CHOSEN
 
 
@@ -25,8 +26,9 @@ def figures(loss):
 
 
 def test_an_evaluation_with_a_large_loss_can_be_read():
-    point = {"exit_rate": 0.5, "top1": 0.9, "madds": 123_456_789_012.0}
+    point = {"threshold": 0.5, "exit_rate": 0.5, "top1": 0.9, "madds": 123_456_789_012.0}
     results = {
+        **{"config": {}, "versions": {}, "coefficients": None},
         "step": 1,
         "count": 10,
         "resolution": 8,
@@ -46,7 +48,7 @@ def test_an_evaluation_with_a_large_loss_can_be_read():
             "rule": CHOSEN.to_json(),
         },
     }
-    words = [line.split() for line in summary(results).splitlines()]
+    words = [line.split() for line in typed(EvaluationResults, results).summary().splitlines()]
     assert ["argmax", "0.7600", "0.7600", "462.6887", "0.0100"] in words
     assert ["a_name_longer_than_twenty_four", "0.7600", "0.7600", "12345.6000", "0.0100"] in words
     assert ["probability", "1.000", "0.8000", "0.9000", "madds_target", "50.0%", "0.9000", "123,456,789,012"] in words

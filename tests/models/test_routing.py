@@ -77,7 +77,7 @@ def test_a_run_with_any_routing(all_kinds, name, tmp_path):
     evaluation = evaluate(eight, eight.eval_step(), after[1])
     assert evaluation["count"] == 37
     predicted = predict(eight, eight.stages.of(after[1].variables(ema=True), 0.0))
-    loss = summarize(predicted.logits_NxK, predicted.labels_N)["loss"]
+    loss = summarize(predicted.logits_NxK, predicted.labels_N).loss
     np.testing.assert_allclose(loss, evaluation["loss"], rtol=1e-5, err_msg="--mode=evaluate and training's evaluation")
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, after[1], {})

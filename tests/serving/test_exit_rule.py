@@ -9,7 +9,6 @@ import pytest
 from etils import epath
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import summary
 from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.export import package
 from basisnet_jax.inference.trained_run import open_trained, rule_of
@@ -89,10 +88,10 @@ def test_prediction_and_export_take_a_rule_where_it_fits(trained, trained_config
     opened = open_trained(str(trained), trained_config)
     chosen = rule_of(opened)
     assert chosen == ChosenRule.load(trained / "evaluation")
-    assert chosen.to_json() == results["early_termination"]["rule"]
-    assert chosen.provenance.step == results["step"]
-    assert chosen.chosen_on.count + chosen.reported_on.count == results["count"]
-    printed = summary.summary(results)
+    assert chosen.to_json() == results.early_termination.rule
+    assert chosen.provenance.step == results.step
+    assert chosen.chosen_on.count + chosen.reported_on.count == results.count
+    printed = results.summary()
     assert f"of at least {chosen.rule.threshold:.4f}, by max_accuracy_drop=0.003" in printed
     words = [line.split() for line in printed.splitlines()]
     for name, half in (("chosen", chosen.chosen_on), ("reported", chosen.reported_on)):
