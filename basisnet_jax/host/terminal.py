@@ -127,16 +127,20 @@ class Progress:
 
 
 def live_line(task: progress.Task, columns: int) -> text.Text:
-    """Returns the live line of a stage. What has no room is left out: the rate's unit, the rate, then the bar."""
+    """Returns the live line of a stage. What has no room is left out: the rate's unit, the rate, then the bar.
+
+    With overflow 'ignore' Rich crops the line, and imports nothing to do so: TFDS's imports are lazy, and Rich's thread
+    could not import beside them.
+    """
     if not task.started:
-        return text.Text(_waited(task), no_wrap=True, overflow="ellipsis")
+        return text.Text(_waited(task), no_wrap=True, overflow="ignore")
     for unit in (" images/s", "/s", ""):
         words = "  ".join([f"{task.percentage:.0f}%" if task.total else _done(task), *_details(task, unit)])
         room = columns - len(f"{task.description}    {words}")
         if room >= SHORTEST_BAR:
             break
     drawn = [_bar(task, min(room, LONGEST_BAR))] if task.total and room >= SHORTEST_BAR else []
-    return text.Text("  ".join([task.description, *drawn, words]), no_wrap=True, overflow="ellipsis")
+    return text.Text("  ".join([task.description, *drawn, words]), no_wrap=True, overflow="ignore")
 
 
 def _bar(task: progress.Task, columns: int) -> str:

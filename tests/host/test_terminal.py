@@ -1,5 +1,6 @@
 """The live line of a terminal, the lines of a log file, and a run in each."""
 
+import builtins
 import io
 import os
 import pty
@@ -194,13 +195,34 @@ def test_lines_stand_whole_above_the_live_line_which_goes_at_the_end(monkeypatch
     assert "\x1b[?25l" not in looking.text(), "a killed process would leave the cursor hidden"
 
 
+def test_the_line_is_drawn_while_another_thread_imports_lazily(monkeypatch):
+    """TFDS is imported with an `__import__` of etils that refuses relative imports, in whatever thread they are."""
+    looking = Terminal(monkeypatch)
+    monkeypatch.setattr(terminal, "REDRAWS_A_SECOND", 100)
+    imported = builtins.__import__
+
+    def absolute_only(name, globals=None, locals=None, fromlist=(), level=0):
+        if level:
+            raise ValueError(f"Relative import statements not supported ({name}).")
+        return imported(name, globals, locals, fromlist, level)
+
+    with terminal.Progress() as progress:
+        progress.stage("starting")
+        monkeypatch.setattr(builtins, "__import__", absolute_only)
+        progress.say("a line")
+        time.sleep(0.1)
+        drawn = screen(looking.text())
+        monkeypatch.setattr(builtins, "__import__", imported)
+    assert drawn == ["a line", "starting: 0 s"]
+
+
 def test_a_narrow_terminal_gets_a_short_line(monkeypatch):
     looking = Terminal(monkeypatch, columns=30)
     monkeypatch.setattr(terminal, "REDRAWS_A_SECOND", 100)
     with terminal.Progress() as progress:
         progress.stage("a stage whose name has no room in thirty columns")
         time.sleep(0.1)
-        assert screen(looking.text()) == ["a stage whose name has no roo…"]
+        assert screen(looking.text()) == ["a stage whose name has no room"]
 
 
 def interrupted(progress):
