@@ -46,7 +46,11 @@ def command(*arguments):
             "--threshold=90 is not a probability; give a number from 0 to 1",
         ),
         (("--config=configs/digits.py", "--mode=export", "--threshold=nan"), "--threshold=nan is not a probability"),
-        (("--config=configs/digits.py", "--threshold=0.5"), "--threshold is for --mode=predict, and for --mode=export"),
+        (("--config=configs/digits.py", "--threshold=0.5"), "say --mode=predict or --mode=export, or leave it out"),
+        (
+            ("--config=configs/digits.py", "--mode=export", "--images=x"),
+            "--images is not for --mode=export; say --mode=predict",
+        ),
         (("--config=configs/digits.py", "extra"), "unknown argument 'extra'"),
         (("--config=configs/digit.py",), "there is no config file 'configs/digit.py'; did you mean configs/digits.py?"),
         ((), "run has no config.json, so there is no run in it; start one with --config=configs/digits.py"),
@@ -73,7 +77,13 @@ def test_help_begins_with_examples_and_version_needs_no_config():
     assert head.startswith("Trains, evaluates, uses and exports two-stage image classifiers")
     for mode in ("evaluate", "predict", "export", "cost"):
         assert f"python -m basisnet_jax.main --mode={mode} " in head
-    assert "--[no]version: " in done.stdout
+    assert "--version: " in done.stdout
+    assert "--topology" not in done.stdout, "a mode's flags are shown with that mode"
+    assert done.stderr == ""
+    done = subprocess.run(command("--mode=predict", "--help"), capture_output=True, text=True, timeout=300)
+    for flag in ("--images: ", "--threshold: ", "--config: "):
+        assert flag in done.stdout
+    assert "--topology" not in done.stdout
     assert done.stderr == ""
     done = subprocess.run(command("--version"), capture_output=True, text=True, timeout=300)
     assert re.fullmatch(r"basisnet_jax [\d.]+, JAX [\d.]+, Python [\d.]+\n", done.stdout)
