@@ -1,6 +1,6 @@
 """One table and one plot of finished runs: `python -m basisnet_jax.compare runs/fashion_mnist_*`.
 
-Runs whose configs differ in nothing but the seed are one row: the mean over them, and their spread.
+Runs whose configs differ only in the seed make one row: their mean and their spread.
 """
 
 import argparse
@@ -25,27 +25,27 @@ from basisnet_jax.workdir.results import RunResults
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A network, by the finished runs of its seeds."""
+    """A network: the finished runs of its seeds, summarized."""
 
-    name: str  # of the first run's workdir, without the seed at its end
+    name: str  # folder name of the first run, without the seed at its end
     routing: str
     seeds: tuple[int, ...]
-    top1: float  # the mean
-    spread: float | None  # sample standard deviation of the top-1; None of one seed
+    top1: float  # mean over the seeds
+    spread: float | None  # sample standard deviation of the top-1; None for one seed
     madds: int
     parameters: int
-    train_seconds: float  # the mean
-    workdir: str  # of the first run
+    train_seconds: float  # mean over the seeds
+    workdir: str  # the first run's
 
 
 def read(folders: Sequence[str | os.PathLike]) -> tuple[list[Row], list[str]]:
-    """Reads finished runs.
+    """Reads finished runs into one row for each network.
 
     Returns:
       The rows, from the fewest multiply-adds to the most; a sentence for each folder that is left out.
 
     Raises:
-      UserError: none of the runs is finished, or two of them do not compare.
+      UserError: none of the runs is finished, or two of the runs cannot be compared.
     """
     runs, left_out = _finished(folders)
     if not runs:
@@ -125,7 +125,7 @@ def _row(runs: dict[str, RunResults]) -> Row:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table; the spread is the sample standard deviation over the seeds."""
+    """Returns the rows as a Markdown table; the spread is the sample standard deviation over the seeds."""
     lines = [
         "| network | routing | top-1 | seeds | multiply-adds | parameters | training |",
         "|---|---|---|---|---|---|---|",
@@ -140,7 +140,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], folder: str | os.PathLike) -> list[str]:
-    """Writes `comparison.csv`, and `comparison.png` with top-1 over multiply-adds, and returns where."""
+    """Writes `comparison.csv`, and `comparison.png` with top-1 over multiply-adds; returns both paths."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(Row))
@@ -175,7 +175,7 @@ def _top1(row: Row) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Reads the command line, compares its runs, and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m basisnet_jax.compare", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", help="workdirs of finished runs")
     parser.add_argument("--out", default="runs", help="folder for comparison.csv and comparison.png (default: runs)")

@@ -13,7 +13,7 @@ try:
     from basisnet_jax.host import malloc, noise
     from basisnet_jax.modes.mode import PROCESSES, read_flags
 
-    if __name__ == "__main__":  # before the imports that take long: it starts this program again
+    if __name__ == "__main__":  # before the slow imports, since this starts the program again
         training = read_flags(sys.argv, "mode")["mode"] in (None, "train")
         malloc.restart_with_malloc_settings(arenas=None if training else 1)
         noise.filter_native_stderr()
@@ -21,7 +21,7 @@ try:
     from absl import app, flags
 
     from basisnet_jax.modes import parsing
-except ModuleNotFoundError as error:  # basisnet_jax[runtime] is installed without them
+except ModuleNotFoundError as error:  # basisnet_jax[runtime] installs without these packages
     print(f"error: {error.name} is not installed; run pip install 'basisnet_jax[train]'.", file=sys.stderr)
     sys.exit(2)
 
@@ -29,11 +29,11 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 from basisnet_jax.modes import MODES
 
-INTERRUPTED = 130  # exit code after a second Ctrl-C, as a shell has it
+INTERRUPTED = 130  # exit code after a second Ctrl-C, as shells define it
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the mode that the flags ask for, and returns the exit code."""
+    """Runs the mode that the flags name, and returns the exit code."""
     del argv
     from basisnet_jax.host import terminal
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         noise.show_everything()
     else:
         noise.log_own_lines(terminal.log)
-    # Threads that decode small images hold Python's lock, and each step waits for it: by default 5 ms every time.
+    # Threads that decode small images hold Python's lock, and each step waits for the lock: by default 5 ms every time.
     sys.setswitchinterval(0.0005)
     name, command = parsing.command()
     mode = MODES[name]

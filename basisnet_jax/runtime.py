@@ -20,24 +20,24 @@ from basisnet_jax.serving.tflite import LiteRTStage
 
 
 class Answers(NamedTuple):
-    """What is said of each of B images."""
+    """Answers for B images."""
 
     labels: np.ndarray  # int64[B]
-    probabilities: np.ndarray  # float64[B], of the label, by the stage that answered
+    probabilities: np.ndarray  # float64[B], of the label, from the stage that answered
     exited_early: np.ndarray  # bool[B]: the preview answered alone
-    madds: np.ndarray  # int64[B]
+    madds: np.ndarray  # int64[B], multiply-adds
 
 
 class StageMadds(Protocol):
-    """Multiply-adds of an image that exits, and of one that does not."""
+    """Multiply-adds of an image that exits and of an image that does not."""
 
     @property
     def preview(self) -> int:
-        """The first stage's."""
+        """Returns the multiply-adds of the first stage."""
 
     @property
     def total(self) -> int:
-        """Both stages'."""
+        """Returns the multiply-adds of both stages."""
 
 
 class _Madds(NamedTuple):
@@ -47,7 +47,7 @@ class _Madds(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TwoStageClassifier:
-    """A trained model that runs no more of itself than each image needs.
+    """A trained model that runs its second stage only for the images that need it.
 
     Attributes:
       first_stage: uint8[b, side, side, channels] -> (preview logits [b, K], coefficients [b, L, N]); None for a network
@@ -55,9 +55,9 @@ class TwoStageClassifier:
       second_stage: (the same images, coefficients) -> logits [b, K]; without a preview, images -> logits.
       rule: which images exit early.
       cost: multiply-adds of each stage.
-      classes: their names.
+      classes: names of the classes.
       side: of the images, in pixels.
-      channels: 1 or 3.
+      channels: of the images, 1 or 3.
     """
 
     first_stage: Callable[..., Any] | None
@@ -72,13 +72,13 @@ class TwoStageClassifier:
     def from_export(
         cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str | None = None
     ) -> Self:
-        """What `--mode=export` wrote, run by LiteRT, image by image.
+        """Makes a classifier of what `--mode=export` wrote, run by LiteRT image by image.
 
         Args:
           folder: a run's `export/`, or a copy.
           threshold: of the largest softmax probability at which an image exits; None takes the manifest's rule.
-          threads: of LiteRT.
-          suffix: of its files, such as 'int8.tflite'; None is the first that the manifest names.
+          threads: that LiteRT uses.
+          suffix: of the files, such as 'int8.tflite'; None takes the first that the manifest names.
 
         Raises:
           UserError: the folder is not an export or is damaged, has no such files, or has no rule and no threshold is
@@ -101,7 +101,7 @@ class TwoStageClassifier:
         )
 
     def classify(self, images_BxHxWxC: np.ndarray) -> Answers:
-        """Classifies images.
+        """Classifies images; the second stage sees only images that do not exit.
 
         Args:
           images_BxHxWxC: uint8[B, side, side, channels] for any B.
@@ -139,17 +139,17 @@ class TwoStageClassifier:
             raise UserError(f"pixels of type {dtype} do not fit; give uint8 from 0 to 255: {how}.")
 
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
-        """A stage's outputs for all B."""
+        """Returns a stage's outputs for all B images."""
         return list(function(*arrays_Bx))
 
 
 def _rule(manifest: Manifest, threshold: float | None, names: Sequence[str]) -> ExitRule:
-    """Returns the rule to use. Raises UserError if there is none, or none for these files."""
+    """Returns the rule to use. Raises UserError if there is no rule, or no rule for these files."""
     if threshold is not None:
         return threshold_rule(threshold)
     if manifest.rule is None:
         raise UserError(
-            f"the export in {manifest.folder} knows no threshold; give one, or run --mode=evaluate "
+            f"the export in {manifest.folder} has no threshold; give one, or run --mode=evaluate "
             f"--workdir={manifest.folder}, which chooses it."
         )
     manifest.check_rule(names)
@@ -185,7 +185,7 @@ def _check_shapes(manifest: Manifest, classes: int, stages: Mapping[str, LiteRTS
 
 
 def _pixels(path: str) -> np.ndarray:
-    """Reads a .npy file, of which no more is held than is used. Raises UserError if it is not one."""
+    """Maps a .npy file, so that memory holds only the pixels in use. Raises UserError if it is not a .npy file."""
     try:
         images = np.load(path, mmap_mode="r")
     except OSError as error:
@@ -201,7 +201,7 @@ def _pixels(path: str) -> np.ndarray:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints a line an image: class, probability, the stage that answered. Returns the exit code."""
+    """Prints one line for each image: class, probability, the stage that answered. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m basisnet_jax.runtime", description="Classify pixels in two stages."
     )

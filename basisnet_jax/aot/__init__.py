@@ -1,1 +1,1 @@
-"""Programs compiled ahead of time for devices that are not here, and what these programs cost."""
+"""Compiles programs ahead of time for devices that are not here, and estimates their cost."""

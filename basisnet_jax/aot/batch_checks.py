@@ -1,4 +1,4 @@
-"""What must not happen to the batch in a step: to be gathered from the devices, or to be in a convolution's groups."""
+"""Checks that a step neither gathers the batch from the devices nor puts it into a convolution's groups."""
 
 import functools
 import re
@@ -33,7 +33,7 @@ def refuse_groups(jaxpr: Any, of_twice_the_batch: Any) -> None:
 
 
 def grouped_convolutions(jaxpr: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int, int]]]:
-    """(label, (feature groups, batch groups)) of every convolution that was traced, in order."""
+    """Yields (label, (feature groups, batch groups)) of every traced convolution, in order."""
     for equation in jaxpr.eqns:
         label = "/".join(filter(None, [prefix, str(equation.source_info.name_stack)]))
         if equation.primitive.name == "conv_general_dilated":
@@ -43,7 +43,7 @@ def grouped_convolutions(jaxpr: Any, prefix: str = "") -> Iterator[tuple[str, tu
 
 
 def refuse_gathers(program: hlo.Program) -> None:
-    """Raises UserError, naming the layers, if images or what was computed of them move between devices."""
+    """Raises UserError, naming the layers, if images or activations move between devices."""
     layers = batch_gathers(program, lambda label: label.startswith("batch["))
     if layers:
         raise UserError(
@@ -58,19 +58,19 @@ def _some(names: list[str]) -> str:
 
 
 def batch_gathers(program: hlo.Program, is_batch: Callable[[str], bool]) -> list[str]:
-    """Labels of the collectives that carry images, or what was computed of them, from one device to another.
+    """Returns labels of the collectives that carry images or activations from one device to another.
 
-    Values that follow from the batch differ from device to device until a sum over the devices ends that; gradients
-    and batch norm's statistics are such sums. To gather or to exchange them before that sum is to move the batch.
+    Values computed from the batch differ between devices until they are summed over the devices; gradients and batch
+    norm's statistics are such sums. A collective that gathers or exchanges such values before the sum moves the batch.
 
     Args:
       program: compiled for several devices.
-      is_batch: whether a label is that of an argument that holds a share of the batch.
+      is_batch: returns whether a label names an argument that holds a share of the batch.
     """
-    found: dict[str, None] = {}
+    moving: dict[str, None] = {}
 
     def holds(value: Any) -> bool:
-        """Whether a value (a tuple has a value for each element) follows from this device's images."""
+        """Returns whether a value, or an element of a tuple, depends on this device's images."""
         return any(map(holds, value)) if isinstance(value, tuple) else value
 
     def either(one: Any, other: Any) -> Any:
@@ -80,7 +80,7 @@ def batch_gathers(program: hlo.Program, is_batch: Callable[[str], bool]) -> list
 
     @functools.cache
     def run(name: str, arguments: tuple[Any, ...]) -> Any:
-        """The value of a computation's root."""
+        """Computes the value of a computation's root."""
         values: dict[str, Any] = {}
         for op in program[name].values():
             inputs = tuple(values[operand] for operand in op.operands)
@@ -111,15 +111,15 @@ def batch_gathers(program: hlo.Program, is_batch: Callable[[str], bool]) -> list
         if op.kind == "async-start":
             return holds(run(op.called()[0], inputs))
         if hlo.collective(op) and holds(inputs):
-            found[op.label or _label_nearby(op, computation)] = None
+            moving[op.label or _label_nearby(op, computation)] = None
         return holds(inputs)
 
     run("ENTRY", ())
-    return list(found)
+    return list(moving)
 
 
 def _label_nearby(op: hlo.Op, computation: hlo.Computation) -> str:
-    """The label of the nearest operation that an unlabelled one follows from, or its own name."""
+    """Returns the label of the nearest labelled operation that `op` depends on, or the name of `op`."""
     names: Iterable[str] = op.operands
     while names:
         ops = [computation[name] for name in names]

@@ -1,7 +1,7 @@
-"""--mode=compile: the very step of a run, compiled for a TPU topology that is not here, and what it would cost there.
+"""--mode=compile: compiles the step of a run for a TPU topology that is not here, and estimates its cost there.
 
-It needs no TPU, and the data only where its size is not known without. Memory is the compiler's own account. Times
-are estimates: docs/performance.md says how far to believe them.
+No TPU is needed, and the data only where its size is otherwise unknown. Memory is the compiler's own figure. Times are
+estimates: docs/performance.md says how reliable they are.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from basisnet_jax.settings.groups import Settings
 from basisnet_jax.workdir.lock import made
 
 GIB = 2**30
-BATCH_UNIT = 8  # images a device that --fit counts in: the compiler pads other numbers
+BATCH_UNIT = 8  # --fit tries multiples of so many images a device: the compiler pads other numbers
 BIAS = (
     "Seconds are max(cycles / clock, HBM bytes / bandwidth) of each operation, one after the other, by the compiler's "
     "own estimate of cycles; nothing was run. It overstates sums of shifted taps 6 to 7 times, static convolutions 2 "
@@ -35,18 +35,18 @@ BIAS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to compile, for what."""
+    """The step to compile, and the TPU to compile for."""
 
-    topology: str  # of a slice, 'v5e:16x16'
+    topology: str  # topology of a slice, such as 'v5e:16x16'
     slices: int = 1
     what: str = "train"  # or 'eval'
     per_chip_batch: int | None = None  # images; None: the config's batch over all chips
-    fit: bool = False  # look for the largest batch that fits, too
-    price: float | None = None  # of a chip-hour, in any currency
+    fit: bool = False  # whether to find the largest batch that fits, too
+    price: float | None = None  # price of a chip-hour, in any currency
 
 
 def compile_for(config: Config, workdir: str, target: Target) -> str:
-    """Compiles, writes `compile.json` into the workdir, and returns the table to print.
+    """Compiles the step, writes `compile.json` into the workdir, and returns the table to print.
 
     Raises:
       UserError: config, topology or batch do not fit, libtpu is missing, the step moves the batch between devices or
@@ -55,14 +55,14 @@ def compile_for(config: Config, workdir: str, target: Target) -> str:
     config = validate(config)
     devices, chip = devices_of(target.topology, target.slices)
     folder = files.absolute(workdir)
-    with made(folder):  # before minutes of compilation
+    with made(folder):  # before compiling, which takes minutes
         report = _cost_report(config, devices, chip, target)
         files.write_json(folder / "compile.json", report)
     return table(report)
 
 
 def _cost_report(config: Settings, devices: Sequence[jax.Device], chip: Chip, target: Target) -> dict[str, Any]:
-    """Returns what `compile.json` holds. Raises UserError as `compile_for` does."""
+    """Returns the contents of `compile.json`. Raises UserError as `compile_for` does."""
     chips = len(devices) // chip.devices
 
     def experiment_of(per_chip_batch: int | None) -> Experiment:
@@ -102,7 +102,9 @@ def with_batch(config: Settings, what: str, per_chip_batch: int | None, chips: i
 
 
 def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled | None, dict[str, int]]:
-    """The program, None if it does not fit; and a device's bytes of HBM, of which then only the 'peak' is known.
+    """Compiles the step; returns the program (None if it does not fit), and a device's bytes of HBM by use.
+
+    If the program does not fit, only the 'peak' is known.
 
     Raises:
       UserError: the batch is in a convolution's groups, or moves between devices.
@@ -143,7 +145,7 @@ def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled
 
 
 def describe(experiment: Experiment, chip: Chip, target: Target) -> dict[str, Any]:
-    """Compiles the step, and returns what it costs. Raises UserError as `compile_for` does."""
+    """Compiles the step, and returns its cost. Raises UserError as `compile_for` does."""
     plan, devices = experiment.plan, list(experiment.mesh.devices.flat)
     chips = len(devices) // chip.devices
     train = target.what == "train"
@@ -180,7 +182,7 @@ def describe(experiment: Experiment, chip: Chip, target: Target) -> dict[str, An
 
 
 def estimate(compiled: jax.stages.Compiled, chip: Chip, devices: int) -> dict[str, Any]:
-    """What a step does and takes, by group of layers. Raises UserError if it moves the batch between devices."""
+    """Estimates a step's work and time, by group of layers. Raises UserError if the batch moves between devices."""
     program = hlo.parse(compiled.as_text() or "")
     batch_checks.refuse_gathers(program)
     groups = hlo.costs(
@@ -205,16 +207,16 @@ def estimate(compiled: jax.stages.Compiled, chip: Chip, devices: int) -> dict[st
     }
 
 
-# Which layer an operation belongs to
+# The group of layers of an operation
 
 
 def group_of(label: str) -> str:
-    """The group of layers that JAX's label of an operation is in; XLA labels a fusion as its last operation.
+    """Returns the group of layers of an operation with JAX's label; a fusion has its last operation's label.
 
     'jit(train_step)/transpose(jvp(BasisNet))/specialist/block03/depthwise_norm/...' -> 'norm, activation'.
     """
     label = label.split(";")[0]
-    if not label:  # what the compiler put in: from HBM to its own memory and back, or into another layout
+    if not label:  # the compiler's copies: between HBM and its other memory, or to another layout
         return "copies"
     path = re.sub(r"'\]\['|\['|'\]", "/", label).split("/")
     if re.match(r"state\.(opt_state|ema|step|batch_stats)", label):
@@ -231,14 +233,24 @@ def group_of(label: str) -> str:
         if kind == "squeeze_excite":
             return "squeeze-excite"
         return "head" if kind in ("head_conv", "head_dense", "classifier") else "rest"
-    # What stands in the training step itself, and not in the model or its loss, is the update. Its last operation
-    # keeps or skips it, and is a function of its own: 'jit(train_step)/jit(_where)/select_n'.
+    # An operation of the training step itself, outside the model and its loss, belongs to the update. The update's last
+    # operation keeps or skips the update, in a function of its own: 'jit(train_step)/jit(_where)/select_n'.
     return "optimizer, averages" if re.fullmatch(r"jit\(train_step\)/(jit\(\w+\)/)*[\w.]+", label) else "rest"
 
 
 _GROUPS = (
-    *("preview, coefficients", "stem", "expand", "depthwise", "project", "squeeze-excite", "norm, activation", "head"),
-    *("optimizer, averages", "copies", "collectives", "rest"),
+    "preview, coefficients",
+    "stem",
+    "expand",
+    "depthwise",
+    "project",
+    "squeeze-excite",
+    "norm, activation",
+    "head",
+    "optimizer, averages",
+    "copies",
+    "collectives",
+    "rest",
 )
 
 
@@ -246,16 +258,16 @@ _GROUPS = (
 
 
 def largest_that_fits(needed_bytes: Callable[[int], int], available: int, start: int, unit: int) -> int:
-    """The largest multiple of `unit` for which `needed_bytes`, which grows, is at most `available`; 0 if none is.
+    """Returns the largest multiple of `unit` whose `needed_bytes` are at most `available`; 0 if none fits.
 
-    Each call compiles for minutes, and memory is almost linear in the batch: after doubling, the two that are known
-    to fit and not to are closed in on by the line between them, and never by less than a unit.
+    Each call compiles for minutes, and memory grows almost linearly with the batch. So the batch is doubled until one
+    does not fit; then linear interpolation narrows the two bounds, by at least one unit each time.
 
     Args:
-      needed_bytes: of a batch.
-      available: in bytes.
-      start: a multiple of `unit`, tried first.
-      unit: in images.
+      needed_bytes: returns the bytes that a batch needs.
+      available: available bytes.
+      start: first batch to try, a multiple of `unit`.
+      unit: number of images.
     """
     fits, too_large = (0, 0), (0, 0)  # (batch, bytes)
     batch = start
@@ -275,11 +287,11 @@ def largest_that_fits(needed_bytes: Callable[[int], int], available: int, start:
     return fits[0]
 
 
-# What it says
+# The printed report
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as lines to print."""
+    """Returns the report as lines to print."""
     hbm, images = report["hbm_bytes_per_device"], report["images"]
     slices = f"{report['slices']} x " if report["slices"] > 1 else ""
     lines = [

@@ -1,6 +1,6 @@
-"""TPUs by name, to compile for where there is none: their devices, and what one of their chips has.
+"""TPU topologies by name, to compile for without a TPU: their devices, and the figures of their chips.
 
-libtpu alone knows them, the extra [tpu]; it needs no TPU to compile.
+Only libtpu (the extra [tpu]) knows the topologies; it compiles without a TPU.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ from basisnet_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What a chip has. `hbm_gib` is what libtpu 0.0.42 lets a program use: its own words where one needs more."""
+    """The figures of a chip. `hbm_gib` is what libtpu 0.0.42 lets a program use, by its error where one needs more."""
 
-    axes: int  # of its pod's network
+    axes: int  # dimensions of the pod's network (2 or 3)
     pod: int  # chips in the largest slice
-    devices: int = 1  # that JAX sees of a chip: its cores, where they do not work as one
-    hbm_gib: float  # of a device
+    devices: int = 1  # devices that JAX sees in a chip: its cores, where they do not work as one
+    hbm_gib: float  # memory of a device
     clock: float  # Hz: peak bfloat16 rate / (2 * units' side**2 * units)
-    bandwidth: float  # of HBM, bytes a second and chip
+    bandwidth: float  # of a chip's HBM, in bytes a second
     network: float  # bytes a second that a chip can send to others of its slice
-    outside: float | None = None  # bytes a second that a chip can send to other slices, its part of its host's share
+    outside: float | None = None  # bytes a second that a chip can send to other slices: its part of the host's share
 
     def per_device(self, rate: float) -> float:
-        """A chip's rate as a device has it."""
+        """Returns the rate of one device from the rate of a chip."""
         return rate / self.devices
 
 
@@ -47,11 +47,11 @@ INSTALL = "pip install -e '.[tpu]'"
 
 
 def devices_of(topology: str, slices: int = 1) -> tuple[list[jax.Device], Chip]:
-    """The devices of all slices, to compile for, and what each of their chips has.
+    """Returns the devices of all slices, to compile for, and the figures of their chips.
 
     Args:
-      topology: of one slice, such as 'v5e:16x16'.
-      slices: of that topology.
+      topology: topology of one slice, such as 'v5e:16x16'.
+      slices: number of slices.
 
     Raises:
       UserError: libtpu is not installed, or there is no such topology.
@@ -70,7 +70,7 @@ def devices_of(topology: str, slices: int = 1) -> tuple[list[jax.Device], Chip]:
     _load_libtpu()
     options: dict[str, object] = {"num_slices": slices}
     if kind == "v4":
-        options["chip_config_name"] = "megacore"  # a chip's two cores as one device, as JAX has them on Cloud
+        options["chip_config_name"] = "megacore"  # a chip's two cores are one device, as on Cloud TPUs
     if math.prod(sides) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
@@ -81,14 +81,14 @@ def devices_of(topology: str, slices: int = 1) -> tuple[list[jax.Device], Chip]:
 
 
 def _load_libtpu() -> None:
-    """Readies the process to compile for TPUs, and for nothing else: a TPU that is here is left alone."""
+    """Prepares the process to compile for TPUs, and for nothing else: a TPU on this machine is left alone."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--mode=compile needs TPU's compiler, libtpu, and no TPU; install it with `{INSTALL}`.")
     jax.config.update("jax_platforms", "cpu")
     for name, value in {
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a lock in /tmp allows one process, and outlives one that is killed
-        "TPU_SKIP_MDS_QUERY": "1",  # else it asks Google Cloud where it runs
-        # It complains if it does not know the machine that it is on; it compiles for any topology all the same.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a lock in /tmp allows one process, and outlives a killed one
+        "TPU_SKIP_MDS_QUERY": "1",  # else libtpu asks Google Cloud where it runs
+        # libtpu complains about an unknown machine without this, but compiles for any topology all the same.
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_LOG_DIR": "disabled",

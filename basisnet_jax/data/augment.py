@@ -1,8 +1,8 @@
 """AutoAugment, RandAugment and random erasing on uint8[H, W, C] images, C = 1 or 3. NumPy and OpenCV only.
 
-Each operation follows Pillow's, with which the published policies were searched: geometry takes the nearest pixel, and
-what comes into view is gray. No operation changes its input, but one may return it. All chance comes from the
-generator that is passed.
+Each operation follows Pillow's, because the published policies were searched with Pillow: geometry takes the nearest
+pixel, and pixels from outside the image are gray. No operation changes its input, but an operation may return it. All
+randomness comes from the generator that is passed.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-GRAY = 128  # of what comes into view
+GRAY = 128  # value of pixels from outside the image
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's mode "L"
 
 
@@ -21,7 +21,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's mode "L"
 
 
 def _transform(image: np.ndarray, source_2x3: list[list[float]]) -> np.ndarray:
-    """The image whose point (x, y) shows the input's at source @ (x, y, 1); a pixel's centre is at (0.5, 0.5)."""
+    """Returns the image that shows the input's point source @ (x, y, 1) at (x, y); pixel centres are at 0.5."""
     matrix = np.array(source_2x3, np.float64)
     matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # OpenCV's centres are at whole numbers
     height, width, _ = image.shape
@@ -31,50 +31,50 @@ def _transform(image: np.ndarray, source_2x3: list[list[float]]) -> np.ndarray:
 
 
 def shear_x(image: np.ndarray, slope: float) -> np.ndarray:
-    """Row y shows what was `slope` * y pixels further right."""
+    """Shears horizontally: row y moves left by `slope` * y pixels."""
     return _transform(image, [[1, slope, 0], [0, 1, 0]])
 
 
 def shear_y(image: np.ndarray, slope: float) -> np.ndarray:
-    """Column x shows what was `slope` * x pixels further down."""
+    """Shears vertically: column x moves up by `slope` * x pixels."""
     return _transform(image, [[1, 0, 0], [slope, 1, 0]])
 
 
 def translate_x(image: np.ndarray, share: float) -> np.ndarray:
-    """To the left by `share` of the width, in whole pixels."""
+    """Moves the image left by `share` of its width, in whole pixels."""
     return _transform(image, [[1, 0, round(share * image.shape[1])], [0, 1, 0]])
 
 
 def translate_y(image: np.ndarray, share: float) -> np.ndarray:
-    """Up by `share` of the height, in whole pixels."""
+    """Moves the image up by `share` of its height, in whole pixels."""
     return _transform(image, [[1, 0, 0], [0, 1, round(share * image.shape[0])]])
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Counterclockwise about the centre."""
+    """Rotates the image counterclockwise about its centre."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     y, x = image.shape[0] / 2, image.shape[1] / 2
     return _transform(image, [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
 
 
-# Values, each by itself
+# Operations on single values
 
 
 def _look_up(image: np.ndarray, table_256xC: np.ndarray) -> np.ndarray:
-    """Each value replaced by its entry; one column serves all channels."""
+    """Replaces each value by its entry in the table; a single column serves all channels."""
     # astype cuts off the fraction, as Pillow does.
     table = np.clip(table_256xC, 0, 255).astype(np.uint8).reshape(1, 256, -1)
     return cv2.LUT(image, table).reshape(image.shape)
 
 
 def _histograms(image: np.ndarray) -> np.ndarray:
-    """int64[C, 256]."""
+    """Returns int64[C, 256]: how many pixels of each channel have each value."""
     channels = range(image.shape[2])
     return np.stack([cv2.calcHist([image], [c], None, [256], [0, 256]).ravel() for c in channels]).astype(np.int64)
 
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
-    """Each channel stretched to 0..255."""
+    """Stretches the values of each channel to 0..255."""
     table_256xC = np.tile(np.arange(256.0)[:, None], image.shape[2])
     for channel, counts_256 in enumerate(_histograms(image)):
         present = np.flatnonzero(counts_256)
@@ -85,7 +85,7 @@ def auto_contrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Each channel's values spread so that they are about equally frequent."""
+    """Spreads each channel's values so that all are about equally frequent."""
     table_256xC = np.tile(np.arange(256)[:, None], image.shape[2])
     for channel, counts_256 in enumerate(_histograms(image)):
         step = (counts_256.sum() - counts_256[np.flatnonzero(counts_256)[-1]]) // 255
@@ -95,28 +95,28 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def invert(image: np.ndarray) -> np.ndarray:
-    """255 less each value."""
+    """Replaces each value by 255 minus the value."""
     return 255 - image
 
 
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
-    """Values from the threshold on inverted; 256 changes none."""
+    """Inverts values at or above the threshold; a threshold of 256 changes none."""
     values = np.arange(256)
     return _look_up(image, np.where(values < int(threshold), values, 255 - values))
 
 
 def solarize_add(image: np.ndarray, addition: float) -> np.ndarray:
-    """Values below 128 raised by `addition`."""
+    """Raises values below 128 by `addition`."""
     values = np.arange(256)
     return _look_up(image, np.where(values < 128, values + int(addition), values))
 
 
 def posterize(image: np.ndarray, bits: float) -> np.ndarray:
-    """The highest `bits` bits of each value, 0 to 8; a fraction of a bit is dropped."""
+    """Keeps the highest `bits` bits of each value, 0 to 8; a fraction of a bit is dropped."""
     return image & np.uint8(256 - 2 ** (8 - int(bits)))
 
 
-# Between, or beyond, the image (factor 1) and a plainer one (factor 0)
+# Blends of a plainer image (factor 0) and the image (factor 1); other factors lie between or beyond
 
 
 def _mix_tables(plain: int, factor: float) -> np.ndarray:
@@ -124,26 +124,26 @@ def _mix_tables(plain: int, factor: float) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """The plainer image is black."""
+    """Blends the image with black."""
     return _look_up(image, _mix_tables(0, factor))
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """The plainer image is the mean luma everywhere."""
+    """Blends the image with its mean luma."""
     means = np.array(cv2.mean(image)[: image.shape[2]])
     mean = means @ _LUMA if len(means) == 3 else means[0]
     return _look_up(image, _mix_tables(int(mean + 0.5), factor))
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
-    """The plainer image is its luma in all channels; an image of one channel stays as it is."""
+    """Blends the image with its luma in all channels; an image of one channel stays as it is."""
     if image.shape[2] == 1:
         return image
     return cv2.transform(image, factor * np.eye(3) + (1.0 - factor) * np.tile(_LUMA, (3, 1)))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """The plainer image is smoothed over 3x3 pixels; the outermost pixels stay as they are."""
+    """Blends the image with itself smoothed over 3x3 pixels; the outermost pixels stay as they are."""
     smooth_3x3 = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
     kernel_3x3 = (1.0 - factor) * smooth_3x3
     kernel_3x3[1, 1] += factor
@@ -158,14 +158,14 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A function above, and the range of its argument."""
+    """A function above with the range of its argument."""
 
     function: Callable[..., np.ndarray]
-    ends: tuple[float, float] | None = None  # the argument at the lowest and highest magnitude; None: it has none
-    mirrored: bool = False  # the argument goes from the first end either way, by the toss of a coin
+    ends: tuple[float, float] | None = None  # the argument at the lowest and highest magnitude; None: no argument
+    mirrored: bool = False  # a coin toss decides whether the argument goes up or down from the first end
 
     def __call__(self, image: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-        """Applies it with an argument `fraction`, 0 to 1, of the way from end to end."""
+        """Applies the function with the argument at `fraction`, 0 to 1, of its range."""
         if self.ends is None:
             return self.function(image)
         way = fraction * (self.ends[1] - self.ends[0])
@@ -185,8 +185,8 @@ _SAME_IN_BOTH = {
 }
 _ENHANCE = {"color": color, "contrast": contrast, "brightness": brightness, "sharpness": sharpness}
 
-# arXiv 1805.09501, the table of operations. Taken at its word, a higher magnitude solarizes and posterizes less, as in
-# tensorflow/tpu (torchvision turns both round), and color 0 is nearly gray.
+# arXiv 1805.09501, the table of operations. Read literally, a higher magnitude solarizes and posterizes less, as in
+# tensorflow/tpu (torchvision reverses both), and color 0 is nearly gray.
 AUTO_AUGMENT_OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
         **_SAME_IN_BOTH,
@@ -195,8 +195,8 @@ AUTO_AUGMENT_OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         **{name: Operation(function, (0.1, 1.9)) for name, function in _ENHANCE.items()},
     }
 )
-# RandAugment's one magnitude stands for strength, so here every range starts where the image stays as it is. The
-# operations are those of tensorflow/tpu without cutout, which `random_erasing` is for.
+# RandAugment's one magnitude stands for strength, so every range here starts where the image stays as it is. The
+# operations are those of tensorflow/tpu without cutout, which `random_erasing` replaces.
 RAND_AUGMENT_OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
         **_SAME_IN_BOTH,
@@ -214,10 +214,10 @@ class Step:
 
     name: str
     p: float  # probability
-    m: int  # magnitude, 0 to 9: ten values from end to end
+    m: int  # magnitude, 0 to 9: ten values over the argument's range
 
 
-# arXiv 1805.09501, table 9, in its order; the last five repeat others, which so are twice as likely.
+# arXiv 1805.09501, table 9, in its order. The last five repeat others, which are therefore twice as likely.
 AUTO_AUGMENT_IMAGENET = (
     (Step("posterize", p=0.4, m=8), Step("rotate", p=0.6, m=9)),
     (Step("solarize", p=0.6, m=5), Step("auto_contrast", p=0.6, m=5)),
@@ -248,7 +248,7 @@ AUTO_AUGMENT_IMAGENET = (
 
 
 def auto_augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One of AutoAugment's 25 sub-policies for ImageNet, by chance: uint8[H, W, C] -> uint8[H, W, C]."""
+    """Applies one of AutoAugment's 25 sub-policies for ImageNet at random: uint8[H, W, C] -> uint8[H, W, C]."""
     for step in AUTO_AUGMENT_IMAGENET[rng.integers(len(AUTO_AUGMENT_IMAGENET))]:
         if rng.random() < step.p:
             image = AUTO_AUGMENT_OPERATIONS[step.name](image, step.m / 9, rng)
@@ -256,13 +256,13 @@ def auto_augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def rand_augment(image: np.ndarray, num_layers: int, magnitude: float, rng: np.random.Generator) -> np.ndarray:
-    """`num_layers` operations by chance, one after the other (arXiv 1909.13719).
+    """Applies `num_layers` random operations, one after the other (arXiv 1909.13719).
 
     Args:
       image: uint8[H, W, C].
-      num_layers: the paper's N; an operation may come more than once.
-      magnitude: the paper's M, of every operation, 0 to 10.
-      rng: the source of chance.
+      num_layers: the paper's N; an operation may be drawn more than once.
+      magnitude: the paper's M, for every operation, 0 to 10.
+      rng: the source of randomness.
 
     Returns:
       uint8[H, W, C].
@@ -279,9 +279,9 @@ def rand_augment(image: np.ndarray, num_layers: int, magnitude: float, rng: np.r
 
 
 def random_erasing(image: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """With `probability`, noise in a rectangle of 2 to 33% of uint8[H, W, C] (arXiv 1708.04896).
+    """Fills a rectangle of 2 to 33% of uint8[H, W, C] with noise, with `probability` (arXiv 1708.04896).
 
-    Height to width is 0.3 to 3.3, even in its logarithm, so that tall and wide are as likely. After ten rectangles
+    Height / width is 0.3 to 3.3, uniform in its logarithm, so tall and wide are equally likely. After ten rectangles
     that do not fit, which is rare unless the image is very oblong, the image stays as it is.
     """
     if rng.random() >= probability:

@@ -1,4 +1,4 @@
-"""Data sets: TFDS builders by name, an image folder, and the embedded digits, read at random without TensorFlow."""
+"""Data sets: TFDS builders by name, an image folder, and the embedded digits; random access without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,10 @@ from basisnet_jax.data.glyphs import Glyphs
 from basisnet_jax.data.pipeline import Source
 from basisnet_jax.errors import UserError
 
-# Files that TFDS cannot download, by data set: its own error says so only after minutes.
+# Files that TFDS cannot download, by data set. TFDS's own error says so only after minutes.
 BY_HAND = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
-# Images in each split, from the data set's page in TFDS's catalog: TFDS itself knows only once they are prepared.
+# Images in each split, from the data set's page in TFDS's catalog: TFDS itself knows only the sizes of prepared data.
 SIZES = {"imagenet2012": {"train": 1_281_167, "validation": 50_000}}
 
 
@@ -30,18 +30,18 @@ class Dataset:
 
     train: Source
     eval: Source
-    classes: tuple[str, ...]  # their names, '0', '1', ... where the data set has none
+    classes: tuple[str, ...]  # names of the classes; '0', '1', ... if the data set has none
     channels: int  # 1 or 3
-    identity: str  # of the training split: the same for the same examples in the same order
-    name: str = ""  # what people call it: TFDS's name, or the folder's
+    identity: str  # of the training split: equal for the same examples in the same order
+    name: str = ""  # what people call the data set: TFDS's name, or the folder's
 
     @property
     def num_classes(self) -> int:
-        """Labels are 0 to num_classes - 1."""
+        """Number of classes; labels are 0 to num_classes - 1."""
         return len(self.classes)
 
     def facts(self) -> dict[str, Any]:
-        """What a trained model is used with where its data is not: JSON values."""
+        """Returns, as JSON values, what a trained model needs of its data set where the data is missing."""
         return {
             "name": self.name,
             "classes": self.classes,
@@ -52,7 +52,7 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class SizeOnlySplit:
-    """A split of which no more than the size is here: enough to compile a program for, nothing to train on."""
+    """A split whose size alone is known: enough to compile a program for, nothing to train on."""
 
     size: int
 
@@ -65,7 +65,7 @@ class SizeOnlySplit:
 
 @dataclasses.dataclass(frozen=True)
 class _WithTask:
-    """A source whose examples have a 'task', which another of their features says."""
+    """A source whose examples also have a 'task', copied from another of their features."""
 
     source: Source
     feature: str
@@ -82,7 +82,7 @@ class _WithTask:
         if not isinstance(task, int | np.integer):
             integers = [name for name, value in example.items() if isinstance(value, int | np.integer)]
             raise UserError(
-                f"config.data.task = {self.feature!r} is no integer feature of this data set; it has "
+                f"config.data.task = {self.feature!r} is not an integer feature of this data set; it has "
                 f"{', '.join(integers)}."
             )
         if not 0 <= task < self.num_tasks:
@@ -93,10 +93,10 @@ class _WithTask:
 
 
 def with_tasks(data: Dataset, feature: str, num_tasks: int) -> Dataset:
-    """The data set whose examples have a 'task' too: an integer feature of theirs, which is 0 to num_tasks - 1.
+    """Adds a 'task' to the examples of a data set: the value of an integer feature, 0 to num_tasks - 1.
 
     Raises:
-      UserError: on reading, an example without the feature, or with another value.
+      UserError: on reading, if an example lacks the feature or has another value.
     """
     train, evaluation = (
         source if isinstance(source, SizeOnlySplit) else _WithTask(source, feature, num_tasks)
@@ -106,7 +106,7 @@ def with_tasks(data: Dataset, feature: str, num_tasks: int) -> Dataset:
 
 
 def check_classes(name: str, classes: Sequence[str]) -> None:
-    """Raises UserError if there are not two classes to tell apart."""
+    """Raises UserError if there are fewer than two classes."""
     if len(classes) < 2:
         raise UserError(
             f"data set {name!r} has {len(classes)} class ({', '.join(classes)}), and nothing to tell it from; a "
@@ -115,18 +115,19 @@ def check_classes(name: str, classes: Sequence[str]) -> None:
 
 
 def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str, eval_share: float = 0.0) -> Dataset:
-    """Opens a prepared data set; prepares the embedded one if need be, and no other. Starts no device.
+    """Opens a prepared data set; prepares the embedded digits, and no other, if need be. Starts no device.
 
     Args:
       name: 'digits', 'folder', or a TFDS name whose examples have an 'image' and a 'label'.
       data_dir: where TFDS keeps prepared data; '' for its default (TFDS_DATA_DIR, or tensorflow_datasets in the home).
-        For 'folder', the folder itself.
+        For 'folder', the folder of images itself.
       train_split: in TFDS's syntax, such as 'train[:90%]'; for 'folder', the name of a folder.
-      eval_split: likewise.
-      eval_share: for a 'folder' that is not split, the share of each class's images to evaluate.
+      eval_split: as `train_split`.
+      eval_share: for a 'folder' without splits, the share of each class's images to evaluate.
 
     Raises:
-      UserError: an unknown name or split, data that is not prepared (with the command that does), or other features.
+      UserError: the name or split is unknown, the data is not prepared (the message has the command), or the examples
+        have other features.
     """
     if name == "folder":
         train, evaluation, classes = folder.open_splits(data_dir, train_split, eval_split, eval_share)
@@ -146,10 +147,10 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str, ev
 
 
 def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str, eval_share: float = 0.0) -> Dataset:
-    """As `open_dataset`, for a data set that need not be there: its splits may be `SizeOnlySplit`.
+    """Describes a data set that need not be there, as `open_dataset` does; its splits may be `SizeOnlySplit`.
 
     Raises:
-      UserError: besides, a data set that is not prepared and whose size is not in `SIZES`.
+      UserError: as `open_dataset`, but unprepared data is refused only if its size is not in `SIZES`.
     """
     if name in ("digits", "folder"):
         return open_dataset(name, data_dir, train_split, eval_split, eval_share)
@@ -178,7 +179,7 @@ def describe_dataset(name: str, data_dir: str, train_split: str, eval_split: str
 def classes_and_channels(
     name: str, data_dir: str, train_split: str, eval_split: str, eval_share: float = 0.0
 ) -> tuple[tuple[str, ...], int]:
-    """(names of the classes, channels of its images) of a data set, which TFDS need not have prepared."""
+    """Returns (class names, image channels) of a data set, which TFDS need not have prepared."""
     if name == "folder":
         return folder.open_splits(data_dir, train_split, eval_split, eval_share)[2], 3
     return _classes_and_channels(_builder(name, data_dir))
@@ -191,7 +192,7 @@ def _classes_and_channels(builder: tfds.core.DatasetBuilder) -> tuple[tuple[str,
         raise UserError(
             f"data.name = {builder.name!r} has no features 'image' and 'label'; choose an image classification set."
         )
-    return tuple(label.names), 1 if image.shape[-1] == 1 else 3  # None is 'of any number': made RGB
+    return tuple(label.names), 1 if image.shape[-1] == 1 else 3  # None means any number of channels: decoded to RGB
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -205,14 +206,14 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         return tfds.builder(name, data_dir=where, file_format="array_record")
     except tfds.core.DatasetNotFoundError:
         raise UserError(
-            f"data.name = {name!r} is no data set of TFDS; `tfds new` and its catalog list the names."
+            f"data.name = {name!r} is not a data set of TFDS; `tfds new` and its catalog list the names."
         ) from None
     except ValueError as error:
         raise UserError(f"data.name = {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
 def _prepared(builder: tfds.core.DatasetBuilder, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder, if its data is there; the embedded digits are prepared if need be."""
+    """Returns the builder if its data is there; prepares the embedded digits if need be."""
     if builder.is_prepared():
         return builder
     if builder.name != "digits":
@@ -221,11 +222,11 @@ def _prepared(builder: tfds.core.DatasetBuilder, data_dir: str) -> tfds.core.Dat
             f"`{_command(builder.name, data_dir)}`, or say where it is with --config.data.dir."
         )
     _prepare(builder)
-    return _builder(builder.name, data_dir)  # anew: another process may have been the one that prepared it
+    return _builder(builder.name, data_dir)  # a new builder, since another process may have prepared the data
 
 
 def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
-    """What to put where before it can be prepared; '' where TFDS downloads everything, or all is there."""
+    """Returns which files to put where before preparing; '' if TFDS downloads all, or all are there."""
     manual = builder.data_dir_root / "downloads" / "manual"
     missing = [name for name in BY_HAND.get(builder.name, ()) if not (manual / name).exists()]
     if missing:
@@ -236,7 +237,7 @@ def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
 
 
 def _command(name: str, data_dir: str) -> str:
-    """What a user types to prepare a data set. Not `tfds build`, which needs Apache Beam whatever it builds."""
+    """Returns the command that prepares a data set. `tfds build` would need Apache Beam for every data set."""
     if name == "glyphs":
         return f"python -m basisnet_jax.data.prepare_glyphs{f' --data_dir={data_dir}' if data_dir else ''}"
     place = f'data_dir="{data_dir}", ' if data_dir else ""
@@ -245,7 +246,7 @@ def _command(name: str, data_dir: str) -> str:
 
 
 def _not_about_variants(record: Any) -> bool:
-    """Drops TFDS's warning on a data set that is not there: the sentence above says it better."""
+    """Drops TFDS's warning about a data set that is not there: the UserErrors here say it better."""
     return "Variant folder" not in record.getMessage()
 
 
@@ -253,7 +254,7 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     tfds.disable_progress_bar()
     logging.info("preparing %s in %s", builder.name, builder.data_dir)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints what the line above says
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints what the log line above says
             builder.download_and_prepare()
     except OSError as error:
         if builder.is_prepared():  # by another process in the meantime
@@ -265,15 +266,15 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
 
 
 def _size(name: str, splits: tfds.core.SplitDict, split: str, field: str) -> int:
-    """Images in a split. Raises UserError if there is none such, or it is empty."""
+    """Returns the number of images in a split. Raises UserError if the split does not exist or is empty."""
     try:
         size = splits[split].num_examples
     except (ValueError, KeyError, AssertionError) as error:
         raise UserError(
-            f"config.{field} = {split!r} is no split of {name!r} ({str(error).splitlines()[0]}); "
+            f"config.{field} = {split!r} is not a split of {name!r} ({str(error).splitlines()[0]}); "
             f"it has {', '.join(splits)}."
         ) from None
-    # Array_record refuses an empty slice with words of its own.
+    # array_record's own message for an empty slice does not name the setting.
     if not size:
         raise UserError(f"config.{field} = {split!r} holds no examples of {name!r}; take a larger slice.")
     return size
@@ -281,7 +282,7 @@ def _size(name: str, splits: tfds.core.SplitDict, split: str, field: str) -> int
 
 def _source(builder: tfds.core.DatasetBuilder, split: str, field: str) -> Source:
     _size(builder.name, builder.info.splits, split, field)
-    # Every image feature stays encoded: a mask that nobody asked for would cost as much as the image.
+    # Every image feature stays encoded: to decode an unused mask would cost as much as to decode the image.
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     try:
         return builder.as_data_source(split=split, decoders={name: tfds.decode.SkipDecoding() for name in images})

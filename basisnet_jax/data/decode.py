@@ -1,7 +1,7 @@
-"""JPEG, PNG, GIF, WebP or BMP bytes to pixels, with OpenCV: the header first, so that nothing absurd is decoded.
+"""Decodes JPEG, PNG, GIF, WebP and BMP with OpenCV; reads the header first, so that no absurd size is decoded.
 
-Gray, CMYK, 16-bit, palette and alpha images all become 8-bit RGB or gray; of an animation the first image is taken.
-Pixels come out as they are stored: `exif.turn_upright` turns them by the orientation that `read_header` finds.
+Gray, CMYK, 16-bit, palette and alpha images all become 8-bit RGB or gray; of an animation, the first image is decoded.
+Pixels are returned as stored: `exif.turn_upright` turns them by the orientation that `read_header` finds.
 """
 
 import functools
@@ -14,10 +14,10 @@ import numpy as np
 
 from basisnet_jax.data import exif
 
-MAX_PIXELS = 2**26  # of an image: 8192 x 8192, 200 MB as RGB
-REDUCTIONS = (8, 4, 2)  # powers of two are what libjpeg's scaled inverse transform is fast at
+MAX_PIXELS = 2**26  # in one image: 8192 x 8192, 200 MB as RGB
+REDUCTIONS = (8, 4, 2)  # libjpeg's scaled inverse transform is fast at powers of two
 
-# flags of cv2.imdecode by (channels, reduction); RGB has no names for its reduced forms
+# flags of cv2.imdecode by (channels, reduction); OpenCV has no names for reduced RGB
 _FLAGS = {
     (1, 1): cv2.IMREAD_GRAYSCALE,
     (1, 2): cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -29,18 +29,18 @@ _FLAGS = {
     (3, 8): cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _JPEG, _PNG, _GIF, _BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a"), b"BM"
-_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers with nothing behind them
-_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that the image's size stands behind
-_APP1 = 0xE1  # the JPEG marker of EXIF data, and of other data, which does not begin with _EXIF
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers that no data follows
+_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that the image's size follows
+_APP1 = 0xE1  # the JPEG marker of EXIF data, which begins with _EXIF, and of other data
 _EXIF = b"Exif\0\0"
 
 
 class BadExampleError(ValueError):
-    """An example that cannot be used; the message says why, and goes on from its name: 'example 7 ...'."""
+    """An example that cannot be used; the message says why, and continues the example's name: 'example 7 ...'."""
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded."""
+    """The size and orientation of an image, known before it is decoded."""
 
     height: int  # in pixels, as the image is stored
     width: int
@@ -51,19 +51,19 @@ def read_header(encoded: bytes) -> Header:
     """Reads an image's size and orientation from its header.
 
     Raises:
-      BadExampleError: another format, a header that is cut short, or a size of 0 or over MAX_PIXELS.
+      BadExampleError: the format is another, the header is cut short, or the size is 0 or over MAX_PIXELS.
     """
     try:
         header = _read_header(encoded)
     except struct.error:
-        raise BadExampleError(f"is no image: its header is cut short after {len(encoded)} bytes") from None
+        raise BadExampleError(f"is not an image: its header is cut short after {len(encoded)} bytes") from None
     if not 0 < header.height * header.width <= MAX_PIXELS:
         raise BadExampleError(f"has {header.width} x {header.height} pixels, which is not in 1 to {MAX_PIXELS}")
     return header
 
 
 def _read_header(encoded: bytes) -> Header:
-    """Raises struct.error where the bytes end too early."""
+    """Reads the header of any format. Raises struct.error if the bytes end too early."""
     if encoded.startswith(_JPEG):
         return _jpeg_header(encoded)
     if encoded.startswith(_PNG):
@@ -75,14 +75,14 @@ def _read_header(encoded: bytes) -> Header:
         return _webp_header(encoded)
     if encoded.startswith(_BMP):
         return _bmp_header(encoded)
-    raise BadExampleError(f"is no image: {len(encoded)} bytes that are neither JPEG, PNG, GIF, WebP nor BMP")
+    raise BadExampleError(f"is not an image: {len(encoded)} bytes that are neither JPEG, PNG, GIF, WebP nor BMP")
 
 
 def _jpeg_header(encoded: bytes) -> Header:
-    """Walks over the segments to the frame's; EXIF data stands before it."""
+    """Reads the segments up to the frame's, which EXIF data precedes."""
     at, orientation = 2, exif.UPRIGHT
     while True:
-        at = encoded.find(b"\xff", at)  # as libjpeg does, over bytes that belong to no segment
+        at = encoded.find(b"\xff", at)  # skips bytes that belong to no segment, as libjpeg does
         (marker,) = struct.unpack_from(">B", encoded, at + 1 if at >= 0 else len(encoded))
         if marker in _FRAME:
             height, width = struct.unpack_from(">HH", encoded, at + 5)
@@ -108,29 +108,29 @@ def _png_header(encoded: bytes) -> Header:
             if kind == b"eXIf":
                 orientation = exif.read_orientation(encoded[start + 8 : end - 4])
     except struct.error:
-        pass  # what is missing is not the header; `decode` refuses the image
+        pass  # the header itself is complete; `decode` refuses the image
     return Header(height, width, orientation)
 
 
 def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(type, where it starts, where it ends) of each chunk to the last. Raises struct.error if that is missing."""
+    """Yields (type, start, end) of each chunk up to the last. Raises struct.error if the last is missing."""
     end, kind = len(_PNG), b""
     while kind != b"IEND":
         start = end
         length, kind = struct.unpack_from(">I4s", encoded, start)
-        end = start + 12 + length  # with the length, the type and the checksum
+        end = start + 12 + length  # 12 bytes of length, type and checksum
         if end > len(encoded):
             raise struct.error
         yield kind, start, end
 
 
 def _png_of_pixels(encoded: bytes) -> bytes:
-    """The PNG without the chunks that do not change its pixels: libpng prints a warning for each that it dislikes.
+    """Drops chunks of a PNG that do not change its pixels: libpng prints a warning for each that it dislikes.
 
     Raises:
-      struct.error: it is cut short.
+      struct.error: the PNG is cut short.
     """
-    # The case of a type's first letter says whether the image needs the chunk; transparency is the one that may matter.
+    # An upper-case first letter marks the chunks that an image needs; of the others, only transparency may matter.
     chunks = list(_png_chunks(encoded))
     kept = [(start, end) for kind, start, end in chunks if kind[:1].isupper() or kind == b"tRNS"]
     if len(kept) == len(chunks):
@@ -147,7 +147,7 @@ def _webp_header(encoded: bytes) -> Header:
         (bits,) = struct.unpack_from("<I", encoded, 21)
         return Header((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, exif.UPRIGHT)
     if kind != b"VP8X":
-        raise BadExampleError("is no image: a WebP file without one")
+        raise BadExampleError("is not an image: a WebP file without one")
     # extended: flags of 4 bytes, 24 bits for each side less 1, then chunks
     low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", encoded, 24)
     size = (low_height + (high_height << 16) + 1, low_width + (high_width << 16) + 1)
@@ -167,9 +167,9 @@ def _bmp_header(encoded: bytes) -> Header:
 
 
 def best_reduction(encoded: bytes, height: int, width: int, side: int) -> int:
-    """The largest reduction that leaves a box of height x width at least side x side; 1 for all but JPEG."""
+    """Returns the largest reduction that leaves a box of height x width at least side x side; 1 for all but JPEG."""
     if not encoded.startswith(_JPEG):
-        return 1  # the others are decoded whole whatever is asked for
+        return 1  # other formats are decoded whole whatever the flags say
     return next((k for k in REDUCTIONS if min(height, width) >= k * side), 1)
 
 
@@ -179,14 +179,14 @@ def decode(encoded: bytes, channels: int, reduction: int = 1, header: Header | N
     Args:
       encoded: a JPEG, PNG, GIF, WebP or BMP.
       channels: 1 (gray) or 3 (RGB).
-      reduction: 1, 2, 4 or 8, by which the sides are divided (and rounded up) while decoding.
-      header: what `read_header` returns for it; None reads the header again.
+      reduction: 1, 2, 4 or 8: the sides are divided by it (and rounded up) while decoding.
+      header: what `read_header` returns for `encoded`; None reads the header again.
 
     Returns:
-      uint8[ceil(H / reduction), ceil(W / reduction), channels], as it is stored.
+      uint8[ceil(H / reduction), ceil(W / reduction), channels], as stored, not turned upright.
 
     Raises:
-      BadExampleError: empty, cut short, over MAX_PIXELS, or otherwise not to be decoded.
+      BadExampleError: the image is empty, cut short, over MAX_PIXELS, or cannot be decoded for another reason.
     """
     height, width, _ = header or read_header(encoded)
     _configure_opencv()
@@ -197,12 +197,12 @@ def decode(encoded: bytes, channels: int, reduction: int = 1, header: Header | N
     except (cv2.error, struct.error):
         image = None
     if image is None or image.shape[:2] != (-(-height // reduction), -(-width // reduction)):
-        raise BadExampleError(f"is no image: {len(encoded)} bytes that are cut short or corrupt")
+        raise BadExampleError(f"is not an image: {len(encoded)} bytes that are cut short or corrupt")
     return image.reshape(*image.shape[:2], channels)
 
 
 @functools.cache
 def _configure_opencv() -> None:
-    """Once a process: the pipeline has threads of its own, and what is wrong with an image is said by us."""
+    """Stops OpenCV's threads and log, once a process: the pipeline has its own threads and reports bad images."""
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

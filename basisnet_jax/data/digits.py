@@ -1,7 +1,7 @@
 """The embedded data set: scikit-learn's handwritten digits as a TFDS builder.
 
 1,797 gray images of 8x8 pixels and 17 levels, from the scikit-learn wheel (UCI's test set of optical recognition of
-handwritten digits). In the file's order the last 500 are 'test', the 1,297 before them 'train'.
+handwritten digits). In the file's order, the last 500 are 'test' and the 1,297 before them 'train'.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ TEST_EXAMPLES = 500
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """Prepares in seconds, with no network; read without TensorFlow."""
+    """The digits as a TFDS builder: prepared in seconds without a network, read without TensorFlow."""
 
     VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path = None  # nothing beside the code to read
+    pkg_dir_path = None  # no files beside the code to read
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -45,6 +45,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            # Encoded here: TFDS would import TensorFlow to do it.
+            # Encoded here, since TFDS would import TensorFlow to encode it.
             encoded = cv2.imencode(".png", image)[1].tobytes()
             yield index, {"image": encoded, "label": int(label)}

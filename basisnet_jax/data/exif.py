@@ -1,6 +1,6 @@
-"""The orientation that EXIF data gives a photograph, and the photograph turned upright by it.
+"""Reads the orientation that EXIF data gives a photograph, and turns the photograph upright.
 
-A camera that is held upright stores its sensor's rows as they are, and the EXIF tag Orientation says how to turn them.
+However a camera is held, it stores its sensor's rows as they are, and the EXIF tag Orientation says how to turn them.
 """
 
 import struct
@@ -12,7 +12,7 @@ UPRIGHT = 1  # the orientation of an image that is stored as it is shown
 
 _ORIENTATION, _SHORT = 0x0112, 3  # the tag and the type of its value, as in TIFF
 
-# {orientation: (rows and columns change places, then what cv2.flip mirrors: 1 left and right, 0 up and down, -1 both)}
+# {orientation: (whether rows and columns are swapped, then cv2.flip's code: 1 left and right, 0 up and down, -1 both)}
 _TURNS: dict[int, tuple[bool, int | None]] = {
     1: (False, None),
     2: (False, 1),
@@ -26,7 +26,7 @@ _TURNS: dict[int, tuple[bool, int | None]] = {
 
 
 def read_orientation(tiff: bytes) -> int:
-    """Returns the orientation, 1 to 8, that EXIF data states; UPRIGHT where it states none that can be read.
+    """Returns the orientation, 1 to 8, that EXIF data states; UPRIGHT if none can be read.
 
     Args:
       tiff: EXIF data from its byte order mark on. Only the entries of its first directory are read, 65,535 at most.
@@ -48,12 +48,12 @@ def read_orientation(tiff: bytes) -> int:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Returns whether an image of that orientation is shown as wide as it is stored high."""
+    """Returns whether an image of that orientation swaps its height and width when turned upright."""
     return _TURNS[orientation][0]
 
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns a stored image as it is to be shown: uint8[H, W, C] -> uint8[H, W, C], or [W, H, C] if the sides swap."""
+    """Turns a stored image upright: uint8[H, W, C] -> uint8[H, W, C], or [W, H, C] if the sides swap."""
     transposed, mirrored = _TURNS[orientation]
     channels = image.shape[2]
     if transposed:

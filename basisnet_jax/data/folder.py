@@ -16,19 +16,19 @@ from basisnet_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp")
 LAYOUT = f"data.name 'folder' reads split/class/*{SUFFIXES[0]} in it (and {', '.join(SUFFIXES[1:])})"
-OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # and hidden files: what Windows and macOS put beside images
-LONGEST_NAME = 100  # characters of a class's name, which stands in tables and plots
+OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # with hidden files, what Windows and macOS put beside images
+LONGEST_NAME = 100  # characters of a class's name, which is shown in tables and plots
 
-# Unicode's categories of what would break a line or steer a terminal, and of bytes that are no text
+# Unicode's categories of characters that break a line or control a terminal, and of bytes that are not text
 _NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The images of one split, in the order of their names; a class is the index of its folder among the sorted."""
+    """The images of one split, in the order of their names; a label is the index of the sorted class folder."""
 
     root: str
-    files: tuple[str, ...]  # under the root, 'cat/1.jpg'
+    files: tuple[str, ...]  # relative to the root: 'cat/1.jpg'
     labels: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class Split:
         return [self._read(index) for index in indices]
 
     def identity(self) -> str:
-        """A digest of the files' names, in order; not of what is in them."""
+        """Returns a digest of the files' names, in order, and not of their contents."""
         return f"folder, {len(self)} files named {hashlib.sha256(repr(self.files).encode()).hexdigest()}"
 
     def _read(self, index: int) -> dict[str, Any]:
@@ -50,31 +50,31 @@ class Split:
 
 
 def open_splits(folder: str, train: str, evaluation: str, eval_share: float) -> tuple[Split, Split, tuple[str, ...]]:
-    """Lists two splits; no image is read.
+    """Lists the images of two splits without reading them.
 
     Args:
-      folder: holds a folder for each split, or for each class if there is an `eval_share`.
+      folder: holds a folder for each split, or for each class if `eval_share` is not 0.
       train: the training split's name.
       evaluation: the evaluation split's name.
-      eval_share: of each class's images that are in the split 'test', the others are in 'train'; 0: there are folders
-        for the splits.
+      eval_share: share of each class's images that the split 'test' gets; the others are in 'train'. 0: the splits
+        have folders.
 
     Returns:
       The two splits and the names of the classes.
 
     Raises:
-      UserError: a folder that is not there or has no images, other files in it, a class's name that cannot be printed,
-        or splits of different classes.
+      UserError: a folder does not exist, has no images or has other files, a class's name cannot be printed, or the
+        splits have different classes.
     """
     root = pathlib.Path(folder).expanduser().absolute()
     if not folder or not root.is_dir():
-        raise UserError(f"config.data.dir = {folder!r} is no folder; {LAYOUT}.")
+        raise UserError(f"config.data.dir = {folder!r} is not a folder; {LAYOUT}.")
     if eval_share:
         return _divided(root, train, evaluation, eval_share)
     names = {name: _class_names(root / name) for name in (train, evaluation) if (root / name).is_dir()}
     for field, name in (("train_split", train), ("eval_split", evaluation)):
         if name not in names:
-            raise UserError(f"config.data.{field} = {name!r} is no folder of {root}, which has {_instead(root)}")
+            raise UserError(f"config.data.{field} = {name!r} is not a folder of {root}, which has {_instead(root)}")
     differing = sorted(set(names[train]) ^ set(names[evaluation]))
     if differing:
         raise UserError(
@@ -87,7 +87,7 @@ def open_splits(folder: str, train: str, evaluation: str, eval_share: float) -> 
 
 
 def _instead(root: pathlib.Path) -> str:
-    """What a folder has in the place of a split, and what to do about it."""
+    """Says what a folder has in the place of a split, and what to do about it."""
     folders = [entry.name for entry in _entries(root) if entry.is_dir()]
     if any(entry.name.lower().endswith(SUFFIXES) for name in folders for entry in _entries(root / name)):
         return (
@@ -102,7 +102,7 @@ def _divided(
 ) -> tuple[Split, Split, tuple[str, ...]]:
     """Takes a share of each class for the split 'test': the files whose names have the smallest hashes.
 
-    So the split is the same on every machine, and a new image moves at most one other image.
+    The split is therefore the same on every machine, and a new image moves at most one other image.
     """
     for field, name in (("train_split", train), ("eval_split", evaluation)):
         if name not in ("train", "test"):
@@ -131,17 +131,17 @@ def _divided(
 
 
 def name_of(folder: str) -> str:
-    """Returns a folder's own name, without what is above it."""
+    """Returns a folder's own name, without the folders above it."""
     return as_text(pathlib.Path(folder).expanduser().absolute().name)
 
 
 def data_name(settings: Mapping[str, Any]) -> str:
-    """Returns what people call the data set that a run's config.data names."""
+    """Returns the name of the data set in a run's config.data: TFDS's, or the folder's own."""
     return name_of(settings["dir"]) if settings["name"] == "folder" else settings["name"]
 
 
 def as_text(name: str) -> str:
-    """Returns a file's name, with escapes if it has control characters or bytes that are no text."""
+    """Returns a file's name, escaped if it has control characters or bytes that are not text."""
     return name if _is_text(name) else repr(name)[1:-1]
 
 
@@ -154,38 +154,38 @@ def find_images(pattern: str, flag: str) -> list[str]:
 
     Args:
       pattern: a folder, for all images below it; or a pattern of names such as 'photos/*.jpg', where ** is any folders.
-      flag: the flag that the user gave it with, for messages.
+      flag: the flag that the user gave the pattern with, for messages.
 
     Raises:
-      UserError: there is none.
+      UserError: there are none.
     """
     if os.path.isdir(pattern):
         below = [os.path.join(place, name) for place, _, names in os.walk(pattern) for name in names]
-        found = [file for file in below if file.lower().endswith(SUFFIXES) and not _is_hidden(file, pattern)]
-        if not found:
+        images = [file for file in below if file.lower().endswith(SUFFIXES) and not _is_hidden(file, pattern)]
+        if not images:
             raise UserError(
                 f"--{flag} = {pattern!r} is a folder that has no images below it ({', '.join(SUFFIXES)}); name another."
             )
-        if skipped := len(below) - len(found):
+        if skipped := len(below) - len(images):
             what = "1 file that is not an image is" if skipped == 1 else f"{skipped} files that are not images are"
             logging.warning("%s: %s skipped", pattern, what)
-        return sorted(found)
+        return sorted(images)
     matched = glob.glob(pattern, recursive=True)
-    found = [x for x in matched if not os.path.isdir(x) and os.path.basename(x).lower() not in OF_THE_SYSTEM]
-    if found:
-        return sorted(found)
+    images = [x for x in matched if not os.path.isdir(x) and os.path.basename(x).lower() not in OF_THE_SYSTEM]
+    if images:
+        return sorted(images)
     if matched:
         raise UserError(f"--{flag} = {pattern!r} matches folders and no image files; name one folder, or their files.")
     raise UserError(f"--{flag} = {pattern!r} matches no files; quote the pattern, as in --{flag}='photos/*.jpg'.")
 
 
 def _is_hidden(file: str, root: str) -> bool:
-    """Whether the file or one of the folders between it and the root has a hidden name."""
+    """Returns whether the file or a folder between the root and the file has a hidden name."""
     return any(part.startswith(".") for part in os.path.relpath(file, root).split(os.sep))
 
 
 def _entries(path: pathlib.Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name, without hidden files."""
+    """Returns the entries of a folder, sorted by name, without hidden files."""
     try:
         with os.scandir(path) as entries:
             return sorted((x for x in entries if not x.name.startswith(".")), key=lambda entry: entry.name)
@@ -194,7 +194,7 @@ def _entries(path: pathlib.Path) -> list[os.DirEntry[str]]:
 
 
 def _class_names(path: pathlib.Path) -> list[str]:
-    """The names of the class folders in a split's folder. Raises UserError where one cannot be a class's name."""
+    """Returns the names of a split's class folders. Raises UserError if one of them cannot be a class's name."""
     names = []
     for entry in _entries(path):
         if entry.is_dir():
@@ -233,7 +233,7 @@ def _split(root: pathlib.Path, classes: Sequence[str]) -> Split:
 
 
 def _check_every_class(root: pathlib.Path, split: Split, classes: Sequence[str]) -> None:
-    """Raises UserError if a class has no image to learn it from."""
+    """Raises UserError if a class has no training image."""
     missing = sorted({*range(len(classes))} - {*split.labels})
     if missing:
         raise UserError(f"the class folder {root / classes[missing[0]]} holds no images; fill it, or remove it.")

@@ -19,11 +19,11 @@ from basisnet_jax.errors import UserError
 
 SPLITS = ("train", "sweep", "validation", "unseen_fonts")
 
-MIN_DESIGNS = 3  # of a class, beside unseen fonts: one each for training, the sweep and the validation
-VALIDATION_SHARE, SWEEP_SHARE = 0.16, 0.07  # of a class's designs
-UNSEEN_SHARE = 0.2  # of a script's packages
+MIN_DESIGNS = 3  # of a class, besides unseen fonts: one each for training, the sweep and the validation
+VALIDATION_SHARE, SWEEP_SHARE = 0.16, 0.07  # shares of a class's designs
+UNSEEN_SHARE = 0.2  # share of a script's packages
 MANY_SCRIPTS = 8  # a package with more of them is never unseen: it would be the test of every script
-NEAR = 4  # of the 256 bits of two pictures that differ: the drawings are copies
+NEAR = 4  # drawings are copies if at most this many of the 256 bits of their pictures differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +31,27 @@ class Drawing:
     """A character as one face draws it."""
 
     face: int  # index in the list of faces
-    bits: np.ndarray  # bool[256]: 16 x 16 pixels, True where ink is
-    picture: bytes  # the same for the same picture of 32 x 32 gray levels
+    bits: np.ndarray  # bool[256]: 16 x 16 cells, True where there is ink
+    picture: bytes  # SHA-256 of the picture of 32 x 32 gray levels
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """An image that is to be made."""
+    """An image to render."""
 
     face: int
     label: int
-    version: int  # of several distortions of one drawing
+    version: int  # number of the distortion: a drawing may be distorted several times
 
 
 def draw_all(faces: Sequence[Face], classes: Sequence[tuple[str, str]]) -> tuple[list[list[Drawing]], list[str]]:
     """Draws every class with every face.
 
-    Left out are empty drawings, drawings as '.notdef' has them, and in one face what several characters share: of two
-    only the first class keeps it (small letters drawn as capitals), of three or more none (boxes for what is missing).
+    Empty drawings and copies of '.notdef' are left out. If two characters of a face share a drawing, only the first
+    class keeps it (small letters drawn as capitals); if three or more share it, none does (boxes for missing glyphs).
 
     Returns:
-      The drawings of each class, in the order of the faces; and the faces that FreeType cannot draw with.
+      The drawings of each class, in the order of the faces; and the faces that FreeType cannot read.
     """
     labels = {character: label for label, (_, character) in enumerate(classes)}
     drawings: list[list[Drawing]] = [[] for _ in classes]
@@ -71,7 +71,7 @@ def draw_all(faces: Sequence[Face], classes: Sequence[tuple[str, str]]) -> tuple
 
 
 def pictures_of(face: Face) -> dict[bytes, list[str]]:
-    """The pictures of a face, each with the characters that it is of; none of what is drawn as '.notdef'.
+    """Returns {picture: its characters} of a face, without characters that are drawn as '.notdef'.
 
     Raises:
       OSError: FreeType cannot read the face.
@@ -81,30 +81,30 @@ def pictures_of(face: Face) -> dict[bytes, list[str]]:
     pictures = collections.defaultdict(list)
     for character in face.characters:
         picture = _picture(font, character)
-        # FreeType's hinting moves the same outline's edges, so a copy of '.notdef' has not quite its picture.
+        # FreeType's hinting moves the edges of one outline, so the picture of a copy of '.notdef' differs slightly.
         if picture and not (missing and np.count_nonzero(bits_of(picture) != bits_of(missing)) <= NEAR):
             pictures[picture].append(character)
     return pictures
 
 
 def _picture(font: ImageFont.FreeTypeFont, character: str) -> bytes | None:
-    """uint8[32, 32] as bytes: the drawing scaled to the square; None if it is empty."""
+    """Returns uint8[32, 32] as bytes: the drawing scaled to the square; None if the drawing is empty."""
     ink = glyph_render.draw(font, character)
     return None if ink is None else glyph_render.fit(ink, 32).tobytes()
 
 
 def bits_of(picture: bytes) -> np.ndarray:
-    """bool[256]: where a picture has ink, in 16 x 16 cells."""
+    """Returns bool[256]: which of 16 x 16 cells of a picture have ink."""
     cells = np.frombuffer(picture, np.uint8).reshape(16, 2, 16, 2).astype(np.int32).sum(axis=(1, 3))
     return (cells > 4 * 96).reshape(-1)
 
 
 def unseen_packages(faces: Sequence[Face], scripts_of: dict[str, str]) -> set[str]:
-    """Chooses the packages whose fonts are never trained on: a fifth of each script's, at least one where three are.
+    """Chooses the packages whose fonts are never trained on: a fifth of each script's, at least one of three or more.
 
     Args:
       faces: all faces.
-      scripts_of: script of each character.
+      scripts_of: {character: script}.
     """
     packages = collections.defaultdict(set)
     for face in faces:
@@ -131,25 +131,25 @@ def split_all(
     """Distributes the drawings of each class over the splits.
 
     Args:
-      drawings: of each class, as from `draw_all`.
+      drawings: of each class, as `draw_all` returns them.
       faces: all faces.
-      classes: (script, character) of each.
+      classes: (script, character) of each class.
       sizes: {split: images of a class at most}. Training drawings are distorted several times to reach that number.
 
     Raises:
-      UserError: a class with fewer than `MIN_DESIGNS` designs.
+      UserError: a class has fewer than `MIN_DESIGNS` designs besides those of the unseen fonts.
     """
     unseen = unseen_packages(faces, {character: script for script, character in classes})
     examples: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for label, (script, character) in enumerate(classes):
-        found = _split_class(drawings[label], faces, character, unseen)
-        if found is None:
+        by_split = _split_class(drawings[label], faces, character, unseen)
+        if by_split is None:
             designs = {_design(faces[drawing.face]) for drawing in drawings[label]}
             raise UserError(
                 f"class {character!r} of script {script!r} has {len(designs)} designs (those of the unseen fonts "
                 f"included), and needs {MIN_DESIGNS} beside them; add fonts, or name the scripts without {script!r}."
             )
-        for split, chosen in found.items():
+        for split, chosen in by_split.items():
             total = sizes[split] if split == "train" else min(sizes[split], len(chosen))
             examples[split] += [
                 Example(chosen[number % len(chosen)].face, label, number // len(chosen)) for number in range(total)
@@ -160,20 +160,20 @@ def split_all(
 def _split_class(
     drawings: Sequence[Drawing], faces: Sequence[Face], character: str, unseen: set[str]
 ) -> dict[str, list[Drawing]] | None:
-    """The drawings of one class in each split, the most different first; None if there are too few designs."""
+    """Returns one class's drawings in each split, the most different first; None if there are too few designs."""
     designs = collections.defaultdict(list)
     for drawing in drawings:
         designs[_design(faces[drawing.face])].append(drawing)
     order = sorted(designs, key=lambda design: _hash(f"{character} {design}"))
     is_unseen = {design: faces[designs[design][0].face].package in unseen for design in order}
-    seen = [design for design in order if not is_unseen[design]]
-    if len(seen) < MIN_DESIGNS:
+    seen_designs = [design for design in order if not is_unseen[design]]
+    if len(seen_designs) < MIN_DESIGNS:
         return None
-    validation, sweep = (max(1, round(share * len(seen))) for share in (VALIDATION_SHARE, SWEEP_SHARE))
+    validation, sweep = (max(1, round(share * len(seen_designs))) for share in (VALIDATION_SHARE, SWEEP_SHARE))
     parts = {
-        "train": seen[validation + sweep :],
-        "sweep": seen[validation : validation + sweep],
-        "validation": seen[:validation],
+        "train": seen_designs[validation + sweep :],
+        "sweep": seen_designs[validation : validation + sweep],
+        "validation": seen_designs[:validation],
         "unseen_fonts": [design for design in order if is_unseen[design]],
     }
     chosen: dict[str, list[Drawing]] = {}
@@ -185,26 +185,26 @@ def _split_class(
 
 
 def _without_copies(candidates: Sequence[Drawing], earlier: Sequence[Drawing]) -> list[Drawing]:
-    """Leaves out what is like a drawing of an earlier split, or the same as one of the same split."""
+    """Leaves out drawings that are like one of an earlier split, or the same as one of their own split."""
     near = _differences(candidates, earlier).min(axis=1, initial=256) <= NEAR
-    seen: set[bytes] = set()
+    kept_pictures: set[bytes] = set()
     kept = []
     for drawing, copy in zip(candidates, near, strict=True):
-        if not copy and drawing.picture not in seen:
-            seen.add(drawing.picture)
+        if not copy and drawing.picture not in kept_pictures:
+            kept_pictures.add(drawing.picture)
             kept.append(drawing)
     return kept
 
 
 def _differences(first: Sequence[Drawing], second: Sequence[Drawing]) -> np.ndarray:
-    """float32[len(first), len(second)]: bits in which two pictures differ."""
+    """Returns float32[len(first), len(second)]: the number of bits in which two pictures differ."""
     a = np.array([drawing.bits for drawing in first], np.float32).reshape(len(first), 256)
     b = np.array([drawing.bits for drawing in second], np.float32).reshape(len(second), 256)
     return a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - 2 * a @ b.T
 
 
 def _design(face: Face) -> str:
-    """What is held together: the faces of a package whose families' names begin alike."""
+    """Returns a face's design: a package's faces whose family names begin alike share it, and stay in one split."""
     return f"{face.package}/{' '.join(face.family.split()[:2])}"
 
 

@@ -1,7 +1,7 @@
 """Finds the font files of `glyphs`: those of the packages in glyphs.json, or all fonts of a folder.
 
-glyphs.json names the characters of each script, and the packages with version, licence and the SHA-256 of each font
-file. It was made with `benchmarks/glyph_list.py`.
+glyphs.json lists the characters of each script, and the packages with version, licence and the SHA-256 of each font
+file. `benchmarks/glyph_list.py` made the list.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ INSTALL = "docs/glyphs.md has the command that fetches the packages"
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """One face of a font file, and which characters are taken from it."""
+    """One face of a font file, with the characters that are taken from the face."""
 
-    path: str  # of the file
-    index: int  # of the face in a collection, 0 elsewhere
-    name: str  # the file below its root, with '#index' in a collection: the same on every machine
+    path: str  # of the font file
+    index: int  # number of the face in a collection; 0 in other files
+    name: str  # the file's path below its root, with '#index' in a collection: the same on every machine
     family: str
-    package: str  # Debian package; of a folder of fonts, the folder that the file is in
+    package: str  # Debian package; in a folder of fonts, the folder that the file is in
     licence: str
     characters: str  # in the order of the classes
-    absent: str  # a character that the face does not have: drawn as '.notdef'
+    absent: str  # a character that the face lacks: drawn as '.notdef'
 
 
 @functools.cache
@@ -45,10 +45,10 @@ def listed() -> dict[str, Any]:
 
 
 def classes(scripts: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns (script, character) of each class; all scripts where none is named.
+    """Returns (script, character) of each class; if `scripts` is empty, the classes of all scripts.
 
     Raises:
-      UserError: a script that there is none of.
+      UserError: a script is not in glyphs.json.
     """
     characters = listed()["characters"]
     for script in scripts:
@@ -65,7 +65,7 @@ def listed_faces(root: str, scripts: Sequence[str]) -> list[Face]:
       scripts: as for `classes`.
 
     Raises:
-      UserError: a font that is missing, or that has changed: its package is named, with version and SHA-256.
+      UserError: a font is missing or has changed; the message names its package, with version and SHA-256.
     """
     wanted = {character for _, character in classes(scripts)}
     faces: list[Face] = []
@@ -74,10 +74,10 @@ def listed_faces(root: str, scripts: Sequence[str]) -> list[Face]:
             path = os.path.join(root, file)
             if not os.path.isfile(path):
                 raise UserError(f"package {package} {entry['version']}: {file} is not in {root}; {INSTALL}.")
-            found = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-            if found != sha256:
+            digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+            if digest != sha256:
                 raise UserError(
-                    f"package {package} has changed: {path} has SHA-256 {found}, and glyphs.json has {sha256}, "
+                    f"package {package} has changed: {path} has SHA-256 {digest}, and glyphs.json has {sha256}, "
                     f"of version {entry['version']}; fetch that version ({INSTALL})."
                 )
             excluded = {character for script in banned for character in listed()["characters"][script]}
@@ -89,10 +89,10 @@ def folder_faces(folder: str, scripts: Sequence[str]) -> tuple[list[Face], list[
     """Opens all fonts of a folder and of the folders in it, in the order of their names.
 
     Returns:
-      The faces that have a character of `scripts`, and the unreadable files, each with the reason.
+      The faces that have a character of `scripts`; and the unreadable files, each with the reason.
 
     Raises:
-      UserError: no folder, or no font in it has such a character.
+      UserError: the folder does not exist, or none of its fonts has such a character.
     """
     root = pathlib.Path(folder).expanduser()
     if not root.is_dir():
@@ -118,8 +118,8 @@ def folder_faces(folder: str, scripts: Sequence[str]) -> tuple[list[Face], list[
 
 
 def open_faces(path: str, name: str, package: str, licence: str, wanted: set[str]) -> Iterator[Face]:
-    """Reads which of the `wanted` characters each face of a file has; `licence` '' takes the font's own words."""
-    standard_logging.getLogger("fontTools").setLevel(standard_logging.ERROR)  # it tells of every table that is odd
+    """Yields the faces of a file that have any `wanted` characters; `licence` '' takes the font's own text."""
+    standard_logging.getLogger("fontTools").setLevel(standard_logging.ERROR)  # fontTools warns about every odd table
     collection = path.lower().endswith("c")
     count = len(ttLib.TTCollection(path, lazy=True).fonts) if collection else 1
     for index in range(count):
@@ -136,7 +136,7 @@ def open_faces(path: str, name: str, package: str, licence: str, wanted: set[str
 
 
 def _names(font: TTFont, *numbers: int) -> str:
-    """The first of some entries of a font's name table, on one line of at most 120 characters; '' if it has none."""
+    """Returns the first of some entries of a font's name table, on one line of at most 120 characters, or ''."""
     for number in numbers:
         text = " ".join((font["name"].getDebugName(number) or "").split()) if "name" in font else ""
         if text:

@@ -1,4 +1,4 @@
-"""Draws characters from font files, and distorts drawings as photographs of writing are distorted.
+"""Draws characters from font files, and distorts the drawings as photographs distort writing.
 
 Everything is integer arithmetic, or float arithmetic without functions of the C library, so that the same fonts give
 the same bytes on every machine that has the same versions of Pillow and NumPy.
@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 SIDE = 32  # pixels of an example
 _FONT_PIXELS = 48  # size that a character is drawn at, before it is scaled
 _CANVAS = 2 * SIDE  # pixels of the canvas that strokes are broken on
-_MIN_INK = 6  # pixels: a drawing whose longer side is shorter is empty or a dot
+_MIN_INK = 6  # pixels: a drawing whose longer side has fewer is empty or a dot
 
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """How far a drawing is distorted. Shares are probabilities, each of one image."""
+    """The limits of a drawing's distortion. A field `..._share` is the probability of that distortion in an image."""
 
     min_size: float = 0.65  # longer side of the character over the image's side, at least
     max_size: float = 0.9
@@ -29,7 +29,7 @@ class Distortion:
     thinner_share: float = 0.15
     thicker_share: float = 0.2
     break_share: float = 0.4  # one to three gaps cross the strokes
-    coarse_share: float = 0.25  # the image was smaller once
+    coarse_share: float = 0.25  # the image is scaled down and up again
     min_contrast: int = 64  # gray levels between character and background, at least
     gradient: int = 48  # gray levels across the background, at most
     texture: int = 40  # gray levels of the background's spots, at most
@@ -46,7 +46,7 @@ def draw(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray | None:
     """Draws a character and crops it to its ink.
 
     Returns:
-      uint8[H, W], 255 where the ink is; None if there is no more ink than a dot's.
+      uint8[H, W], 255 where the ink is; None if the drawing is empty, no larger than a dot, or absurdly large.
 
     Raises:
       OSError: FreeType cannot draw this glyph.
@@ -67,7 +67,7 @@ def fit(ink: np.ndarray, side: int) -> np.ndarray:
     """Scales a drawing to touch two opposite edges of a square: uint8[H, W] -> uint8[side, side]."""
     height, width = ink.shape
     longer = max(height, width)
-    # In integers: half up, at least one pixel.
+    # In integers: rounded half up, at least one pixel.
     size = (max(1, (2 * width * side + longer) // (2 * longer)), max(1, (2 * height * side + longer) // (2 * longer)))
     square = Image.new("L", (side, side), 0)
     scaled = Image.fromarray(ink).resize(size, Image.Resampling.BOX)
@@ -78,13 +78,13 @@ def fit(ink: np.ndarray, side: int) -> np.ndarray:
 def distort(
     ink: np.ndarray, neighbours: list[np.ndarray], rng: np.random.Generator, settings: Distortion
 ) -> np.ndarray:
-    """Makes an image of a drawing, as a photograph would show it.
+    """Renders a drawing as a photograph would show it.
 
     Args:
       ink: uint8[H, W], as from `draw`.
-      neighbours: two drawings of the same font, for the left and the right.
-      rng: whose random numbers decide everything.
-      settings: how far.
+      neighbours: two drawings of the same font, for the left and the right side.
+      rng: the source of all randomness.
+      settings: limits of the distortion.
 
     Returns:
       uint8[SIDE, SIDE].
@@ -96,7 +96,7 @@ def distort(
 
 
 def _warp(ink: np.ndarray, neighbours: list[np.ndarray], rng: np.random.Generator, settings: Distortion) -> Image.Image:
-    """The drawing in perspective, with parts of its neighbours."""
+    """Puts the drawing into perspective, with parts of its neighbours."""
     height, width = ink.shape
     longer = _CANVAS * _between(rng, settings.min_size, settings.max_size)
     stretch = 1 + _between(rng, -settings.stretch, settings.stretch)
@@ -113,21 +113,21 @@ def _warp(ink: np.ndarray, neighbours: list[np.ndarray], rng: np.random.Generato
         across += _between(rng, -settings.corners, settings.corners) * longer
         down += _between(rng, -settings.corners, settings.corners) * longer
         corners.append((middle_x + cosine * across - sine * down, middle_y + sine * across + cosine * down))
-    # Neighbours stand on the character's own line, so that the same perspective takes them along.
+    # Neighbours stand on the character's own line, so that the same perspective applies to them.
     strip, offset = ink, 0
     if rng.random() < settings.neighbour_share:
         strip, offset = _beside(ink, neighbours, rng)
     source = [(offset, 0), (offset + width, 0), (offset + width, height), (offset, height)]
     coefficients = _perspective(corners, source)
     padded = Image.fromarray(np.pad(strip, 1))
-    # One pixel of padding on each side, for which the source's coordinates are moved.
+    # The padding is one pixel on each side, so the source's coordinates move by one.
     a, b, c, d, e, f, g, h = coefficients
     moved = (a + g, b + h, c + 1, d + g, e + h, f + 1, g, h)
     return padded.transform((_CANVAS, _CANVAS), Image.Transform.PERSPECTIVE, moved, Image.Resampling.BILINEAR)
 
 
 def _beside(ink: np.ndarray, neighbours: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Puts a neighbour, scaled to the same height, on each side. Returns the strip, and where `ink` begins in it."""
+    """Puts a neighbour, scaled to the same height, on each side; returns the strip and the column of `ink`."""
     height = ink.shape[0]
     parts = []
     for neighbour in neighbours:
@@ -140,7 +140,7 @@ def _beside(ink: np.ndarray, neighbours: list[np.ndarray], rng: np.random.Genera
 
 
 def _perspective(target: list[tuple[float, float]], source: list[tuple[int, int]]) -> tuple[float, ...]:
-    """Returns Pillow's eight coefficients: from a point of the target to its point in the source, a rectangle."""
+    """Returns Pillow's eight coefficients, which map a target's point to its point in the source, a rectangle."""
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = target
     # Heckbert's map from the unit square to a quadrilateral, then its inverse by the adjugate.
     sum_x, sum_y = x0 - x1 + x2 - x3, y0 - y1 + y2 - y3
@@ -164,7 +164,7 @@ def _break_strokes(canvas: Image.Image, rng: np.random.Generator, settings: Dist
     draw_width = rng.random()
     if draw_width < settings.thinner_share:
         thinner = canvas.filter(ImageFilter.MinFilter(3))
-        if 3 * np.asarray(thinner, np.int64).sum() > np.asarray(canvas, np.int64).sum():  # hairlines would vanish
+        if 3 * np.asarray(thinner, np.int64).sum() > np.asarray(canvas, np.int64).sum():  # else hairlines vanish
             canvas = thinner
     elif draw_width < settings.thinner_share + settings.thicker_share:
         canvas = canvas.filter(ImageFilter.MaxFilter(3))
@@ -178,7 +178,7 @@ def _break_strokes(canvas: Image.Image, rng: np.random.Generator, settings: Dist
 
 
 def _photograph(mask: np.ndarray, rng: np.random.Generator, settings: Distortion) -> np.ndarray:
-    """Lays a mask in [0, 1] over a background, in gray levels, and blurs it and adds noise."""
+    """Lays a mask in [0, 1] over a background in gray levels, blurs the image and adds noise."""
     background, contrast = int(rng.integers(24, 232)), int(rng.integers(settings.min_contrast, 160))
     lighter = background + contrast <= 255 and (background < contrast or rng.random() < 0.5)
     ink = background + contrast if lighter else background - contrast
@@ -196,7 +196,7 @@ def _photograph(mask: np.ndarray, rng: np.random.Generator, settings: Distortion
         image = small.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     image = image.filter(ImageFilter.GaussianBlur(_between(rng, 0.0, settings.blur)))
     level = int(rng.integers(settings.noise + 1))
-    # The sum of two even draws: near a bell curve, and without logarithms.
+    # The sum of two uniform draws is close to a bell curve, and needs no logarithms.
     noise = rng.integers(-level, level + 1, size=(2, SIDE, SIDE)).sum(axis=0) // 2
     return _gray(np.asarray(image, np.int64) + noise)
 

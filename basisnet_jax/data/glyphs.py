@@ -1,7 +1,7 @@
 """`glyphs`: a thousand characters of nineteen scripts, rendered from open fonts, as a TFDS builder.
 
 Each example is one drawing of a character, distorted as scene text is: perspective, broken strokes, neighbours,
-backgrounds, blur, noise. docs/glyphs.md is its data card. `prepare_glyphs.py` makes it.
+backgrounds, blur, noise. docs/glyphs.md is the data card; `prepare_glyphs.py` renders the data set.
 """
 
 import functools
@@ -15,15 +15,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-# Images of a class at most. A training drawing is distorted again until the number is reached, others only once.
+# Images of a class at most. Training drawings are distorted again until the number is reached, others only once.
 SIZES = {"train": 128, "sweep": 10, "validation": 20, "unseen_fonts": 20}
 
 
 class Glyphs(tfds.core.GeneratorBasedBuilder):
-    """Renders the data set; the same fonts give the same bytes."""
+    """A TFDS builder that renders the data set; the same fonts give the same bytes."""
 
     VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path = None  # nothing beside the code to read
+    pkg_dir_path = None  # no files beside the code to read
 
     def __init__(
         self,
@@ -38,10 +38,10 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
         Args:
           root: folder that the packages of glyphs.json are unpacked in; '/' where they are installed.
-          fonts_dir: a folder of font files to take in their place.
-          scripts: scripts of glyphs.json whose characters are the classes; all if there are none.
-          sizes: in place of some of `SIZES`.
-          **kwargs: `data_dir` and the rest of what TFDS's builders take.
+          fonts_dir: a folder of font files to take in place of the packages.
+          scripts: scripts of glyphs.json whose characters are the classes; empty for all scripts.
+          sizes: replace some of `SIZES`.
+          **kwargs: `data_dir` and the other arguments of TFDS's builders.
         """
         self._fonts = {"root": root, "fonts_dir": fonts_dir}
         self._scripts = tuple(scripts)
@@ -53,7 +53,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
         from basisnet_jax.data import glyph_fonts
         from basisnet_jax.data.glyph_render import SIDE
 
-        # A prepared data set keeps its own names: it may be of other scripts.
+        # A prepared data set keeps its own class names: it may have other scripts.
         prepared = self.data_path.exists()
         names = None if prepared else [character for _, character in glyph_fonts.classes(self._scripts)]
         return self.dataset_info_from_configs(
@@ -87,7 +87,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
         drawings, undrawn = glyph_designs.draw_all(faces, classes)
         examples = glyph_designs.split_all(drawings, faces, classes, self._sizes)
         self.info.metadata["skipped_fonts"] = skipped + undrawn
-        return {split: self._generate_examples(split, found, faces) for split, found in examples.items() if found}
+        return {split: self._generate_examples(split, chosen, faces) for split, chosen in examples.items() if chosen}
 
     def _generate_examples(self, split: str, examples: Sequence[Any], faces: Sequence[Any]) -> Iterator[Any]:
         from basisnet_jax.data import glyph_fonts, glyph_render
@@ -107,7 +107,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
                 seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
                 rng = np.random.Generator(np.random.PCG64(seed))
                 ink = ink_of(character)
-                if ink is None:  # `draw_all` had none for it
+                if ink is None:  # impossible: `draw_all` leaves out empty drawings
                     raise AssertionError(f"{face.name} draws no {character}")
                 others = (ink_of(face.characters[index]) for index in rng.integers(len(face.characters), size=2))
                 neighbours = [ink if other is None else other for other in others]
@@ -115,7 +115,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
                 yield (
                     key,
                     {
-                        "image": cv2.imencode(".png", image)[1].tobytes(),  # TFDS would import TensorFlow for it
+                        "image": cv2.imencode(".png", image)[1].tobytes(),  # TFDS would import TensorFlow to encode it
                         "label": example.label,
                         "character": character,
                         "script": script,

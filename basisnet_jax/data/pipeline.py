@@ -1,11 +1,11 @@
 """Batches for this host: {'image': uint8[B, H, W, C], 'label': int32[B], 'mask': float32[B]}.
 
 Position i of the endless training stream holds the same example, augmented in the same way, on any number of hosts:
-its epoch is i // len(source), and each epoch has an order of its own. Step t takes the positions t * B to t * B + B,
-and host h of P the h-th of their P parts. So a run goes on from nothing but its step.
+its epoch is i // len(source), and each epoch has its own order. Step t takes the B positions from t * B on, and host h
+of P takes the h-th of their P parts. A run is therefore resumed from its step alone.
 
-A bad example (no image, or a label that is no class) gives up its position in training to the next index of the
-source that is good, whoever reads it; in evaluation it ends the run, since nothing may be left out unsaid.
+In training, the next good index of the source replaces a bad example (not an image, or a label that is not a class),
+whichever host reads it. In evaluation, a bad example ends the run, since no example may be left out silently.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from basisnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-PASSED_ON = ("teacher_logits",)  # arrays of an example that a training batch has as they are
-MAX_BAD_IN_A_ROW = 100  # bad examples side by side after which no good one is looked for
+PASSED_ON = ("teacher_logits",)  # arrays of an example that a training batch gets unchanged
+MAX_BAD_IN_A_ROW = 100  # bad examples side by side after which the search for a good one ends
 
 
 class Source(Protocol):
-    """Encoded examples, {'image': bytes, 'label': int} and perhaps 'task' and 'file_name', read many at a time."""
+    """Encoded examples, {'image': bytes, 'label': int}, perhaps with 'task' and 'file_name', read many at a time."""
 
     def __len__(self) -> int: ...
 
@@ -50,7 +50,7 @@ class Reordered:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainBatches:
-    """Consecutive pieces of the training stream, by number."""
+    """Consecutive pieces of the training stream, read by number."""
 
     source: Source
     order: grain.MapDataset  # position in the stream -> index in the source
@@ -65,7 +65,7 @@ class _TrainBatches:
         return len(self.order) // self.size
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """A batch, and beside it 'bad': {index of an example that was replaced: a sentence on it}."""
+        """Returns a batch with, beside its arrays, 'bad': {index of a replaced example: a sentence about it}."""
         positions = range(number * self.size, (number + 1) * self.size)
         indices = [int(self.order[position]) for position in positions]
         examples = self.source.__getitems__(indices)
@@ -91,7 +91,7 @@ class _TrainBatches:
 
 @dataclasses.dataclass(frozen=True)
 class _EvalBatches:
-    """Consecutive pieces of a split, by number; beyond its end the last example is repeated with mask 0."""
+    """Consecutive pieces of a split, read by number; past the split's end, the last example repeats with mask 0."""
 
     source: Source
     count: int  # pieces
@@ -121,13 +121,13 @@ class _EvalBatches:
                 black = np.zeros((self.side, self.side, self.channels), np.uint8)
                 return {"image": black, "label": np.array(-1, np.int32), "mask": np.array(0.0, np.float32)}
             raise UserError(
-                f"{_name(index, example)} of the evaluation split {error}; evaluation leaves nothing out: mend it, or "
+                f"{_name(index, example)} of the evaluation split {error}; evaluation leaves nothing out: fix it, or "
                 "remove it from the data set."
             ) from None
 
 
 def _name(index: int, example: dict[str, Any]) -> str:
-    """'example 7 (cat/1.jpg)', or without the file where the data set does not know it."""
+    """Returns 'example 7 (cat/1.jpg)', or 'example 7' if the data set does not know the file."""
     file = example.get("file_name", "")
     file = file.decode(errors="replace") if isinstance(file, bytes) else str(file)
     return f"example {index} ({file})" if file else f"example {index}"
@@ -153,43 +153,43 @@ def train_batches(
     threads: int = 8,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """The endless batches of host `process` of `processes`, from step `start_step` on.
+    """Yields the endless batches of host `process` of `processes`, from step `start_step` on.
 
     Args:
       source: encoded examples.
       batch_size: images a step over all hosts, a multiple of `processes`.
-      side: of the images in pixels.
+      side: side of the images in pixels.
       channels: 1 or 3.
       num_classes: labels are 0 to num_classes - 1.
-      augmentation: what is done to the images.
-      max_bad_share: of the source's examples that may be bad, each counted once; more stop the run with a UserError.
-      seed: of the order and the augmentation.
-      start_step: steps done before.
+      augmentation: the random changes of the images.
+      max_bad_share: share of the source's examples that may be bad, each counted once; more raise a UserError.
+      seed: seed of the order and the augmentation.
+      start_step: steps already done.
       process: this host's number.
       processes: number of hosts.
-      threads: that read and decode in each process.
-      workers: processes that read and decode; 0 is none but this one.
+      threads: threads that read and decode in each process.
+      workers: processes that read and decode; 0: this process reads and decodes.
     """
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     size = batch_size // processes
     pieces = _TrainBatches(source, order, size, side, channels, num_classes, augmentation, seed)
-    # Pieces are numbered step * processes + process; the slice takes this host's, from start_step on.
+    # Pieces are numbered step * processes + process; the slice takes this host's pieces from start_step on.
     own = grain.MapDataset.source(pieces)[start_step * processes + process :: processes]
     return _count_bad(_read(own, threads, workers), len(source), max_bad_share)
 
 
 def _count_bad(batches: Iterable[dict[str, Any]], examples: int, max_share: float) -> Iterator[Batch]:
-    """Takes what is said of bad examples out of the batches, tells it once for each, and stops where it is too much."""
-    seen: set[int] = set()
+    """Takes 'bad' out of the batches and logs each bad example once. Raises UserError if there are too many."""
+    bad_indices: set[int] = set()
     for batch in batches:
         for index, sentence in batch.pop("bad").items():
-            if index not in seen:
-                seen.add(index)
-                logging.warning("bad training example %d: %s; the next one takes its place", len(seen), sentence)
-            if len(seen) > max_share * examples:
+            if index not in bad_indices:
+                bad_indices.add(index)
+                logging.warning("bad training example %d: %s; the next one takes its place", len(bad_indices), sentence)
+            if len(bad_indices) > max_share * examples:
                 raise UserError(
-                    f"{len(seen)} of {examples} training examples cannot be used, more than "
-                    f"config.data.max_bad_share = {max_share} allows (the last: {sentence}); mend them or raise it."
+                    f"{len(bad_indices)} of {examples} training examples cannot be used, more than "
+                    f"config.data.max_bad_share = {max_share} allows (the last: {sentence}); fix them or raise it."
                 )
         yield batch
 
@@ -207,14 +207,14 @@ def eval_batches(
     threads: int = 8,
     blank_bad: bool = False,
 ) -> Iterator[Batch]:
-    """Every example once, in order, over all hosts; the last batch is filled up with examples whose mask is 0.
+    """Yields every example once, in order, over all hosts; examples with mask 0 fill up the last batch.
 
-    Arguments as in `train_batches`; `crop` is the part of each image that is evaluated. With `blank_bad` an example
-    that cannot be used is a black image with label -1 and mask 0. Every host gets the same
-    number of batches.
+    Arguments are as in `train_batches`; `crop` is the part of each image that is evaluated. With `blank_bad`, an
+    example that cannot be used becomes a black image with label -1 and mask 0. Every host gets the same number of
+    batches.
 
     Raises:
-      UserError: on reading, an example that cannot be used.
+      UserError: on reading, if an example cannot be used.
     """
     steps = -(-len(source) // batch_size)
     pieces = _EvalBatches(

@@ -1,4 +1,4 @@
-"""Renders the data set `glyphs` from font files, and says by which SHA-256 each of its splits can be compared."""
+"""Renders the data set `glyphs` from font files, and prints a SHA-256 of each split, to compare the splits by."""
 
 import argparse
 import hashlib
@@ -16,9 +16,9 @@ from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 
 
 def digest(source: Sequence[dict[str, Any]]) -> str:
-    """SHA-256 over a split's examples in their order: pixels, label, character, font.
+    """Returns the SHA-256 of a split's examples in their order: pixels, label, character, font.
 
-    Pixels rather than PNG bytes, which may differ with the encoder's version.
+    Pixels are hashed rather than PNG bytes, which may differ with the encoder's version.
 
     Args:
       source: a split as `Glyphs.as_data_source` reads it.
@@ -35,10 +35,10 @@ def _text(value: Any) -> str:
 
 
 def prepare(builder: Glyphs) -> None:
-    """Renders the data set where its `data_dir` says, unless it is there.
+    """Renders the data set into its `data_dir`, unless it is already there.
 
     Raises:
-      UserError: fonts that are missing or have changed, too few of them, or a folder that cannot be written.
+      UserError: fonts are missing or have changed, there are too few of them, or the folder cannot be written.
     """
     if builder.is_prepared():
         print(f"{builder.data_dir} holds the data set; remove that folder to render it anew")
@@ -51,7 +51,7 @@ def prepare(builder: Glyphs) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m basisnet_jax.data.prepare_glyphs", description=__doc__)
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data (default: TFDS's own)")
     parser.add_argument("--root", default="/", help="folder that the packages are unpacked in (default: /, installed)")

@@ -1,7 +1,7 @@
-"""From an encoded example to the pixels that the specialist sees: decode, crop, resize, move, flip. NumPy and OpenCV.
+"""Turns encoded examples into the specialist's pixels: decode, crop, resize, move, flip. NumPy and OpenCV only.
 
 A box is (top, left, height, width) in pixels of the whole image. The preview's smaller image is made from the
-specialist's on the device, so both see the same crop.
+specialist's image on the device, so both networks see the same crop.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ CROP_TRIES = 10  # boxes drawn before the central one is taken
 class RandomCrop:
     """Inception's crop: a part of random area and aspect, anywhere in the image."""
 
-    min_area: float  # of the image's, in (0, 1]
+    min_area: float  # share of the image's area, in (0, 1]
     max_aspect: float  # width / height is between 1 / max_aspect and max_aspect, uniform in its logarithm
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        """A random box; where none of CROP_TRIES fits, the largest central one of an aspect that is allowed."""
+        """Returns a random box; if none of CROP_TRIES fits, the largest central box of an allowed aspect."""
         for _ in range(CROP_TRIES):
             area = rng.uniform(self.min_area, 1.0) * height * width
             aspect = self.max_aspect ** rng.uniform(-1.0, 1.0)
@@ -42,15 +42,15 @@ class RandomCrop:
 
 @dataclasses.dataclass(frozen=True)
 class EvalCrop:
-    """What evaluation and prediction see of an image: all of it, or Inception's central square."""
+    """The part of an image that evaluation and prediction see: all, or Inception's central square."""
 
     # In pixels at the model's resolution: the square has side / (side + padding) of the image's shorter side. None:
-    # there is no square, and all of the image is seen.
+    # all of the image is seen, not a square.
     padding: int | None = None
     exif_orientation: bool = True  # turn the image upright first
 
     def box(self, height: int, width: int, side: int) -> Box:
-        """The part that is seen of an image of height x width, for a model of that resolution."""
+        """Returns the box of an image of height x width that a model of resolution `side` sees."""
         if self.padding is None:
             return 0, 0, height, width
         size = max(1, round(min(height, width) * side / (side + self.padding)))
@@ -58,13 +58,13 @@ class EvalCrop:
 
 
 WHOLE_IMAGE = EvalCrop()
-CROPS = ("none", "inception")  # of training images: all of the image, or a `RandomCrop`
+CROPS = ("none", "inception")  # of training images: the whole image, or a `RandomCrop`
 EVAL_CROPS = ("none", "central")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images: a crop while decoding, the rest at the model's resolution."""
+    """The random changes of training images: a crop while decoding, the rest at the model's resolution."""
 
     flip: bool = False
     max_shift: int = 0  # pixels, each way
@@ -80,18 +80,18 @@ class Augmentation:
 def decode_box(
     encoded: bytes, side: int, channels: int, box_of: Callable[[int, int], Box], *, exif_orientation: bool
 ) -> np.ndarray:
-    """Decodes one box of an image at the model's resolution, and of a large JPEG no more detail than that needs.
+    """Decodes one box of an image at the model's resolution, and a large JPEG in no more detail than needed.
 
     Args:
       encoded: an image file's bytes, as `decode.decode` takes them.
-      side: of the result.
+      side: side of the result.
       channels: 1 or 3.
-      box_of: from (height, width) of the image to a box in it.
-      exif_orientation: turn the image upright first; the box is one of the upright image.
+      box_of: returns a box for an image of (height, width).
+      exif_orientation: turn the image upright first; the box lies in the upright image.
 
     Returns:
-      uint8[side, side, channels]. Where a JPEG is decoded at a half, a quarter or an eighth, the box's edges are
-      rounded to whole pixels of that size, which are no larger than the result's.
+      uint8[side, side, channels]. If a JPEG is decoded at a half, a quarter or an eighth, the box's edges are rounded
+      to whole pixels of the reduced image, which are no larger than the result's pixels.
 
     Raises:
       BadExampleError: the image cannot be decoded.
@@ -108,15 +108,15 @@ def decode_box(
 
 
 def resize(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8[H, W, C] -> uint8[side, side, C]: by area where it shrinks by two or more, else bilinear."""
+    """Resizes uint8[H, W, C] -> uint8[side, side, C]: by area if the image shrinks by two or more, else bilinear."""
     if image.shape[:2] == (side, side):
         return image
-    # Below a factor of two bilinear leaves out no pixel, and by area takes eight times as long.
+    # Below a factor of two, bilinear resizing skips no pixel, and resizing by area takes eight times as long.
     method = cv2.INTER_AREA if max(image.shape[:2]) >= 2 * side else cv2.INTER_LINEAR
     return cv2.resize(image, (side, side), interpolation=method).reshape(side, side, image.shape[2])
 
 
-# {name: (image, its settings, random generator) -> image}
+# {name: (image, settings, random generator) -> image}
 POLICIES: dict[str, Callable[[np.ndarray, Augmentation, np.random.Generator], np.ndarray]] = {
     "autoaugment": lambda image, _, rng: policies.auto_augment(image, rng),
     "randaugment": lambda image, settings, rng: policies.rand_augment(image, settings.layers, settings.magnitude, rng),
@@ -124,7 +124,7 @@ POLICIES: dict[str, Callable[[np.ndarray, Augmentation, np.random.Generator], np
 
 
 def augment(image: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """A training image, turned, moved (what comes into view repeats the edge), flipped, by a policy, erased."""
+    """Augments a training image: rotation, shift (the edge repeats), flip, policy, erasing, in this order."""
     angle = rng.uniform(-settings.max_rotation, settings.max_rotation)
     shift = rng.integers(-settings.max_shift, settings.max_shift + 1, size=2)
     flip = rng.random() < 0.5
@@ -148,7 +148,7 @@ def load_train(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """A training example: as `load_eval`, with the augmentation that `rng` draws."""
+    """Loads a training example as `load_eval` does, with the augmentation that `rng` draws."""
 
     def box_of(height: int, width: int) -> Box:
         return augmentation.crop.box(height, width, rng) if augmentation.crop else (0, 0, height, width)
@@ -159,7 +159,7 @@ def load_train(
 
 
 def load_image(encoded: bytes, side: int, channels: int, crop: EvalCrop) -> np.ndarray:
-    """An image as evaluation and prediction see it: uint8[side, side, channels].
+    """Loads an image as evaluation and prediction see it: uint8[side, side, channels].
 
     Raises:
       BadExampleError: the image cannot be decoded.
@@ -174,12 +174,12 @@ def load_image(encoded: bytes, side: int, channels: int, crop: EvalCrop) -> np.n
 def load_eval(
     example: dict[str, Any], side: int, channels: int, num_classes: int, crop: EvalCrop
 ) -> dict[str, np.ndarray]:
-    """{'image': bytes, 'label': int} -> {'image': uint8[side, side, channels], 'label': int32, 'mask': 1.0}.
+    """Loads {'image': bytes, 'label': int} as {'image': uint8[side, side, channels], 'label': int32, 'mask': 1.0}.
 
-    A 'task' goes along as int32.
+    A 'task' is passed on as int32.
 
     Raises:
-      BadExampleError: the image cannot be decoded, or the label is none of `num_classes`.
+      BadExampleError: the image cannot be decoded, or the label is not one of `num_classes`.
     """
     label = _label(example, num_classes)
     return _example(load_image(example["image"], side, channels, crop), label, example)

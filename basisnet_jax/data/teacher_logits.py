@@ -1,7 +1,8 @@
-"""A teacher's logits of every training example, cached on disk and read beside the examples.
+"""Caches a teacher's logits of every training example on disk, and reads them with the examples.
 
-A cache is a folder: `identity.json` says whose logits of what these are, and `logits-NNNNN-of-NNNNN.array_record` have
-a record an example, its float16 logits, in the order of the split. A file is complete or not there.
+A cache is a folder: `identity.json` names the teacher, the data and the preprocessing, and
+`logits-NNNNN-of-NNNNN.array_record` have a record an example, its float16 logits, in the order of the split. A file is
+complete or does not exist.
 """
 
 import dataclasses
@@ -18,17 +19,17 @@ from etils import epath
 from basisnet_jax.data.pipeline import Source
 from basisnet_jax.errors import UserError
 
-EXAMPLES_A_FILE = 8192  # what making a cache loses at most when it is stopped
+EXAMPLES_A_FILE = 8192  # also the most that is lost if the making of a cache is stopped
 
 
 def file_names(examples: int) -> list[str]:
-    """The names of a complete cache's files, in order."""
+    """Returns the names of a complete cache's files, in order."""
     count = -(-examples // EXAMPLES_A_FILE)
     return [f"logits-{number:05d}-of-{count:05d}.array_record" for number in range(count)]
 
 
 def write_file(path: epath.Path, logits_NxK: np.ndarray) -> None:
-    """Writes a file whole, or not at all."""
+    """Writes a file of logits completely, or not at all."""
     unfinished = f"{path}.unfinished"
     writer = ArrayRecordWriter(unfinished, "group_size:1,uncompressed")
     for logits_K in logits_NxK.astype(np.float16):
@@ -38,9 +39,9 @@ def write_file(path: epath.Path, logits_NxK: np.ndarray) -> None:
 
 
 def check_identity(folder: epath.Path, identity: dict[str, Any]) -> bool:
-    """Whether a cache has been begun there. Raises UserError if it is one of another identity."""
+    """Returns whether a cache has been begun in a folder. Raises UserError if its identity is another."""
     try:
-        found = json.loads((folder / "identity.json").read_text())
+        cached = json.loads((folder / "identity.json").read_text())
     except FileNotFoundError:
         return False
     except (OSError, json.JSONDecodeError) as error:
@@ -48,7 +49,7 @@ def check_identity(folder: epath.Path, identity: dict[str, Any]) -> bool:
             f"{folder}/identity.json cannot be read ({error}); name another config.distill.cache."
         ) from None
     differing = [
-        f"{key} {found.get(key)!r}, not {value!r}" for key, value in identity.items() if found.get(key) != value
+        f"{key} {cached.get(key)!r}, not {value!r}" for key, value in identity.items() if cached.get(key) != value
     ]
     if differing:
         raise UserError(
@@ -60,7 +61,7 @@ def check_identity(folder: epath.Path, identity: dict[str, Any]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class WithLogits:
-    """A data source whose examples also have the 'teacher_logits', float16[K], of a cache."""
+    """A source whose examples also have the 'teacher_logits', float16[K], of a cache."""
 
     source: Source
     logits: Any
@@ -77,15 +78,15 @@ class WithLogits:
 
 
 def with_logits(source: Source, folder: epath.Path, identity: dict[str, Any]) -> WithLogits:
-    """The source with the logits of a cache.
+    """Adds the logits of a cache to the examples of a source.
 
     Args:
       source: the training split.
-      folder: of the cache.
-      identity: whose logits of what are wanted.
+      folder: folder of the cache.
+      identity: teacher, data and preprocessing of the logits.
 
     Raises:
-      UserError: there is no cache, it is not complete, or it is one of another identity.
+      UserError: there is no cache, or the cache is incomplete or has another identity.
     """
     files = [folder / name for name in file_names(len(source))]
     missing = [path.name for path in files if not path.exists()]

@@ -1,1 +1,1 @@
-"""A whole split: metrics, early exits, coefficients, and their pictures."""
+"""Evaluates a whole split: metrics, early exits, coefficients, and plots of them."""

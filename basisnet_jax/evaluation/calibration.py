@@ -1,4 +1,4 @@
-"""Whether a network is as often right as it is sure. NumPy, in float64."""
+"""Calibration: whether a network is right as often as it is confident. NumPy, in float64."""
 
 import dataclasses
 
@@ -6,20 +6,20 @@ import numpy as np
 from scipy import optimize, special
 
 BINS = 15  # of confidence, as in Guo et al. 2017 (arXiv 1706.04599)
-LARGEST_TEMPERATURE = 100.0  # and the smallest is its inverse
+LARGEST_TEMPERATURE = 100.0  # the smallest is its inverse
 
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """Images by the largest softmax probability, in BINS bins of equal width."""
+    """Images binned by the largest softmax probability, in BINS bins of equal width."""
 
-    count: np.ndarray  # int64[BINS]
-    confidence: np.ndarray  # mean largest probability of each bin; 0 where it is empty
-    accuracy: np.ndarray  # share of each bin that is right; 0 where it is empty
+    count: np.ndarray  # int64[BINS]: images in each bin
+    confidence: np.ndarray  # mean largest probability in each bin; 0 if empty
+    accuracy: np.ndarray  # top-1 in each bin; 0 if empty
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: the mean over images of |accuracy - confidence| of their bin."""
+        """Expected calibration error: the mean over images of |accuracy - confidence| of the image's bin."""
         return float(self.count @ np.abs(self.accuracy - self.confidence) / self.count.sum())
 
 
@@ -36,23 +36,23 @@ def reliability(logits_BxK: np.ndarray, correct_B: np.ndarray) -> Reliability:
 
 
 def cross_entropy(logits_BxK: np.ndarray, labels_B: np.ndarray) -> float:
-    """Mean over the images."""
+    """Returns the cross entropy, averaged over the images."""
     log_probability_BxK = special.log_softmax(logits_BxK.astype(np.float64), axis=-1)
     return -float(np.mean(np.take_along_axis(log_probability_BxK, labels_B[:, None], axis=-1)))
 
 
 def fit_temperature(logits_BxK: np.ndarray, labels_B: np.ndarray) -> float:
-    """The temperature that the logits, divided by it, have the least cross entropy at (Guo et al. 2017).
+    """Fits the temperature: logits / temperature have the least cross entropy (Guo et al. 2017).
 
     Args:
-      logits_BxK: of images that the network was not trained on.
-      labels_B: their classes.
+      logits_BxK: logits of images that the network was not trained on.
+      labels_B: the images' classes.
     """
     bound = np.log(LARGEST_TEMPERATURE)
-    found = optimize.minimize_scalar(
+    optimum = optimize.minimize_scalar(
         lambda log_temperature: cross_entropy(logits_BxK / np.exp(log_temperature), labels_B),
         bounds=(-bound, bound),
         method="bounded",
         options={"xatol": 1e-4},
     )
-    return float(np.exp(found.x))
+    return float(np.exp(optimum.x))

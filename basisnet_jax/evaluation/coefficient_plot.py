@@ -1,4 +1,4 @@
-"""The picture of a network's coefficients: as wide for 1,000 classes and 46 vectors of 16 bases as for ten and four."""
+"""Plots a network's coefficients: 1,000 classes and 46 vectors of 16 bases take the same width as ten and four."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from basisnet_jax.host.plotting import BLUE, SMALL, drawable, new_figure, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ACROSS = 256  # coefficients side by side: each is almost two pixels wide in a picture of 600
-NAMED_ACROSS = 48  # vectors that are named side by side, and letters of 9 points need as much
-LONGEST_NAME = 22  # letters of a class's or vector's name that are drawn
+ACROSS = 256  # coefficients side by side: each is almost two pixels wide in a picture of 600 pixels
+NAMED_ACROSS = 48  # most vector names side by side: letters of 9 points need that much room
+LONGEST_NAME = 22  # letters drawn of a class's or vector's name
 ROW = 0.17  # inches, the height of a class with its name
-HIGHEST = 4.4  # inches, of all classes; half of that where the vectors take several lines
+HIGHEST = 4.4  # inches, the height of all classes; halved where the vectors take several lines
 
 
 def draw_coefficients(
@@ -25,14 +25,14 @@ def draw_coefficients(
 ) -> None:
     """Draws each vector's entropy, how often each basis is the strongest, and mean coefficients by class.
 
-    Many vectors take several lines of panels, so the picture is never wider. Of many classes those with similar
-    coefficients stand together, and some are named.
+    Many vectors take several lines of panels, so the picture is never wider. Many classes are sorted so that those
+    with similar coefficients stand together, and only some are named.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       vectors: names of the L coefficient vectors.
       classes: names of the K classes; a class without images is left out.
-      means: as `evaluate.CoefficientSums.means` gives them.
+      means: the result of `CoefficientSums.means`.
     """
     from matplotlib.colors import PowerNorm
 
@@ -76,10 +76,10 @@ def draw_coefficients(
 
 
 def _shown_classes(by_class_KxLxN: np.ndarray, height: float) -> tuple[np.ndarray, int]:
-    """Returns the classes that have images, in the order to draw them, and every how many of them one is named.
+    """Returns the classes with images, in drawing order, and the step from one named class to the next.
 
-    Where all names fit into `height` inches the classes keep their order. Where not, they stand as the leaves of a tree
-    that joins the most similar coefficients first (Ward's).
+    If all names fit into `height` inches, the classes keep their order. Otherwise they are ordered as the leaves of a
+    tree that joins the most similar coefficients first (Ward's method).
     """
     with_images = np.flatnonzero(by_class_KxLxN.sum(axis=(1, 2)) > 0)
     step = math.ceil(len(with_images) * ROW / height)
@@ -99,7 +99,7 @@ def _draw_wins(axes: "Axes", wins_LxN: np.ndarray) -> None:
 
 
 def _name_vectors(axes: "Axes", vectors: Sequence[str], bases: int) -> None:
-    """Names vectors of `bases` bars each, or every second or third vector where more than `NAMED_ACROSS` are."""
+    """Writes the names of vectors of `bases` bars each; above `NAMED_ACROSS` vectors, of every second or third."""
     step = math.ceil(len(vectors) / NAMED_ACROSS)
     middle = np.arange(len(vectors)) * bases + (bases - 1) / 2
     axes.set_xticks(middle[::step], [drawable(name, LONGEST_NAME) for name in vectors[::step]], rotation=90)

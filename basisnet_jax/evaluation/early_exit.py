@@ -1,7 +1,7 @@
-"""Early termination: when the preview is sure enough, and what that saves and costs. NumPy, in float64.
+"""Early termination: when the preview answers alone, and what that saves and costs. NumPy, in float64.
 
-The paper's criterion is not known to us; `exit_rule.py` has three. What a threshold gives is simulated from the logits
-of both stages, and is what `predict.TwoStageClassifier` does with it.
+The paper's criterion is unknown to us; `exit_rule.py` has three. The results of a threshold are simulated from the
+logits of both stages, and equal those of `TwoStageClassifier` with that threshold.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from basisnet_jax.serving.exit_rule import CRITERIA, NEVER, ChosenRule, ExitRule
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What each of T thresholds gives, from the highest to the lowest: ever more images exit."""
+    """The results of T thresholds, from the highest to the lowest: more and more images exit."""
 
     threshold: np.ndarray
     exit_rate: np.ndarray
     top1: np.ndarray
-    madds: np.ndarray  # an image, on average
+    madds: np.ndarray  # mean multiply-adds of an image
 
     def point(self, index: int) -> dict[str, float]:
-        """One threshold's figures by name."""
+        """Returns one threshold's figures by name."""
         return {name: float(values[index]) for name, values in vars(self).items()}
 
     @property
@@ -40,14 +40,14 @@ def simulate(
     cost: Cost,
     threshold_T: np.ndarray,
 ) -> Curve:
-    """The curve of images of which both stages' answers are known.
+    """Computes the curve of early termination from both stages' answers on the same images.
 
     Args:
-      confidence_B: the preview's, by some criterion.
+      confidence_B: the preview's confidence, by some criterion.
       preview_correct_B: 1.0 where the preview is right.
       correct_B: 1.0 where the specialist is right.
-      cost: of an image.
-      threshold_T: from the highest to the lowest.
+      cost: the cost of an image.
+      threshold_T: thresholds from the highest to the lowest.
     """
     order = np.argsort(-confidence_B, kind="stable")
     exited_T = np.searchsorted(-confidence_B[order], -threshold_T, side="right")
@@ -57,9 +57,9 @@ def simulate(
 
 
 def all_thresholds(confidence_B: np.ndarray) -> np.ndarray:
-    """Every threshold that tells these images apart differently, from the highest to the lowest.
+    """Returns one threshold between each pair of neighbouring confidences and one at each end, highest first.
 
-    They lie midway between neighbours, so that the last bit of a confidence decides nothing.
+    The inner ones lie midway between neighbours, so that the last bit of a confidence decides nothing.
     """
     values = np.unique(confidence_B)[::-1]
     return np.concatenate([[NEVER], (values[1:] + values[:-1]) / 2, [0.0]])
@@ -67,7 +67,7 @@ def all_thresholds(confidence_B: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A criterion and a temperature, with their curve at the same thresholds on either half of the images."""
+    """A criterion and a temperature, with their curves at the same thresholds on both halves of the images."""
 
     criterion: str
     temperature: float
@@ -75,19 +75,19 @@ class Candidate:
     reported_on: Curve
 
     def rule(self, index: int) -> ExitRule:
-        """The rule of one threshold."""
+        """Returns the exit rule of one threshold."""
         return ExitRule(self.criterion, self.temperature, float(self.chosen_on.threshold[index]))
 
     def choice(self, index: int, chosen_by: str, images: int, provenance: Provenance) -> ChosenRule:
-        """Returns the rule of one threshold with where it comes from.
+        """Returns the exit rule of one threshold, with its provenance.
 
         Args:
-          index: of the threshold.
-          chosen_by: the setting that it was chosen by.
-          images: of both halves.
-          provenance: what it was chosen with.
+          index: index of the threshold.
+          chosen_by: the setting that chose the threshold.
+          images: number of images in both halves.
+          provenance: the weights and images that the rule was chosen with.
         """
-        counts = images // 2, images - images // 2  # as `reported_half` divides them
+        counts = images // 2, images - images // 2  # as `reported_half` splits them
         points = [
             Point(count, float(curve.exit_rate[index]), float(curve.top1[index]), float(curve.madds[index]))
             for count, curve in zip(counts, (self.chosen_on, self.reported_on), strict=True)
@@ -96,10 +96,10 @@ class Candidate:
 
 
 def reported_half(count: int) -> np.ndarray:
-    """bool[count]: the half of the images that figures are reported on; what is chosen is chosen on the others.
+    """Returns bool[count]: the images that figures are reported on; everything is chosen on the others.
 
-    An image's half is a function of its index in the split and of the split's size, drawn once and for all: neither
-    the devices nor the batches matter, and a split that is sorted by class is divided as well as any.
+    An image's half depends only on its index in the split and on the split's size, by a fixed random draw: devices and
+    batches do not matter, and a split that is sorted by class is divided as well as any other.
     """
     if count < 2:
         raise UserError(f"the evaluation split holds {count} image; one half is to choose on and one to report, so 2.")
@@ -113,13 +113,13 @@ def candidates(
     correct_N: np.ndarray,
     cost: Cost,
 ) -> list[Candidate]:
-    """Every criterion at temperature 1 and at the one fitted on the half that is chosen on; arguments over all images.
+    """Returns every criterion at temperature 1 and at the temperature fitted on the half for choosing.
 
-    The first is the plain one: the largest probability at temperature 1.
+    Arguments hold all images. The first candidate is the plain one: the largest probability at temperature 1.
     """
     reported_N = reported_half(len(labels_N))
     fitted = fit_temperature(preview_logits_NxK[~reported_N], labels_N[~reported_N])
-    found = []
+    listed = []
     for temperature in (1.0, fitted):
         for criterion in CRITERIA:
             confidence_N = ExitRule(criterion, temperature).confidence(preview_logits_NxK)
@@ -128,12 +128,12 @@ def candidates(
                 simulate(confidence_N[half], preview_correct_N[half], correct_N[half], cost, thresholds)
                 for half in (~reported_N, reported_N)
             ]
-            found.append(Candidate(criterion, temperature, *curves))
-    return found
+            listed.append(Candidate(criterion, temperature, *curves))
+    return listed
 
 
 def at_most_madds(curve: Curve, target: float) -> int:
-    """Index of the threshold that lets the fewest images exit for an average of at most `target` multiply-adds."""
+    """Returns the index of the threshold with the fewest exits and at most `target` mean multiply-adds."""
     if curve.madds[-1] > target:
         raise UserError(
             f"config.eval.madds_target = {target:,.0f} is less than the preview alone costs, {curve.madds[-1]:,.0f}; "
@@ -143,6 +143,6 @@ def at_most_madds(curve: Curve, target: float) -> int:
 
 
 def at_most_drop(curve: Curve, drop: float) -> int:
-    """Index of the threshold that lets the most images exit for at most `drop` less top-1 than with none."""
-    # The quotients are rounded: a drop that equals the allowed one must not look larger.
+    """Returns the index of the threshold with the most exits that loses at most `drop` of the top-1 without exits."""
+    # The quotients are rounded: a drop that equals `drop` must not look larger.
     return int(np.flatnonzero(curve.top1 >= curve.top1[0] - drop - 1e-9)[-1])

@@ -1,4 +1,4 @@
-"""--mode=evaluate: what a trained run's `evaluation/` holds. `docs/evaluation.md` explains the figures."""
+"""--mode=evaluate: fills a trained run's `evaluation/` folder. `docs/evaluation.md` explains the figures."""
 
 import csv
 import dataclasses
@@ -39,20 +39,20 @@ from basisnet_jax.training.losses import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
 from basisnet_jax.workdir.run_folder import is_export, open_run
 
-EXIT_PERCENT = range(0, 101)  # rows of the CSV, a criterion
+EXIT_PERCENT = range(0, 101)  # rows of the CSV for each criterion
 SHOWN = 8  # images of each kind that are drawn
 
 
 def evaluate_run(config: Config | None, workdir: str, devices: Sequence[jax.Device] | None = None) -> EvaluationResults:
-    """Evaluates a trained run, or the LiteRT files that were exported of one, and writes `evaluation/` into its folder.
+    """Evaluates a trained run, or the LiteRT files of its export, and writes `evaluation/` into its folder.
 
     Args:
-      config: that the run was started with; what evaluation alone reads may differ. None is the run's own.
-      workdir: of the run, or an export.
-      devices: to run on; None is all there are.
+      config: the config that started the run; settings that only evaluation reads may differ. None is the run's own.
+      workdir: folder of the run, or of an export.
+      devices: devices to run on; None is all devices.
 
     Returns:
-      What `evaluation/results.json` holds.
+      The contents of `evaluation/results.json`.
 
     Raises:
       UserError: config, data, devices, workdir or checkpoint do not fit.
@@ -85,7 +85,7 @@ def _evaluate(
         provenance = trained_run.provenance_of(config, experiment.data.name, step)
 
     def predicted(number: int, coefficients: str) -> Predictions:
-        """By the coefficients of that name, the number-th to be evaluated."""
+        """Predicts the split with the named coefficients; `number` counts the evaluations."""
         which = "" if coefficients == "predicted" else f" with coefficients {coefficients}"
         count = f" {number}/{1 + len(ablations)}" if ablations else ""
         progress.stage(
@@ -95,8 +95,8 @@ def _evaluate(
 
     predictions = predicted(1, "predicted")
     ablated = {name: predicted(number, name) for number, name in enumerate(ablations, 2)}
-    for found in (predictions, *ablated.values()):
-        if not np.isfinite(found.logits_NxK).all():
+    for evaluated in (predictions, *ablated.values()):
+        if not np.isfinite(evaluated.logits_NxK).all():
             raise UserError(f"the network's logits at step {provenance.step} are not finite; take another checkpoint.")
     progress.stage("choosing thresholds")
     candidates = _candidates(experiment, predictions)
@@ -120,7 +120,7 @@ def _evaluate(
 
 
 def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Provenance, Stages]:
-    """Opens the first kind of LiteRT files of an export, and says which weights these are."""
+    """Opens the first kind of LiteRT files of an export; returns the weights' provenance and the stages."""
     if jax.process_count() > 1:
         raise UserError(f"{folder} is an export, which one process evaluates; start one alone.")
     classifier = runtime.TwoStageClassifier.from_export(os.fspath(folder), NEVER, os.cpu_count() or 1)
@@ -135,7 +135,7 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Prove
     first = functools.partial(on_host, classifier.first_stage) if classifier.first_stage else None
     manifest = Manifest.load(os.fspath(folder))
     hashes = {name: manifest.files[name].sha256 for name in manifest.stages().values()}
-    exported = manifest.config["eval"]  # the weights are those of then, whatever the config of now says
+    exported = manifest.config["eval"]  # the exported weights do not depend on the current config
     provenance = dataclasses.replace(
         trained_run.provenance_of(experiment.config, experiment.data.name, manifest.step, hashes),
         checkpoint=exported["checkpoint"],
@@ -145,7 +145,7 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Prove
 
 
 def _compared(workdir: str, experiment: Experiment) -> Network:
-    """Returns another evaluated run, with its top-1 on the half that is reported on."""
+    """Returns another evaluated run as a point: its multiply-adds, and its top-1 on the reported half."""
     try:
         other = EvaluationResults.load(epath.Path(workdir).expanduser() / "evaluation")
     except OSError:
@@ -193,13 +193,13 @@ def _results(
 
 
 def _coefficient_facts(sums: CoefficientSums) -> dict[str, Any]:
-    """Returns what the results hold of the coefficients, as JSON values."""
+    """Returns the results' figures on the coefficients, as JSON values."""
     means = sums.means()
     return {name: means[name].tolist() for name in ("entropy", "wins")} | {"class_share": sums.class_share()}
 
 
 def _chosen_points(config: Settings, candidate: Candidate) -> dict[str, int]:
-    """{setting: index of the threshold that it chooses}, on the half that is chosen on; the last is the rule's."""
+    """Returns {setting: index of its threshold}, chosen on the half for choosing; the last is the rule's."""
     chosen = {"max_accuracy_drop": early_exit.at_most_drop(candidate.chosen_on, config.eval.max_accuracy_drop)}
     if config.eval.madds_target:
         chosen["madds_target"] = early_exit.at_most_madds(candidate.chosen_on, config.eval.madds_target)
@@ -207,16 +207,16 @@ def _chosen_points(config: Settings, candidate: Candidate) -> dict[str, int]:
 
 
 def _chosen(config: Settings, candidates: list[Candidate], images: int, provenance: Provenance) -> ChosenRule:
-    """Returns the rule that prediction and export take: the best criterion's, by madds_target if there is one."""
+    """Returns the rule for prediction and export: the best criterion's, by madds_target if that is set."""
     best = candidates[_best(candidates)]
     setting, index = list(_chosen_points(config, best).items())[-1]
     return best.choice(index, f"{setting}={getattr(config.eval, setting):g}", images, provenance)
 
 
 def _termination(config: Settings, candidates: list[Candidate], chosen: ChosenRule) -> EarlyTermination:
-    """Lists every criterion with its chosen points, the best criterion, and the rule that prediction takes.
+    """Returns every criterion with its chosen points, the best criterion, and the rule for prediction.
 
-    Thresholds, temperature and the best criterion are chosen on one half; points are of the other.
+    Thresholds, temperature and the best criterion are chosen on one half; the points are measured on the other.
     """
     rows = [
         Criterion(
@@ -232,7 +232,7 @@ def _termination(config: Settings, candidates: list[Candidate], chosen: ChosenRu
         for candidate in candidates
     ]
     best = rows[_best(candidates)]
-    gain = best.mean_top1 - rows[0].mean_top1  # over the plain largest probability
+    gain = best.mean_top1 - rows[0].mean_top1  # against the largest probability at temperature 1
     return EarlyTermination(rows, Best(best.criterion, best.temperature, gain), chosen.to_json())
 
 
@@ -279,13 +279,13 @@ def _write_files(
 
 
 def _exits_in_use(candidates: list[Candidate], chosen: ChosenRule) -> tuple[Candidate, int]:
-    """Returns the best criterion, and the index of the threshold that prediction uses."""
+    """Returns the best criterion, and the index of the threshold for prediction."""
     best = candidates[_best(candidates)]
     return best, int(np.flatnonzero(best.chosen_on.threshold == chosen.rule.threshold)[0])
 
 
 def _pictures(experiment: Experiment, predictions: Predictions, indices: np.ndarray) -> list[Picture]:
-    """Returns images of the split as the specialist sees them, with their class and both stages' answers."""
+    """Returns images of the split at the specialist's resolution, with their class and both stages' answers."""
     data, pictures = experiment.data, []
     assert predictions.preview_logits_NxK is not None
     for index, example in zip(indices, data.eval.__getitems__([int(i) for i in indices]), strict=True):
@@ -300,7 +300,7 @@ def _pictures(experiment: Experiment, predictions: Predictions, indices: np.ndar
 
 
 def _table(candidates: list[Candidate]) -> str:
-    """CSV: at each whole percent of exits on the half that is chosen on, what the threshold gives on the other."""
+    """Returns CSV: the threshold of each whole percent of exits on one half, and its figures on the other half."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["criterion", "temperature", *vars(candidates[0].reported_on)])

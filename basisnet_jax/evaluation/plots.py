@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, as PNG. Colour alone tells nothing; `plotting.py` has the colours and letters."""
+"""Draws the plots of an evaluation, as PNG. No meaning is in colour alone; `plotting.py` has colours and fonts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray  # uint8[H, W, C]
     words: str
-    wrong: bool = False  # gets a thick frame
+    wrong: bool = False  # whether a stage is wrong: the picture gets a thick frame
 
 
 def draw_accuracy(
@@ -61,11 +61,11 @@ def draw_accuracy(
     """Draws top-1 over average multiply-adds: the curve of early termination, its ends, the chosen point, and others.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       whole: this network without early termination.
-      exits: the criterion that prediction uses, and the index of its chosen threshold; None without a preview.
+      exits: the criterion for prediction, and the index of its chosen threshold; None without a preview.
       compared: other runs on the same images.
-      data_set: name of the data set whose published points are drawn too.
+      data_set: name of the data set; its published points are drawn too.
     """
     published = [Network(point.name, point.madds, point.top1) for point in PUBLISHED.get(data_set, ())]
     key_rows = (4 if exits else 1) + len(compared) + len(published)
@@ -106,9 +106,9 @@ def _draw_exits(axes: "Axes", whole: Network, candidate: Candidate, chosen: int)
 
 
 def _write_beside(axes: "Axes", letters: Sequence[str], networks: Sequence[Network]) -> None:
-    """Writes a letter beside each point, on the side that is farthest from all other points and letters."""
+    """Writes a letter beside each point, on the side farthest from all other points and letters."""
     low_high = np.array([axes.get_xlim(), axes.get_ylim()])
-    inches = np.array([6.5, 3.7]) / (low_high[:, 1] - low_high[:, 0])  # about what the panel will have
+    inches = np.array([6.5, 3.7]) / (low_high[:, 1] - low_high[:, 0])  # about the size of the panel
     points = [inches * (network.madds, network.top1) for network in networks]
     taken = [inches * xy for line in axes.lines for xy in np.asarray(line.get_xydata())]
     sides = [np.array([math.cos(angle), math.sin(angle)]) for angle in np.arange(16) * math.pi / 8]
@@ -129,7 +129,7 @@ def _write_beside(axes: "Axes", letters: Sequence[str], networks: Sequence[Netwo
 
 
 def draw_reliability(path: epath.Path, bins: Mapping[str, Reliability]) -> None:
-    """Draws accuracy over confidence, and how many images are as sure, a column for each stage."""
+    """Draws accuracy over confidence, and the number of images in each bin; one column for each stage."""
     figure = new_figure(5.6)
     panels = figure.subplots(2, len(bins), squeeze=False, sharex=True, sharey="row", height_ratios=(2, 1))
     width, middle = 1 / BINS, (np.arange(BINS) + 0.5) / BINS
@@ -152,7 +152,7 @@ def draw_reliability(path: epath.Path, bins: Mapping[str, Reliability]) -> None:
 
 
 def draw_images(path: epath.Path, groups: Mapping[str, Sequence[Picture]]) -> None:
-    """Draws groups of images, each group under its title; a wrong one has a thick frame."""
+    """Draws groups of images, each group under its title; wrong answers get a thick frame."""
     lines = [math.ceil(len(pictures) / IMAGES_ACROSS) for pictures in groups.values()]
     figure = new_figure(2.5 * sum(lines) + 0.3 * len(lines))
     parts = figure.subfigures(len(groups), 1, height_ratios=lines, squeeze=False)[:, 0]
@@ -174,14 +174,14 @@ def draw_images(path: epath.Path, groups: Mapping[str, Sequence[Picture]]) -> No
 def answered(
     pixels: np.ndarray, label: int, answers: Mapping[str, int], classes: Sequence[str], letters: int = 26
 ) -> Picture:
-    """Makes a picture with its class above it, and whether each stage is right; what a stage took it for if not.
+    """Makes a picture with its class and each stage's result above it; a wrong stage is shown with its answer.
 
     Args:
       pixels: uint8[H, W, C].
       label: index of the image's class.
-      answers: index of the class that each stage answers.
-      classes: their names.
-      letters: what has room on one line.
+      answers: {stage: index of its answer}.
+      classes: names of the classes.
+      letters: letters that fit on one line.
     """
     lines = [drawable(classes[label], letters)]
     for stage, answer in answers.items():

@@ -1,4 +1,4 @@
-"""What a network says of every image of a split."""
+"""Runs a network on every image of a split."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def _check_count(count: int, experiment: Experiment) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a network says of every image of the evaluation split, in the split's order; whole on every host."""
+    """A network's outputs for all images of the evaluation split, in the split's order; complete on every host."""
 
     labels_N: np.ndarray  # int32
     logits_NxK: np.ndarray  # float32
@@ -37,15 +37,15 @@ def predict(
     """Runs the evaluation split through both stages.
 
     Args:
-      experiment: its data, mesh and evaluation settings.
+      experiment: the data, mesh and evaluation settings.
       stages: first(images uint8[B, H, W, C]) -> (preview logits [B, K], coefficients [B, L, N]), and
         second(images, coefficients or None, tasks int32[B] or None) -> logits [B, K]; float32.
-      coefficients: one of `ABLATIONS`, what the specialist gets. For 'shuffle_images' it gets for image i what the
-        preview predicts for image `random_cycle(count)[i]` of the split, whatever the batches and the devices.
-      progress: counts the images of its stage.
+      coefficients: one of `ABLATIONS`: the coefficients for the specialist. With 'shuffle_images', image i gets the
+        coefficients of image `random_cycle(count)[i]` of the split, whatever the batches and devices.
+      progress: counts the images of the current stage.
 
     Raises:
-      RuntimeError: the number of examples counted is not that of the split.
+      RuntimeError: the number of examples counted differs from the split's.
     """
     first, second = stages
     change, count = jax.jit(ABLATIONS[coefficients]), experiment.plan.eval_examples
@@ -56,12 +56,12 @@ def predict(
     pieces: list[dict[str, np.ndarray]] = []
     sums: CoefficientSums | None = None
     for batch in batches:
-        found = {"labels": batch["label"], "mask": batch["mask"]}
+        outputs = {"labels": batch["label"], "mask": batch["mask"]}
         if first:
-            found["preview"], predicted_BxLxN = first(batch.get("donor", batch["image"]))
-            found["coefficients"] = change(predicted_BxLxN)
-        found["logits"] = second(batch["image"], found.get("coefficients"), batch.get("task"))
-        on_host = multihost_utils.process_allgather(found, tiled=True)
+            outputs["preview"], predicted_BxLxN = first(batch.get("donor", batch["image"]))
+            outputs["coefficients"] = change(predicted_BxLxN)
+        outputs["logits"] = second(batch["image"], outputs.get("coefficients"), batch.get("task"))
+        on_host = multihost_utils.process_allgather(outputs, tiled=True)
         piece = {name: array_B[on_host["mask"] > 0] for name, array_B in on_host.items()}
         if "coefficients" in piece:
             coefficients_BxLxN = piece.pop("coefficients")

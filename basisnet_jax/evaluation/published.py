@@ -1,10 +1,10 @@
-"""Published points of accuracy over multiply-adds, to draw beside our own; each with a recipe of its own."""
+"""Published points of accuracy over multiply-adds, drawn beside our own; each was trained with its own recipe."""
 
 from typing import NamedTuple
 
 
 class Point(NamedTuple):
-    """A network as it was published."""
+    """A published network: its multiply-adds, top-1 and source."""
 
     name: str
     madds: float

@@ -1,4 +1,4 @@
-"""What an evaluation finds: `evaluation/results.json`, typed, and the lines that are printed."""
+"""An evaluation's results: `evaluation/results.json` as dataclasses, and the lines to print."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ class StageMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class Half:
-    """The half of the images that figures are reported on, with no early exit."""
+    """The half of the images for reporting, with the specialist's top-1 without early exits."""
 
     count: int
     top1: float
@@ -33,28 +33,28 @@ class Half:
 
 @dataclasses.dataclass(frozen=True)
 class ExitPoint:
-    """What a threshold gives on the half that is reported on."""
+    """A threshold's figures on the half of the images for reporting."""
 
     threshold: float
     exit_rate: float
     top1: float
-    madds: float  # on average
+    madds: float  # mean multiply-adds of an image
 
 
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-    """A criterion of early exits: what it gives, and its points by the setting that chose them."""
+    """A criterion of early exits: its figures, and its points by the setting that chose each point."""
 
     criterion: str
     temperature: float
-    chosen_mean_top1: float  # on the half that is chosen on
-    mean_top1: float  # on the other
+    chosen_mean_top1: float  # on the half for choosing
+    mean_top1: float  # on the half for reporting
     points: dict[str, ExitPoint]
 
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best criterion; its gain in mean top-1 is over the largest probability at temperature 1."""
+    """The best criterion, and its gain in mean top-1 over the largest probability at temperature 1."""
 
     criterion: str
     temperature: float
@@ -63,7 +63,7 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class EarlyTermination:
-    """Every criterion, the best of them, and the rule that prediction and export take, as JSON values."""
+    """Every criterion, the best criterion, and the rule for prediction and export as JSON values."""
 
     criteria: list[Criterion]
     best: Best
@@ -72,21 +72,21 @@ class EarlyTermination:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationResults:
-    """What `evaluation/results.json` holds; docs/evaluation.md documents it.
+    """The contents of `evaluation/results.json`; docs/evaluation.md documents them.
 
     Attributes:
-      config: of the evaluation, as JSON values.
-      step: after which the weights were saved.
-      count: images.
-      resolution: their side in pixels.
-      specialist: its metrics.
-      preview: its metrics; None for a network without one.
+      config: the evaluation's config, as JSON values.
+      step: the step after which the weights were saved.
+      count: number of images.
+      resolution: side of the images in pixels.
+      specialist: the specialist's metrics.
+      preview: the preview's metrics; None for a network without a preview.
       ablations: the specialist's metrics with other coefficients, by the ablation's name.
-      reported_half: the half that figures are reported on.
+      reported_half: the half of the images for reporting.
       madds: multiply-adds of an image, by stage and in 'total'.
-      versions: of everything that the results may depend on.
+      versions: versions of everything that the results may depend on.
       coefficients: 'entropy' and 'wins' of each vector, and 'class_share'; None for a network without a preview.
-      early_termination: None for a network without a preview.
+      early_termination: results of early termination; None for a network without a preview.
     """
 
     config: dict[str, Any]
@@ -107,8 +107,8 @@ class EvaluationResults:
         """Reads the results in an evaluation's folder.
 
         Raises:
-          OSError: there are none, or they cannot be read.
-          ValueError: the file is not JSON, or holds something else.
+          OSError: the file is missing or cannot be read.
+          ValueError: the file is not JSON, or does not hold an evaluation's results.
         """
         try:
             return typed(cls, json.loads((folder / FILE).read_text()))
@@ -138,7 +138,7 @@ class EvaluationResults:
         return "\n".join(lines)
 
     def _early_termination_lines(self, found: EarlyTermination) -> list[str]:
-        """Says what each criterion gives, and which rule was chosen."""
+        """Returns lines on each criterion's figures and on the chosen rule."""
         half = self.reported_half
         lines = [
             f"early termination, chosen on {self.count - half.count} images; exits, top-1 and multiply-adds on the "

@@ -1,4 +1,4 @@
-"""Whole-set metrics: from sums while a run trains, from every image's logits when it is looked at closely."""
+"""Evaluates a split during training, from sums of metrics; `predictions.py` keeps every image's logits."""
 
 from basisnet_jax.evaluation.predictions import _check_count
 from basisnet_jax.experiment.run import EvalStep, Experiment
@@ -10,19 +10,19 @@ from basisnet_jax.training.state import TrainState
 def evaluate(
     experiment: Experiment, eval_step: EvalStep, state: TrainState, progress: Progress | None = None
 ) -> dict[str, float]:
-    """Returns metrics over the evaluation split, every example counted once, and their 'count'.
+    """Returns metrics over the evaluation split, every example counted once, and the 'count' of examples.
 
     Args:
-      experiment: its data, mesh and evaluation settings.
-      eval_step: the experiment's.
-      state: what is evaluated: its moving averages, if `eval.ema` says so.
-      progress: counts the images of its stage.
+      experiment: the data, mesh and evaluation settings.
+      eval_step: the experiment's evaluation step.
+      state: the state to evaluate: its moving averages if `eval.ema` is true.
+      progress: counts the images of the current stage.
 
     Returns:
       'count', 'top1', 'top5', 'loss', and for a network with a preview 'preview_top1' and 'coefficient_entropy'.
 
     Raises:
-      RuntimeError: the number of examples counted is not that of the split.
+      RuntimeError: the number of examples counted differs from the split's.
     """
     total: Metrics | None = None
     variables, left = state.variables(ema=experiment.config.eval.ema), experiment.warm_start_left(int(state.step))

@@ -1,1 +1,1 @@
-"""A config turned into what a run is made of; the only folder that reads `config.*`."""
+"""The parts of a run, made from its config; the only folder that reads `config.*`."""

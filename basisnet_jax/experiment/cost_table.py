@@ -1,4 +1,4 @@
-"""--mode=cost: multiply-adds and parameters of any config, layer by layer. Needs neither its data nor a device."""
+"""--mode=cost: multiply-adds and parameters of any config, layer by layer, without its data and without a device."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from basisnet_jax.models.cost import Cost
 
 
 def cost(config: Config, workdir: str) -> str:
-    """Counts, writes `cost.json` into the workdir, and returns the table to print.
+    """Counts the cost, writes `cost.json` into the workdir, and returns the table to print.
 
     Raises:
       UserError: a value is out of range, the data set is not known, or the workdir cannot be written.
@@ -33,14 +33,14 @@ def cost(config: Config, workdir: str) -> str:
 
 
 def as_json(counted: Cost, exit_rate: float) -> dict[str, Any]:
-    """What `cost.json` holds."""
+    """Returns the content of `cost.json`."""
     layers = [{"name": x.name, "madds": x.madds, "parameters": x.parameters} for x in counted.layers]
     average = {"exit_rate": exit_rate, "madds": counted.average(exit_rate)}
     return {"layers": layers, "madds": counted.madds(), "parameters": counted.parameters, "average": average}
 
 
 def table(counted: Cost, exit_rate: float) -> str:
-    """A row a layer, the stages, and the average under early termination."""
+    """Returns the table: a row for each layer, the stages, and the average under early termination."""
     cells = [("layer", "multiply-adds", "parameters")]
     cells += [(layer.name, f"{layer.madds:,}", f"{layer.parameters:,}") for layer in counted.layers]
     layers = len(cells)

@@ -1,4 +1,4 @@
-"""Networks: new ones from a config, and trained ones with their weights, from a run or as published."""
+"""The model that a config describes, its evaluation crop, and its cost."""
 
 import jax.numpy as jnp
 
@@ -12,7 +12,7 @@ from basisnet_jax.settings.groups import BackboneSettings, DataSettings, ModelSe
 
 
 def make_model(config: ModelSettings, num_classes: int) -> BasisNet:
-    """The model that `config.model` describes. Raises UserError if no layer of it would be synthesized."""
+    """Makes the model that `config.model` describes. Raises UserError if no layer would be synthesized."""
     dtype = jnp.dtype(config.dtype)
 
     def backbone(settings: BackboneSettings) -> Backbone:
@@ -57,12 +57,12 @@ def _architecture(settings: BackboneSettings) -> Architecture:
 
 
 def eval_crop(data: DataSettings) -> EvalCrop:
-    """The part of an image that is evaluated."""
+    """Returns the crop of an image for evaluation."""
     return EvalCrop(data.eval_padding if data.eval_crop == "central" else None, data.exif_orientation)
 
 
 def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
-    """Multiply-adds and parameters of a model on resolution x resolution images of that many channels."""
+    """Counts a model's multiply-adds and parameters on resolution x resolution images with `channels` channels."""
     specialist = model.specialist
     if model.routing is not None:
         return cost.routed_cost(model.routing, specialist.architecture, resolution, specialist.num_classes, channels)

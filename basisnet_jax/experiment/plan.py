@@ -1,4 +1,4 @@
-"""The numbers of a run that follow from its config, its data and its devices: derived once, here."""
+"""The numbers of a run that follow from its config, data and devices: derived once, here."""
 
 import dataclasses
 import math
@@ -15,21 +15,21 @@ class Plan:
 
     train_examples: int
     eval_examples: int
-    batch_size: int  # over all hosts
+    batch_size: int  # training images per step, over all hosts
     eval_batch_size: int  # over all hosts, rounded up to divide over the devices
-    learning_rate: float  # at its peak, for this batch
+    learning_rate: float  # the schedule's peak, for this batch size
     total_steps: int
     warmup_steps: int
     warm_start_steps: int
-    decay_steps: int  # a stair of the exponential schedule
+    decay_steps: int  # steps per stair of the exponential schedule
     notes: tuple[str, ...]  # a sentence for each setting that the run is too short for
 
     def epoch(self, step: int) -> int:
-        """Returns the number, from 1, of the epoch that the step `step` (from 1) ends in."""
+        """Returns the epoch that a step ends in; both are counted from 1."""
         return -(-step * self.batch_size // self.train_examples)
 
     def due(self, step: int, every_epochs: float) -> bool:
-        """Whether `step` updates just reached a multiple of `every_epochs`, or the end."""
+        """Returns whether a multiple of `every_epochs`, or the end, is reached just after `step` updates."""
 
         def periods(steps: int) -> int:
             return int(steps * self.batch_size / (every_epochs * self.train_examples))
@@ -47,18 +47,18 @@ def derive(
     slices: int = 1,
     training: bool = True,
 ) -> Plan:
-    """Turns epochs into steps.
+    """Derives a run's numbers, such as its steps from its epochs.
 
-    A warm-up or warm start that would not end before the run does takes a tenth of it, and a note says so.
+    A warm-up or warm start that would not end before the run does gets a tenth of the run, and a note says so.
 
     Args:
       config: a validated config.
-      train_examples: in the training split.
-      eval_examples: in the evaluation split.
-      devices: over which a batch is sharded, on all hosts.
-      processes: hosts, each of which reads its own share of a batch.
-      slices: of equal size that the devices are in; a parameter is never split over several.
-      training: whether there will be training; an evaluation needs no training batch that divides.
+      train_examples: number of examples in the training split.
+      eval_examples: number of examples in the evaluation split.
+      devices: number of devices on all hosts, over which a batch is sharded.
+      processes: number of hosts; each reads its own share of a batch.
+      slices: number of equal slices of the devices; a parameter is never split over several slices.
+      training: whether there will be training; for evaluation alone, the training batch need not divide.
 
     Raises:
       UserError: `mesh.fsdp` does not divide the devices; in training, a batch does not divide.
@@ -102,7 +102,7 @@ def _round_up(size: int, unit: int) -> int:
 
 
 def _check_training_batch(config: Settings, devices: int, unit: int) -> None:
-    """Raises UserError if a training batch is no multiple of `unit`, or its pieces do not divide a device's share."""
+    """Raises UserError if a batch is not a multiple of `unit`, or a device's share does not divide into its chunks."""
     size = config.batch_size
     if size % unit:
         below, above = size // unit * unit, _round_up(size, unit)
@@ -114,7 +114,7 @@ def _check_training_batch(config: Settings, devices: int, unit: int) -> None:
 
 
 def _unfit(fields: dict[str, float], epochs: float, total_steps: int) -> list[str]:
-    """Returns a note on the settings, in epochs, that a run of so many epochs is too short for."""
+    """Returns a note on the fields whose epochs do not fit into a run of `epochs` epochs."""
     if not fields:
         return []
     named = " and ".join(f"config.{field} = {value:g}" for field, value in fields.items())
@@ -126,7 +126,7 @@ def _unfit(fields: dict[str, float], epochs: float, total_steps: int) -> list[st
 
 
 def _short_averages(ema_decay: float, total_steps: int) -> list[str]:
-    """Returns a note where the moving averages reach over less than a tenth of the steps that `ema_decay` says."""
+    """Returns a note if the moving averages cover less than a tenth of the steps that `ema_decay` means."""
     meant, reached = 1.0 / (1.0 - ema_decay), 1.0 / (1.0 - float(decay_at(total_steps, ema_decay)))
     if reached >= meant / 10:
         return []

@@ -1,4 +1,4 @@
-"""A config turned into what a run is made of: data, mesh, model, optimizer, jitted steps. The config is read here."""
+"""The parts of a run, made from its config: data, mesh, model, optimizer, jitted steps. The config is read here."""
 
 import dataclasses
 import functools
@@ -42,8 +42,8 @@ class Experiment:
     data: datasets.Dataset
     mesh: jax.sharding.Mesh
     model: BasisNet
-    teacher: trained.Trained | None  # None, too, where its logits are cached
-    teacher_fingerprint: str | None  # SHA-256 of its weights, also where its logits are cached
+    teacher: trained.Trained | None  # None without a teacher, and where the teacher's logits are cached
+    teacher_fingerprint: str | None  # SHA-256 of the teacher's weights, also where its logits are cached
     schedule: schedule_lib.Schedule  # an argument of the training step
     optimizer: optax.GradientTransformationExtraArgs
 
@@ -88,7 +88,7 @@ class Experiment:
         return self.abstract_state.variables(ema=False)
 
     def init_state(self) -> state.TrainState:
-        """The state before the first step, each array created straight in its sharding."""
+        """Returns the state before the first step, each array created straight in its sharding."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         config, seed = self.config.model, self.config.seed
         stages = {"specialist": config.specialist, **({"preview": config.preview} if self.model.preview else {})}
@@ -98,13 +98,13 @@ class Experiment:
             start = functools.partial(trained.start_from, sources=sources, noise=config.start_noise, seed=seed)
             return state.init_state(self.model, self.optimizer, self.image_shape, seed, start)
 
-        # Run once: on CPU, optimizing it would take longer than all it does.
+        # The program runs once: on CPU, optimizing it would take longer than running it.
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
         return jax.jit(init, out_shardings=shardings, compiler_options=options)(sources)
 
     def teacher_variables(self) -> Any:
-        """The teacher's variables on the mesh, replicated; None where no teacher runs in the training step."""
+        """Returns the teacher's variables, replicated on the mesh; None where no teacher runs in the training step."""
         return jax.device_put(self.teacher.variables, mesh_lib.replicated(self.mesh)) if self.teacher else None
 
     @property
@@ -115,15 +115,15 @@ class Experiment:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), variables)
 
     def warm_start_left(self, at_step: int) -> float:
-        """Returns how much of the warm start is left at a step, as the evaluation wants it."""
+        """Returns how much of the warm start is left at a step, for the evaluation."""
         return float(schedule_lib.warm_start(at_step, self.plan.warm_start_steps))
 
     def _gather(self, params: Any) -> Any:
-        """Makes parameters whole on every device. Otherwise XLA gathers the batch where the batch is smaller."""
+        """Makes parameters whole on every device; XLA would otherwise gather the batch where the batch is smaller."""
         return jax.lax.with_sharding_constraint(params, mesh_lib.replicated(self.mesh))
 
     def _jit_inference(self, function: Callable[..., Any], arrays: int, out: jax.sharding.Sharding) -> Any:
-        """Jits function(variables, warm start, `arrays` arguments that are split as a batch is)."""
+        """Jits function(variables, warm start, *arguments) with `arrays` arguments that are sharded like a batch."""
 
         def gathered(variables: Variables, *arguments: Any) -> Any:
             return function({**variables, "params": self._gather(variables["params"])}, *arguments)
@@ -137,7 +137,7 @@ class Experiment:
         )
 
     def train_step(self, *, debug: bool = False) -> TrainStep:
-        """The training step, jitted with the mesh's shardings; it takes over the state's memory."""
+        """Returns the training step, jitted with the mesh's shardings; the step reuses the state's memory."""
         distill = self.config.distill
         loss = self.config.loss
         distillation = Distillation(distill.weight, distill.temperature, hard=distill.labels == "hard")
@@ -166,10 +166,10 @@ class Experiment:
         )
 
     def eval_step(self) -> EvalStep:
-        """The evaluation step, jitted with the mesh's shardings."""
+        """Returns the evaluation step, jitted with the mesh's shardings."""
         return self._jit_inference(step.make_eval_step(self.model), 1, mesh_lib.replicated(self.mesh))
 
-    @functools.cached_property  # what is evaluated again with other coefficients does not compile again
+    @functools.cached_property  # so that evaluating again, with other coefficients, does not compile again
     def stages(self) -> Stages:
         """The model's stages, jitted with the mesh's shardings."""
         first, second = make_stages(self.model)
@@ -177,7 +177,7 @@ class Experiment:
         return Stages(self._jit_inference(first, 1, batch) if first else None, self._jit_inference(second, 3, batch))
 
     def train_batches(self, start_step: int) -> Iterator[step.Batch]:
-        """Global batches from a step on."""
+        """Yields the global batches of the steps after the first `start_step`."""
         data = self.config.data
         crop = preprocess.RandomCrop(data.min_area, data.max_aspect)
         batches = pipeline.train_batches(
@@ -208,7 +208,7 @@ class Experiment:
         return (mesh_lib.to_global(self.mesh, batch) for batch in batches)
 
     def eval_batches(self, order: np.ndarray | None = None) -> Iterator[step.Batch]:
-        """Global batches that hold every evaluation example once; in their own order, or in that of these indices."""
+        """Yields global batches that hold every evaluation example once, in the split's order or that of `order`."""
         batches = pipeline.eval_batches(
             self.data.eval if order is None else pipeline.Reordered(self.data.eval, order),
             batch_size=self.plan.eval_batch_size,
@@ -229,14 +229,14 @@ class Experiment:
         return [first[number] for number in sorted(first)]
 
     def cost(self) -> cost.Cost:
-        """Multiply-adds of an image that is evaluated, and parameters."""
+        """Counts the multiply-adds of an evaluated image, and the parameters."""
         return model_cost(self.model, self.eval_side, self.data.channels)
 
 
 def open_data(
     settings: DataSettings, open_dataset: Callable[..., datasets.Dataset] = datasets.open_dataset
 ) -> datasets.Dataset:
-    """Opens the data set that `config.data` names. Raises UserError if it is not there or has one class."""
+    """Opens the data set that `config.data` names. Raises UserError if it is missing or has one class."""
     data = open_dataset(settings.name, settings.dir, settings.train_split, settings.eval_split, settings.eval_share)
     datasets.check_classes(data.name, data.classes)
     return data
@@ -249,16 +249,16 @@ def make_experiment(
     *,
     training: bool = True,
 ) -> Experiment:
-    """Reads the config. Raises UserError for whatever in it, in the data or in the devices does not fit.
+    """Makes a run's parts from its config. Raises UserError if config, data or devices do not fit.
 
     Args:
       config: see `config.py`.
-      devices: to run on; None is all there are. They may be devices to compile for that are nowhere near.
-      open_dataset: `datasets.describe_dataset` where nothing is to be read.
-      training: whether there will be training: the teacher has to be there, and its batch divide over the devices.
+      devices: devices to run on; None is all there are. They may be remote devices that are only compiled for.
+      open_dataset: `datasets.describe_dataset` to read no data.
+      training: whether there will be training: then the teacher must exist, and the batch divide over the devices.
     """
     config = validate(config)
-    # Before a device is asked for: starting a pod takes minutes, and missing data is seen in seconds.
+    # Data comes before the first use of a device: starting a pod takes minutes, seeing that data is missing seconds.
     data = open_data(config.data, open_dataset)
     data = datasets.with_tasks(data, config.data.task, config.model.num_tasks) if config.data.task else data
     teacher = load_teacher(config, data) if training else None

@@ -1,4 +1,4 @@
-"""The teacher of a run, and what tells its cached logits from another one's."""
+"""The teacher of a run, and the identity that tells its cached logits from another teacher's."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from basisnet_jax.settings.groups import Settings
 
 
 def load_teacher(config: Settings, data: datasets.Dataset) -> trained.Trained | None:
-    """The teacher, or None. Raises UserError if it is not there, or does not fit the data or the training step."""
+    """Loads the teacher, or returns None. Raises UserError if it is missing or does not fit the data or the step."""
     source = config.distill.teacher
     if not source:
         return None
@@ -24,13 +24,13 @@ def load_teacher(config: Settings, data: datasets.Dataset) -> trained.Trained | 
         )
     if isinstance(teacher.model.routing, routing.Task):
         raise UserError(f"config.distill.teacher = {source!r} asks for the task of each image; name another teacher.")
-    # It sees images as the student does, whatever its own run did.
+    # The teacher sees images turned as the student's are, whatever its own run did.
     crop = dataclasses.replace(teacher.crop, exif_orientation=config.data.exif_orientation)
     return dataclasses.replace(teacher, crop=crop)
 
 
 def teacher_identity(teacher: trained.Trained, data: datasets.Dataset) -> dict[str, Any]:
-    """What must not differ between cached logits and the run that uses them."""
+    """Returns the facts that must be the same for cached logits and the run that uses them."""
     padding = teacher.crop.padding
     crop = "none" if padding is None else f"central, {padding} pixels of padding"
     return {

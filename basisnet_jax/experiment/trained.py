@@ -28,11 +28,11 @@ class Trained:
     """A trained network.
 
     Attributes:
-      model: the network; one that is published is the specialist of a static network.
+      model: the network; a published network is the specialist of a static network.
       variables: {'params', 'batch_stats'}, float32 arrays of NumPy.
-      resolution: side in pixels of the images that it was made for.
-      crop: the part of an image that it is evaluated on.
-      channels: of its images.
+      resolution: side in pixels of the images that the network was made for.
+      crop: the part of an image that the network is evaluated on.
+      channels: of the network's images.
       backbones: the name of each stage's table and its width.
     """
 
@@ -45,11 +45,11 @@ class Trained:
 
     @property
     def num_classes(self) -> int:
-        """Number of its classes."""
+        """Number of the network's classes."""
         return self.model.specialist.num_classes
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, their names, shapes and dtypes."""
+        """Computes the SHA-256 of the weights, their names, shapes and dtypes."""
         digest = hashlib.sha256()
         for name, array in sorted(flatten_dict(self.variables, sep="/").items()):
             digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
@@ -58,14 +58,15 @@ class Trained:
 
 
 def load_trained(source: str, dtype: str = "float32") -> Trained:
-    """A trained network by name.
+    """Loads a trained network by name.
 
     Args:
-      source: a name of `pretrained.PUBLISHED`; or a run's workdir, of which the best checkpoint's averages are taken.
-      dtype: what its layers compute in.
+      source: a name in `pretrained.PUBLISHED`, or a run's workdir: then the moving averages of the best checkpoint are
+        loaded, or of the newest where none was evaluated.
+      dtype: dtype that the network's layers compute in.
 
     Raises:
-      UserError: neither of both, or what is there cannot be read.
+      UserError: `source` is neither, or the weights cannot be read.
     """
     if source in pretrained.PUBLISHED:
         published = pretrained.load_published(source)
@@ -76,7 +77,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
     folder = files.absolute(source)
     try:
         saved = with_defaults(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, TypeError, AttributeError):  # not there, no JSON, or no config
+    except (OSError, ValueError, TypeError, AttributeError):  # missing, not JSON, or not a config
         raise UserError(
             f"{source!r} is neither a network with published weights ({', '.join(pretrained.PUBLISHED)}) nor the "
             "workdir of a run: it has no config.json that can be read."
@@ -110,15 +111,15 @@ def _trained(
 
 
 def starting_weights(stage: str, settings: BackboneSettings) -> list[Variables]:
-    """The variables of each network that a stage's `start_from` names, as `start_from` takes them.
+    """Loads the variables of each network that a stage's `start_from` names, in the form that `start_from` takes.
 
     Args:
       stage: 'specialist' or 'preview'.
-      settings: its part of the config; a weights file holds a network of the backbone that is named there.
+      settings: the stage's part of the config; a weights file must hold a network of the backbone named there.
 
     Raises:
-      UserError: one of them cannot be read, a network is of another width, or a weights file is of another architecture
-        or other conventions.
+      UserError: a source cannot be read, a network has another width, or a weights file has another architecture or
+        other conventions.
     """
 
     def load(source: str) -> Variables:
@@ -145,17 +146,17 @@ def starting_weights(stage: str, settings: BackboneSettings) -> list[Variables]:
 def start_from(
     variables: Variables, sources: Mapping[str, Sequence[Variables]], *, noise: float, seed: int
 ) -> Variables:
-    """A `BasisNet`'s variables with stages started from trained networks, see `pretrained.start_stage`.
+    """Returns a `BasisNet`'s variables with stages started from trained networks, see `start.start_stage`.
 
     Args:
       variables: as initialised.
-      sources: {stage: variables of trained networks}; of each the stage of that name is taken, or the specialist where
-        it has none. A preview's head of coefficients comes along where it fits.
+      sources: {stage: variables of trained networks}; each network gives its stage of that name, or its specialist if
+        it has none. A preview's coefficient head is taken, too, where it fits.
       noise: of bases that start from one kernel.
       seed: of the noise.
 
     Raises:
-      UserError: a source is of another architecture.
+      UserError: a source has another architecture.
     """
     for number, (stage, networks) in enumerate(sorted(sources.items())):
         stages = [{name: tree.get(stage, tree["specialist"]) for name, tree in x.items()} for x in networks]

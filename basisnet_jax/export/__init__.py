@@ -1,1 +1,1 @@
-"""Files for phones and servers, each checked in its own runtime."""
+"""Exports files for phones and servers, and checks each file in its own runtime."""

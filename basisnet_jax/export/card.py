@@ -1,4 +1,4 @@
-"""What an export says of itself: the lines that are printed, and model_card.md."""
+"""Describes an export in words: the lines to print, and model_card.md."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,14 @@ def _files(manifest: dict[str, Any]) -> list[tuple[str, int, float]]:
 
 
 def _accuracy(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    """(who, what it reaches), in percent-free numbers."""
+    """Returns (network or format, text with its top-1 figures) for each; top-1 is from 0 to 1."""
     rows = []
-    for name, found in manifest["accuracy"].items():
-        if not isinstance(found, dict):
+    for name, figures in manifest["accuracy"].items():
+        if not isinstance(figures, dict):
             continue
-        stages = [f"{key.removesuffix('_top1')} {value:.4f}" for key, value in found.items() if key.endswith("top1")]
-        if "two_stages" in found:
-            both = found["two_stages"]
+        stages = [f"{key.removesuffix('_top1')} {value:.4f}" for key, value in figures.items() if key.endswith("top1")]
+        if "two_stages" in figures:
+            both = figures["two_stages"]
             stages.append(
                 f"both with early termination {both['top1']:.4f} ({both['exit_rate']:.1%} exit, {both['madds']:,.0f} "
                 "multiply-adds on average)"
@@ -29,7 +29,7 @@ def _accuracy(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def summary(out: str, manifest: dict[str, Any]) -> str:
-    """Returns the lines to print on the export in the folder `out`."""
+    """Returns the lines to print about the export in the folder `out`."""
     files = [("file", "bytes", "worst error")]
     files += [(name, f"{size:,}", f"{error:.1e}") for name, size, error in _files(manifest)]
     accuracy = [(f"  {name}", what) for name, what in _accuracy(manifest)]
@@ -41,7 +41,7 @@ def summary(out: str, manifest: dict[str, Any]) -> str:
 
 
 def _rule(content: dict[str, Any] | None) -> str:
-    """Says which images the preview answers alone, and what that rule was chosen with."""
+    """Returns a sentence on which images the preview answers alone, and on how that rule was chosen."""
     if not content:
         return "No threshold was chosen: run --mode=evaluate on this folder."
     chosen = ChosenRule.from_json(content, "the manifest")
@@ -63,7 +63,7 @@ def _rule(content: dict[str, Any] | None) -> str:
 
 
 def model_card(manifest: dict[str, Any], classes: Sequence[str]) -> str:
-    """Markdown for whoever gets the files without the run."""
+    """Returns Markdown for readers who have the files without the run."""
     model, data, shape = manifest["config"]["model"], manifest["data"], manifest["input"]
     shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
     madds = {name: count for name, count in manifest["madds"].items() if count}

@@ -1,4 +1,4 @@
-"""Every file is run in its own runtime, on real images, against the trained network, before it is written."""
+"""Runs every file in its own runtime on real images, against the trained network, before the file is written."""
 
 import itertools
 import math
@@ -17,21 +17,21 @@ from basisnet_jax.models.stages import make_stages
 from basisnet_jax.serving.formats import FORMATS
 
 CALIBRATION_IMAGES = 100
-TOLERANCE = 1e-4  # of an image: the largest difference of its logits over the largest of them
+TOLERANCE = 1e-4  # of an image: largest difference of its logits / its largest logit
 
 
 class Logits(NamedTuple):
-    """Of N images; `preview` is None for a network without one."""
+    """Logits of N images; `preview` is None for a network without a preview."""
 
     preview: np.ndarray | None
     specialist: np.ndarray
 
 
-Answer = Callable[[np.ndarray], Logits]  # of uint8[B, side, side, channels]
+Answer = Callable[[np.ndarray], Logits]  # takes uint8[B, side, side, channels]
 
 
 def by_jax(network: Network) -> Answer:
-    """The trained model, as evaluation runs it: nothing folded."""
+    """Makes a function that runs the trained model as evaluation does, with nothing folded."""
     first, second = make_stages(network.model)
 
     @jax.jit
@@ -46,7 +46,7 @@ def by_jax(network: Network) -> Answer:
 
 
 def by_files(files: Mapping[str, bytes], suffix: str) -> Answer:
-    """A format's files in its own runtime, the specialist fed with what the preview's file gives."""
+    """Makes a function that runs a format's files in its runtime, the specialist on the preview's coefficients."""
     load = LOADERS[FORMATS[suffix].runtime]
     second = load(files[f"specialist.{suffix}"])
     first = load(files[f"preview.{suffix}"]) if f"preview.{suffix}" in files else None
@@ -67,21 +67,21 @@ def convert_and_check(
     count: int = 0,
     progress: Progress | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Logits]]:
-    """Converts, and runs every file on every image.
+    """Converts the network to every format, and runs every file on every image.
 
     Args:
-      network: what to convert.
+      network: the network to convert.
       formats: names of FORMATS.
-      batches: uint8[b, side, side, channels] each; the first images of them calibrate 'int8.tflite'.
-      count: of the images, for the progress.
-      progress: shows what is converted and checked; None is silent.
+      batches: uint8[b, side, side, channels] each; the first images calibrate 'int8.tflite'.
+      count: number of images, for the progress.
+      progress: shows which files are converted and checked; None is silent.
 
     Returns:
       {file: content}, and the logits of all images by 'jax' and by each format.
 
     Raises:
-      UserError: an exact format's logits are further than TOLERANCE from the model's, an image gets another class by
-        them, or a format's logits are not finite.
+      UserError: an exact format's logits differ from the model's by more than TOLERANCE or give an image another
+        class, or a format's logits are not finite.
     """
     formats, batches, progress = tuple(formats), iter(batches), progress or Progress(silent=True)
     first = list(itertools.islice(batches, 1))
@@ -98,7 +98,7 @@ def convert_and_check(
         exact = FORMATS[name].exact
         for stage, error, differing in differences(logits["jax"], logits[name]):
             file = f"{stage}.{name}, run by {FORMATS[name].runtime},"
-            if not error < math.inf or (exact and error > TOLERANCE):  # NaN is less than nothing
+            if not error < math.inf or (exact and error > TOLERANCE):  # `not <`: NaN fails it
                 raise UserError(
                     f"{file} is off by {error:.1e} of an image's largest logit, and {TOLERANCE:.0e} is allowed where "
                     "nothing is quantized; nothing was written. Leave the format out of config.export.formats, and "
@@ -111,14 +111,14 @@ def convert_and_check(
 
 
 def joined(parts: Sequence[Logits]) -> Logits:
-    """Those of all images, from pieces."""
+    """Concatenates the logits of batches of images."""
     previews = [part.preview for part in parts if part.preview is not None]
     specialist = np.concatenate([part.specialist for part in parts])
     return Logits(np.concatenate(previews) if previews else None, specialist)
 
 
 def differences(expected: Logits, got: Logits) -> Iterable[tuple[str, float, int]]:
-    """(stage, worst relative error, images of another class)."""
+    """Yields (stage, worst relative error, number of images that get another class)."""
     for stage, want_NxK, have_NxK in zip(Logits._fields, expected, got, strict=True):
         if want_NxK is not None and have_NxK is not None:
             error_N = np.abs(have_NxK - want_NxK).max(axis=-1) / np.abs(want_NxK).max(axis=-1)

@@ -1,4 +1,4 @@
-"""A trained network as pure functions of pixels, with its weights in them: what every format is made from."""
+"""A trained network as pure functions of pixels that contain its weights: every format is made from these."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,15 +22,15 @@ def _identity(next_fun: Callable[..., Any], args: Any, kwargs: Any, _: Any) -> A
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What is exported.
+    """A trained network to export.
 
     Attributes:
-      model: its layers compute in float32, and without Pallas kernels, which need a batch of a known size.
-      variables: {'params', 'batch_stats'}, float32 arrays of NumPy.
-      warm_start: how much of it is left, from 1 to 0.
-      side: of the images, in pixels.
-      channels: of the images.
-      batch: images that a file of a static batch takes at once.
+      model: computes in float32, and without Pallas kernels, which need a batch of a known size.
+      variables: {'params', 'batch_stats'}, float32 NumPy arrays.
+      warm_start: how much of the warm start is left, from 1 to 0.
+      side: side of the images in pixels.
+      channels: channels of the images.
+      batch: images in a batch of a file with a static batch.
     """
 
     model: BasisNet
@@ -44,7 +44,7 @@ class Network:
         """Returns the stages as functions of pixels alone, with batch norm folded.
 
         Args:
-          interceptor: writes layers in a form of a runtime's own, such as `one_image.interceptor()`.
+          interceptor: replaces layers by a form that suits a runtime, such as `phone_layers.interceptor()`.
         """
         folded = jax.tree.map(np.asarray, folding.fold_batch_norm(self.model, self.variables))
 
@@ -59,7 +59,7 @@ class Network:
         return Stages(intercepted(first) if first else None, intercepted(second))
 
     def inputs(self, stage: str) -> dict[str, tuple[int, ...]]:
-        """{name: shape without the batch} of a stage, in the order of its arguments."""
+        """Returns {name: shape without the batch} of a stage's inputs, in the order of the arguments."""
         image: dict[str, tuple[int, ...]] = {"image": (self.side, self.side, self.channels)}
         preview = self.stages().first
         if stage == "preview" or preview is None:

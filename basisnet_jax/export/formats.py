@@ -1,4 +1,4 @@
-"""How a network is converted into each format of `serving/formats.py`, and how what comes out is run."""
+"""Converts a network into the formats of `serving/formats.py`, and names the loader that runs each format."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from basisnet_jax.host.terminal import Progress
 from basisnet_jax.serving.formats import FORMATS
 from basisnet_jax.serving.tflite import LiteRTStage
 
-# {what runs a format's files: a file's content -> a function of arrays_Bx for any B that gives a list of outputs}
+# {runtime of a format: loader}; a loader makes a function of arrays_Bx, for any B, that returns a list of outputs
 LOADERS: dict[str, Callable[[bytes], Callable[..., Sequence[Any]]]] = {
     "LiteRT": LiteRTStage,
     "jax.export": load_stablehlo,
@@ -27,12 +27,12 @@ LOADERS: dict[str, Callable[[bytes], Callable[..., Sequence[Any]]]] = {
 def convert(
     network: Network, formats: Sequence[str], calibration_BxHxWxC: np.ndarray, progress: Progress
 ) -> dict[str, bytes]:
-    """{file's name, such as 'preview.tflite': content}, a file for each stage and format.
+    """Converts the network; returns {file name, such as 'preview.tflite': content} for each stage and format.
 
     Args:
-      network: what to convert.
+      network: the network to convert.
       formats: names of FORMATS.
-      calibration_BxHxWxC: uint8 images whose activations int8 must hold.
+      calibration_BxHxWxC: uint8 images whose activations set the ranges of int8.
       progress: shows which file is converted.
     """
     files = {}
@@ -57,7 +57,7 @@ def convert(
 
 
 def _examples(network: Network, images_BxHxWxC: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """What the stages' files are given of these images, a dictionary for each whole batch."""
+    """Returns the inputs of the stages' files for these images, a dictionary for each full batch."""
     inputs, preview = {"image": images_BxHxWxC.astype(np.float32)}, network.stages().first
     if preview:
         inputs["coefficients"] = np.asarray(jax.jit(preview)(images_BxHxWxC)[1])

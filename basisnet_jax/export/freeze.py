@@ -1,8 +1,8 @@
-"""--mode=export --specialize: a specialist frozen for one place, a plain static network.
+"""--mode=export --specialize: freezes the specialist for one place, as a plain static network.
 
-The coefficients that the preview gives on a user's own images are averaged, and the specialist's kernels synthesized
-with them once and for all: no preview, no bases, the cost of the backbone alone. Whether that gains anything over the
-uniform average of the bases is printed with it.
+The preview's coefficients on a user's own images are averaged, and the specialist's kernels are synthesized once with
+that average. The result has no preview and no bases, and costs what the backbone costs. The printed figures compare
+the result with the uniform average of the bases.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from basisnet_jax.workdir.run_folder import without_folders
 
 
 def mean_coefficients(network: Network, batches: Iterable[np.ndarray]) -> np.ndarray:
-    """float64[L, N]: what the preview gives, averaged over images uint8[b, side, side, channels]."""
+    """Returns float64[L, N]: the preview's coefficients, averaged over images uint8[b, side, side, channels]."""
     preview = network.stages().first
     assert preview is not None
     first, total, count = jax.jit(preview), 0.0, 0
@@ -40,7 +40,7 @@ def mean_coefficients(network: Network, batches: Iterable[np.ndarray]) -> np.nda
 
 
 def frozen(network: Network, coefficients_LxN: np.ndarray) -> Network:
-    """The static network that a network's specialist is with these coefficients."""
+    """Returns the static network: the network's specialist with these coefficients for every image."""
     model, variables = folding.freeze(network.model, network.variables, coefficients_LxN.astype(np.float32))
     return dataclasses.replace(network, model=model, variables=variables, warm_start=0.0)
 
@@ -49,13 +49,13 @@ def specialize_run(config: Config, workdir: str, pattern: str) -> str:
     """Writes `specialized/` into the workdir of a run, and returns the lines to print.
 
     Args:
-      config: the run's.
-      workdir: its folder.
+      config: the run's config.
+      workdir: the run's folder.
       pattern: a folder of images, or a pattern of their names such as 'photos/*.jpg'; see `folder.find_images`. If all
-        lie in folders named as classes, their classes are known.
+        images lie in folders named as classes, these are taken as their classes.
 
     Raises:
-      UserError: as `exporting.export_run`; no preview, no file has such a name, or one is no image.
+      UserError: as `package.export_run`; or the run has no preview, no file matches, or a file is not an image.
     """
     config = validate(config)
     check_installed(config.export.formats)
@@ -108,6 +108,8 @@ def _run(network: Network, batches: Sequence[np.ndarray]) -> Logits:
 
 
 def _labels(files: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
-    """Of files in folders named as classes; None if one is not."""
+    """Returns the labels of files that lie in folders named as classes; None if a file does not."""
     folders = [os.path.basename(os.path.dirname(file)) for file in files]
-    return np.array([classes.index(name) for name in folders]) if {*folders} <= {*classes} else None
+    if not all(name in classes for name in folders):
+        return None
+    return np.array([classes.index(name) for name in folders])

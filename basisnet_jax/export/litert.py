@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite): a pure function as a .tflite file with built-in operators alone."""
+"""LiteRT (TensorFlow Lite): converts a pure function to a .tflite file with built-in operators only."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +13,16 @@ def to_tflite(
     outputs: Sequence[str],
     convert: Callable[[Any], bytes] = lambda converter: converter.convert(),
 ) -> bytes:
-    """Converts a pure JAX function of float32 arrays.
+    """Converts a pure JAX function of float32 arrays to a .tflite file.
 
     Args:
-      function: takes an array an input, in order, and returns one output or a tuple of them.
+      function: takes an array for each input, in order, and returns an output or a tuple of outputs.
       inputs: {name: shape}, all static.
-      outputs: names.
-      convert: a tf.lite.TFLiteConverter -> the file, such as a quantized one.
+      outputs: names of the outputs.
+      convert: a tf.lite.TFLiteConverter -> the file, for example quantized.
 
     Returns:
-      The file; its inputs and outputs have their names in the signature SIGNATURE.
+      The file's content; the signature SIGNATURE names the inputs and outputs.
     """
     import tensorflow as tf
     from jax.experimental import jax2tf
@@ -30,8 +30,8 @@ def to_tflite(
     converted = jax2tf.convert(function, with_gradient=False)
 
     def named(**arrays: Any) -> dict[str, Any]:
-        found = converted(*(arrays[name] for name in inputs))
-        return dict(zip(outputs, found if isinstance(found, tuple) else (found,), strict=True))
+        results = converted(*(arrays[name] for name in inputs))
+        return dict(zip(outputs, results if isinstance(results, tuple) else (results,), strict=True))
 
     specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in inputs.items()}
     module = tf.Module()

@@ -1,4 +1,4 @@
-"""ONNX, converted from a .tflite file by tf2onnx: with its static batch, and its names (`pip install '.[onnx]'`)."""
+"""ONNX, converted by tf2onnx from a .tflite file, with the same static batch and names (`pip install '.[onnx]'`)."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ OPSET = 17
 
 
 def to_onnx(tflite: bytes) -> bytes:
-    """Converts a .tflite file; its inputs and outputs keep their names."""
+    """Converts a .tflite file to ONNX; inputs and outputs keep their names."""
     import tf2onnx
     from ai_edge_litert.interpreter import Interpreter
 
@@ -33,7 +33,7 @@ def to_onnx(tflite: bytes) -> bytes:
 
 
 def load_onnx(content: bytes) -> Callable[..., list[np.ndarray]]:
-    """As `tflite.LiteRTStage`, by ONNX Runtime on CPU."""
+    """Makes a function like `tflite.LiteRTStage` that runs in ONNX Runtime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

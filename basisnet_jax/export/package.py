@@ -1,4 +1,4 @@
-"""--mode=export: a trained run as files for phones and servers, each run on real images before it is written.
+"""--mode=export: writes a trained run as files for phones and servers, each checked on real images before that.
 
 `docs/deploy.md` explains the files.
 """
@@ -33,21 +33,21 @@ from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.losses import is_correct
 from basisnet_jax.workdir.run_folder import portable
 
-MAX_LOSS = 0.005  # of top-1, which a kind of files may lose without a warning
+MAX_LOSS = 0.005  # top-1 that a format may lose without a warning
 
 
 def export_run(config: Config, workdir: str, threshold: float | None = None) -> str:
     """Writes `export/` into the workdir of a run, and returns the lines to print.
 
     Args:
-      config: the run's.
-      workdir: its folder.
-      threshold: of the largest probability at which an image exits; None takes the rule that --mode=evaluate chose,
-        if it was run.
+      config: the run's config.
+      workdir: the run's folder.
+      threshold: an image exits where its largest probability is at least this; None takes the rule that
+        --mode=evaluate chose, if there is one.
 
     Raises:
-      UserError: config, data, workdir or checkpoint do not fit, a format's packages are missing, a file answers
-        otherwise than the network, the rule was chosen with other weights, or the workdir cannot be written.
+      UserError: config, data, workdir or checkpoint do not fit, a format's packages are missing, a file's answers
+        differ from the network's, the rule was chosen with other weights, or the workdir cannot be written.
     """
     config = validate(config)
     check_installed(config.export.formats)
@@ -74,17 +74,17 @@ def _export(config: Settings, workdir: str, threshold: float | None, progress: t
     labels_N = np.concatenate(labels)
     rule, cost = chosen.rule if chosen else None, cost_of(network)
     reached = {name: accuracy(x, labels_N, rule, cost) for name, x in logits.items()}
-    found = {
+    manifest = {
         **describe(opened, network, files, logits),
         "rule": chosen.to_json() if chosen else None,
         "accuracy": {"images": f"{len(labels_N)} of {opened.data_name} {config.data.eval_split}", **reached},
         "warnings": list(lost_accuracy(reached["jax"], {name: reached[name] for name in config.export.formats})),
     }
-    return write(opened.folder / "export", files, found, opened.classes, shown=os.path.join(workdir, "export"))
+    return write(opened.folder / "export", files, manifest, opened.classes, shown=os.path.join(workdir, "export"))
 
 
 def open_network(config: Config, workdir: str) -> tuple[OpenedRun, Network]:
-    """A trained run and what of it is exported: float32, since phones and servers round in their own ways."""
+    """Opens a trained run and its network to export, in float32: phones and servers round in their own ways."""
     # Pallas kernels need a batch of a known size.
     opened = open_trained(workdir, config, dtype="float32", tpu_kernels=False)
     network = Network(
@@ -99,46 +99,46 @@ def open_network(config: Config, workdir: str) -> tuple[OpenedRun, Network]:
 
 
 def cost_of(network: Network) -> Cost:
-    """Of one image."""
+    """Returns the cost of one image."""
     return model_cost(network.model, network.side, network.channels)
 
 
 def accuracy(logits: Logits, labels_N: np.ndarray, rule: ExitRule | None, cost: Cost) -> dict[str, Any]:
-    """Top-1 of each stage, and of both under a rule."""
+    """Computes the top-1 of each stage, and of both stages together if there is a rule."""
     correct_N = is_correct(logits.specialist, labels_N)
-    found: dict[str, Any] = {"specialist_top1": float(correct_N.mean())}
+    figures: dict[str, Any] = {"specialist_top1": float(correct_N.mean())}
     if logits.preview is None:
-        return found
+        return figures
     preview_correct_N = is_correct(logits.preview, labels_N)
-    found["preview_top1"] = float(preview_correct_N.mean())
+    figures["preview_top1"] = float(preview_correct_N.mean())
     if rule:
         exits_N = rule.exits(logits.preview)
-        found["two_stages"] = {
+        figures["two_stages"] = {
             "top1": float(np.where(exits_N, preview_correct_N, correct_N).mean()),
             "exit_rate": float(exits_N.mean()),
             "madds": float(cost.average(exits_N.mean())),
         }
-    return found
+    return figures
 
 
 def lost_accuracy(own: Mapping[str, Any], formats: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yields a sentence for each kind of files that loses more than MAX_LOSS of the network's own top-1.
+    """Yields a sentence for each format that loses more than MAX_LOSS of the network's own top-1.
 
     Args:
-      own: the network's figures, as `accuracy` gives them.
-      formats: {kind: its figures}.
+      own: the network's figures from `accuracy`.
+      formats: {format: its figures}.
     """
-    for name, found in formats.items():
+    for name, figures in formats.items():
         for key, what in (("specialist_top1", "specialist"), ("preview_top1", "preview"), ("top1", "specialist")):
-            if key in own and own[key] - found[key] > MAX_LOSS:
+            if key in own and own[key] - figures[key] > MAX_LOSS:
                 yield (
-                    f"{what}.{name} loses {100 * (own[key] - found[key]):.1f} points of top-1: {found[key]:.4f}, and "
-                    f"the network has {own[key]:.4f}"
+                    f"{what}.{name} loses {100 * (own[key] - figures[key]):.1f} points of top-1: {figures[key]:.4f}, "
+                    f"and the network has {own[key]:.4f}"
                 )
 
 
 def _rule(opened: OpenedRun, threshold: float | None) -> ChosenRule | None:
-    """Returns what a user gave or --mode=evaluate chose; None if neither. Raises UserError as `predict.rule_of`."""
+    """Returns the rule of the user or of --mode=evaluate; None without either. Raises UserError as `rule_of`."""
     if threshold is None and not (opened.folder / "evaluation" / exit_rule.FILE).exists():
         return None
     return rule_of(opened, threshold)
@@ -147,7 +147,7 @@ def _rule(opened: OpenedRun, threshold: float | None) -> ChosenRule | None:
 def describe(
     opened: OpenedRun, network: Network, files: Mapping[str, bytes], logits: Mapping[str, Logits]
 ) -> dict[str, Any]:
-    """What every `manifest.json` holds."""
+    """Returns the entries that every `manifest.json` has."""
     crop, cost = eval_crop(opened.config.data), cost_of(network)
     share = None if crop.padding is None else network.side / (network.side + crop.padding)
     errors = {
@@ -161,13 +161,13 @@ def describe(
     return {
         "schema": manifest_lib.SCHEMA,
         "step": opened.step,
-        "computes_in": "float32",  # whatever the run was trained in, and but for what is quantized
+        "computes_in": "float32",  # whatever dtype the run was trained in; quantized files excepted
         "input": {
             "side": network.side,
             "channels": network.channels,
             "layout": "NHWC",
             "color": "RGB" if network.channels == 3 else "gray",
-            "range": [0, 255],  # what the networks do to pixels is in the files
+            "range": [0, 255],  # the files contain the networks' normalization of pixels
             "dtype": {"tflite": "float32", "onnx": "float32", "stablehlo": "uint8"},
             "batch": {"tflite": network.batch, "onnx": network.batch, "stablehlo": "any"},
             "crop": "none; all of the image, squeezed to a square"
@@ -195,25 +195,25 @@ def describe(
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
-    found = {}
+    installed = {}
     for package in sorted(packages):
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue  # TensorFlow has one of two names
-    return found
+    return installed
 
 
 def write(
     out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any], classes: Iterable[str], *, shown: str
 ) -> str:
-    """Writes all files of an export, and removes what an older one left.
+    """Writes all files of an export, and removes an older export's files.
 
     Args:
       out: the export's folder.
       files: {name: content} of the stages' files.
-      manifest: what `manifest.json` holds, but for the labels.
-      classes: their names.
+      manifest: the contents of `manifest.json`, without the labels.
+      classes: names of the classes.
       shown: the folder as the user gave it.
 
     Returns:
@@ -239,7 +239,7 @@ def write(
 
 
 def _remove_older(out: epath.Path) -> None:
-    """Removes an older export, its manifest first: a killed export leaves none that speaks of other files."""
+    """Removes an older export, manifest first: a killed export then leaves no manifest that describes other files."""
     (out / manifest_lib.NAME).unlink(missing_ok=True)
     for old in out.iterdir():
         if old.suffix[1:] in FORMATS:
@@ -249,17 +249,17 @@ def _remove_older(out: epath.Path) -> None:
 
 
 def write_rule(folder: epath.Path, chosen: ChosenRule) -> None:
-    """Writes a rule into an export's manifest and card, in the place of the one that was there.
+    """Replaces the exit rule in an export's manifest and card.
 
-    What both stages reach together by that one is removed with it.
+    The figures of both stages together under the old rule are removed too.
 
     Raises:
       OSError: the files cannot be written.
     """
     manifest = manifest_lib.Manifest.load(os.fspath(folder))
     accuracy = {
-        name: {key: value for key, value in found.items() if key != "two_stages"} if isinstance(found, dict) else found
-        for name, found in manifest.content["accuracy"].items()
+        name: {key: value for key, value in row.items() if key != "two_stages"} if isinstance(row, dict) else row
+        for name, row in manifest.content["accuracy"].items()
     }
     content = {**manifest.content, "rule": chosen.to_json(), "accuracy": accuracy}
     file_lib.write(folder / manifest_lib.CARD, card.model_card(content, manifest.classes()))

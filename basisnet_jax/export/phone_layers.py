@@ -1,9 +1,9 @@
-"""A network as a runtime of phones wants it: convolutions of one image with one kernel.
+"""Layers in the form that suits phones: convolutions of one image with one kernel.
 
-A synthesized pointwise layer is a product of matrices, since LiteRT's XNNPACK takes those with computed operands, and
-convolutions only with constant kernels; any other layer is a plain convolution. What else was tried, and how much it
-lost, is in docs/deploy.md. A batch of several images falls back on the model's own forms. The preview's small image is
-`small_image`'s.
+A synthesized pointwise layer is a matrix product, since LiteRT's XNNPACK takes matrix products with computed operands,
+but convolutions only with constant kernels; any other layer is a plain convolution. docs/deploy.md lists other forms
+that were tried, and what they lost. A batch of several images uses the model's own forms. `phone_resize` makes the
+preview's small image.
 """
 
 import functools
@@ -21,7 +21,7 @@ from basisnet_jax.ops import synthesis
 
 
 def interceptor(rows: int = 1) -> Callable[..., Any]:
-    """For flax.linen.intercept_methods: kernels are synthesized first, then applied as said above.
+    """Returns an interceptor for flax.linen.intercept_methods that synthesizes kernels first, then applies them.
 
     Args:
       rows: see `synthesize`.
@@ -30,14 +30,14 @@ def interceptor(rows: int = 1) -> Callable[..., Any]:
 
 
 def synthesize(coefficients_1xN: jax.Array, bases_Nx: jax.Array, rows: int = 1) -> jax.Array:
-    """The kernel of one image.
+    """Synthesizes the kernel of one image.
 
     Args:
       coefficients_1xN: float32.
       bases_Nx: [N, ...].
-      rows: which a pointwise kernel is computed in, each a run of its input channels. To a quantizer, what the bases
-        have for a column is one output channel of a dense layer: so many weights share a scale and what else is kept
-        of a channel, 12 bytes. The price is as many zeros for each coefficient.
+      rows: a pointwise kernel is computed as a matrix of so many rows, each with consecutive input channels. To a
+        quantizer, a column of the bases is one output channel of a dense layer: its rows * N weights share one scale
+        and 12 bytes of channel data. The price is rows - 1 zeros beside each coefficient.
     """
     rows = math.gcd(rows, bases_Nx.shape[1])
     if rows == 1:

@@ -1,8 +1,8 @@
-"""The preview's small image as a runtime of phones wants it: a strided convolution an axis.
+"""The preview's small image in the form that suits phones: one strided convolution for each axis.
 
-`basisnet.resize` multiplies by matrices that are nearly all zeros. But their rows repeat: where sides are as P to Q in
-lowest terms, each P pixels give Q outputs by the same Q filters, except that at the edges the weights that lie inside
-the image are scaled to sum to one.
+`basisnet.resize` multiplies by matrices that are nearly all zeros. But their rows repeat: if the sides have the ratio
+P to Q in lowest terms, every P pixels give Q outputs with the same Q filters. Only at the edges, the weights inside the
+image are scaled to sum to one.
 """
 
 import math
@@ -20,11 +20,11 @@ class _Filters(NamedTuple):
     weights_QxK: np.ndarray
     stride: int
     pads: tuple[int, int]
-    scales_S: np.ndarray  # of each output: one over the sum of the weights that lie inside the image
+    scales_S: np.ndarray  # of each output: 1 / the sum of its weights inside the image
 
 
 def resize(images_BxHxWxC: jax.Array, side: int) -> jax.Array:
-    """As `basisnet.resize`, which also does what no filters repeat for."""
+    """Resizes as `basisnet.resize` does, and calls that where no filters repeat."""
     batch, height, width, channels = images_BxHxWxC.shape
     rows, columns = _filters(height, side), _filters(width, side)
     if rows is None or columns is None:
@@ -38,7 +38,7 @@ def resize(images_BxHxWxC: jax.Array, side: int) -> jax.Array:
 
 
 def _convolve(x_BxHxWxC, filters: _Filters, axis: int):
-    """All filters along an axis, the channels kept apart; filter and channel become the last axis."""
+    """Applies all filters along an axis, to each channel alone; filter and channel become the last axis."""
     channels, outputs = x_BxHxWxC.shape[-1], len(filters.weights_QxK)
     kernel_KxCxQC = np.einsum("qk,cd->kcqd", filters.weights_QxK, np.eye(channels, dtype=np.float32))
     kernel = jnp.expand_dims(kernel_KxCxQC.reshape(-1, channels, outputs * channels), 2 - axis)
@@ -48,7 +48,7 @@ def _convolve(x_BxHxWxC, filters: _Filters, axis: int):
 
 
 def _filters(size: int, side: int) -> _Filters | None:
-    """Of one axis; None if it keeps its size, or no repetition is out of reach of both edges."""
+    """Returns the filters of one axis; None if its size stays, or if the middle repetition reaches an edge."""
     if size == side:
         return None
     with jax.ensure_compile_time_eval():
@@ -56,8 +56,8 @@ def _filters(size: int, side: int) -> _Filters | None:
     repetitions = math.gcd(size, side)
     stride, outputs, middle = size // repetitions, side // repetitions, repetitions // 2
     weights_QxP = weights_SxP[middle * outputs :][:outputs]
-    seen = np.flatnonzero(weights_QxP.any(axis=0))
-    first, last = int(seen[0]), int(seen[-1])
+    used = np.flatnonzero(weights_QxP.any(axis=0))
+    first, last = int(used[0]), int(used[-1])
     if first == 0 or last == size - 1:
         return None
     weights_QxK = weights_QxP[:, first : last + 1]

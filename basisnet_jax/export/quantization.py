@@ -1,19 +1,19 @@
-"""Smaller .tflite files: how `litert.to_tflite` is to convert for each kind of quantization."""
+"""Smaller .tflite files: a converter for `litert.to_tflite` for each kind of quantization."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-ROWS = {"int8_weights": 4}  # see `one_image.synthesize`; eight are slower, one is too (docs/deploy.md)
+ROWS = {"int8_weights": 4}  # see `phone_layers.synthesize`; one and eight are slower (docs/deploy.md)
 
 
 def quantizer(kind: str, examples: Sequence[Mapping[str, np.ndarray]] = ()) -> Callable[[Any], bytes]:
-    """A value for `convert` of `litert.to_tflite`.
+    """Returns a function for the argument `convert` of `litert.to_tflite`.
 
     Args:
       kind: see `formats.Format.quantization`; '' for float32.
-      examples: for 'int8', {input: array of one batch} each, as real as can be.
+      examples: for 'int8', {input: array of one batch} each, as realistic as possible.
     """
 
     def convert(converter: Any) -> bytes:
@@ -32,7 +32,7 @@ def quantizer(kind: str, examples: Sequence[Mapping[str, np.ndarray]] = ()) -> C
 
 
 def _with_float_depthwise(content: bytes) -> bytes:
-    """int8 kernels of depthwise convolutions of floats as float32: XNNPACK takes no others, and they are small."""
+    """Turns int8 kernels of float depthwise convolutions into float32: XNNPACK takes only those; they are small."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
@@ -45,7 +45,7 @@ def _with_float_depthwise(content: bytes) -> bytes:
             kernel = graph.tensors[operator.inputs[1]]
             if kernel.type == schema.TensorType.INT8:
                 kernel_1xKxKxC = np.frombuffer(model.buffers[kernel.buffer].data, np.int8).reshape(kernel.shape)
-                values = kernel_1xKxKxC * np.asarray(kernel.quantization.scale, np.float32)  # a scale a channel
+                values = kernel_1xKxKxC * np.asarray(kernel.quantization.scale, np.float32)  # a scale per channel
                 kernel.type, kernel.quantization, kernel.buffer = schema.TensorType.FLOAT32, None, len(model.buffers)
                 model.buffers.append(schema.BufferT())
                 model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)

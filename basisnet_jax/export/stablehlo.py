@@ -1,4 +1,4 @@
-"""StableHLO by jax.export: one file for several platforms and any batch, which a server loads without this package."""
+"""StableHLO by jax.export: one file for several platforms and any batch; a server loads it without this package."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 from jax import export
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-DTYPES = {"image": jnp.uint8, "coefficients": jnp.float32}  # a quarter of the bytes that float32 pixels would be
+DTYPES = {"image": jnp.uint8, "coefficients": jnp.float32}  # uint8 pixels take a quarter of the bytes of float32
 
 
 def to_stablehlo(function: Callable[..., Any], inputs: Mapping[str, tuple[int, ...]]) -> bytes:
-    """A pure function, serialized for PLATFORMS with a symbolic batch.
+    """Serializes a pure function for PLATFORMS, with a symbolic batch.
 
     Args:
-      function: takes an array an input, in order, the batch first.
+      function: takes one array for each input, in order, with the batch as first axis.
       inputs: {name: shape without the batch}.
 
     Returns:
-      The file: the same bytes for the same function and weights, whoever exports them from whatever folder.
+      The file's content: the same bytes for the same function and weights, whatever user and folder export them.
     """
     (batch,) = export.symbolic_shape("batch")
     arguments = [jax.ShapeDtypeStruct((batch, *shape), DTYPES[name]) for name, shape in inputs.items()]
@@ -30,7 +30,7 @@ def to_stablehlo(function: Callable[..., Any], inputs: Mapping[str, tuple[int, .
 
 @contextlib.contextmanager
 def _no_locations() -> Iterator[None]:
-    """Has JAX note no source files: their paths would make each checkout's file another, and say whose it is."""
+    """Makes JAX record no source paths: those would differ between checkouts, and reveal whose checkout it is."""
     name = "jax_traceback_in_locations_limit"
     was = getattr(jax.config, name)
     jax.config.update(name, 0)
@@ -41,6 +41,6 @@ def _no_locations() -> Iterator[None]:
 
 
 def load_stablehlo(content: bytes) -> Callable[..., list[jax.Array]]:
-    """The function of such a file, which compiles for each new batch size; it gives a list of its outputs."""
+    """Loads the function of a file; it compiles for each new batch size, and returns a list of outputs."""
     call = jax.jit(export.deserialize(bytearray(content)).call)
     return lambda *arrays_Bx: jax.tree.leaves(call(*arrays_Bx))

@@ -1,4 +1,4 @@
-"""The command line: its output, whose reader may be gone (as `head` goes)."""
+"""The command line's output, whose reader may end early (as `head` does)."""
 
 import contextlib
 import os
@@ -6,12 +6,12 @@ import select
 import sys
 from collections.abc import Iterator
 
-UNREAD = 141  # exit code of a command that ends for that, as a shell has it
+UNREAD = 141  # exit code of a command whose reader is gone, as in a shell
 
 
 @contextlib.contextmanager
 def exit_quietly_on_broken_pipe() -> Iterator[None]:
-    """Ends the process in silence where nobody reads any more what is printed in here."""
+    """Ends the process silently where nobody reads any more what this context prints."""
     try:
         try:
             yield
@@ -22,15 +22,15 @@ def exit_quietly_on_broken_pipe() -> Iterator[None]:
     except BrokenPipeError:
         poll = select.poll()
         for stream in (sys.stdout, sys.stderr):
-            poll.register(stream.fileno(), 0)  # that a pipe has lost its reader is told unasked
+            poll.register(stream.fileno(), 0)  # a pipe that lost its reader is reported with any mask
         unread = [descriptor for descriptor, _ in poll.poll(0)]
         if sys.stdout.fileno() not in unread:
-            raise  # it was another pipe
-        for descriptor in unread:  # Python flushes once more at its end
+            raise  # another pipe broke
+        for descriptor in unread:  # Python flushes once more at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         sys.exit(UNREAD)
 
 
 def on_one_line(text: str) -> str:
-    """Escapes what would end the line or steer the terminal: the text may quote what a user gave."""
+    """Escapes characters that would end the line or control the terminal: the text may quote a user's input."""
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)

@@ -6,16 +6,16 @@ import pathlib
 import jax
 from absl import logging
 
-MAX_BYTES = 2**30  # what was not used for longest goes first
+MAX_BYTES = 2**30  # above it, the least recently used programs are deleted first
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another, or none ('').
+    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another or none ('').
 
-    The folder is basisnet_jax/jax in $XDG_CACHE_HOME, or in ~/.cache, and in it one for each number of cores that a
-    process may use: XLA splits a CPU's loops over them when it compiles, and JAX's keys do not hold their number. They
-    do hold the CPU's instruction sets, so machines of different CPUs can share it. If it cannot be written, a warning
-    says so and the run compiles everything.
+    The folder is basisnet_jax/jax in $XDG_CACHE_HOME, or in ~/.cache. It has a subfolder for each number of cores that
+    a process may use: XLA splits a CPU's loops over the cores when it compiles, and JAX's keys do not contain their
+    number. The keys do contain the CPU's instruction sets, so machines with different CPUs can share the folder. If the
+    folder cannot be written, a warning says so and the run compiles everything.
     """
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
@@ -43,6 +43,6 @@ def usable_cores() -> int:
 
 
 def compiling() -> str:
-    """Returns what is shown while a program is compiled: that it is kept, if it is."""
+    """Returns the text shown while a program is compiled: it says so if the program is kept."""
     kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     return "compiling, once (kept: the next run starts sooner)" if kept else "compiling, once"

@@ -1,6 +1,6 @@
 """Many processes as one run: how they find each other, and how they stop together.
 
-A run of one process needs none of this, and every function here then costs nothing.
+A run of one process needs none of this; there every function costs nothing.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from jax.experimental import multihost_utils
 
 from basisnet_jax.errors import UserError
 
-# A process not heard of for so long is taken for dead, and the others stop. A thread of JAX's own makes it heard, also
-# while it compiles.
+# A process without a heartbeat for this long counts as dead, and the others stop. A thread of JAX's own sends the
+# heartbeats, also while the process compiles.
 HEARTBEAT_SECONDS = 60
-SHUTDOWN_SECONDS = 300  # for which the first process to be done waits for the last
-LEAVE_SECONDS = 10  # for which a process that was refused waits for the others, which may have been refused too
-LOST = 1  # exit code of a process that cannot reach the others, or goes on without them no longer
-_LONGEST_SENTENCE = 1000  # bytes of an error that the others hear of
+SHUTDOWN_SECONDS = 300  # the first process that is done waits this long for the last
+LEAVE_SECONDS = 10  # a process that was refused waits this long for the others, which may have been refused too
+LOST = 1  # exit code of a process that cannot reach the others, or stops because it lost them
+_LONGEST_SENTENCE = 1000  # bytes of an error that the other processes receive
 
 
 def initialize(
@@ -33,21 +33,21 @@ def initialize(
 ) -> None:
     """Connects the processes of a run; to be called before anything touches a device.
 
-    Where all three are None, Cloud TPU, GKE, SLURM and Open MPI tell by their environment; elsewhere the process is
-    alone.
+    Where the first three arguments are None, JAX reads them from the environment of Cloud TPU, GKE, SLURM and Open MPI;
+    elsewhere the process is alone.
 
     Args:
       coordinator: 'host:port' of process 0, as the others reach it.
-      num_processes: of the run; 1 is alone, whatever the environment says.
+      num_processes: of the run; with 1 the process is alone, whatever the environment says.
       process_id: 0 to num_processes - 1.
-      connect_seconds: after which a process that has not met all others gives up, says so, and exits with code `LOST`.
+      connect_seconds: a process that has not met all others by then gives up, says so, and exits with code `LOST`.
 
     Raises:
-      UserError: what is given is not enough, or makes no sense.
+      UserError: the arguments are incomplete or wrong.
     """
     if num_processes == 1:
         return
-    # JAX aborts with a stack trace where it cannot connect: it waits longer than we do.
+    # JAX aborts with a stack trace where it cannot connect, so JAX's timeout is longer than ours.
     timer = threading.Timer(connect_seconds, _exit, [_no_connection(connect_seconds), LOST])
     timer.daemon = True
     timer.start()
@@ -81,7 +81,7 @@ def _no_connection(seconds: int) -> str:
 
 @contextlib.contextmanager
 def raise_user_errors_on_all_processes() -> Iterator[None]:
-    """What any process raises as UserError in here, all raise at its end, so that none waits for one that stopped."""
+    """Raises any process's UserError on all processes, at the context's end: none waits for a process that stopped."""
     error: UserError | None = None
     try:
         yield
@@ -101,12 +101,12 @@ def raise_user_errors_on_all_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Whether SIGINT or SIGTERM has asked to stop, as a function of the step; a second SIGINT stops at once.
+    """Yields stop(step): whether SIGINT or SIGTERM has asked to stop. A second SIGINT stops at once.
 
-    One SIGTERM may follow another, or a SIGINT, from whoever passes them on: that is one request.
+    A SIGTERM after another one, or after a SIGINT, is the same request: programs that pass signals on may send both.
 
-    To be asked once before each step. Of many processes each may get the signal; all hear True at the same step, which
-    JAX's preemption service sets a little ahead of the fastest.
+    Call stop once before each step. Any of many processes may get the signal; all get True at the same step, which
+    JAX's preemption service sets a little ahead of the fastest process.
     """
     received: list[int] = []
     many = jax.distributed.is_initialized()
@@ -116,9 +116,9 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
             raise KeyboardInterrupt
         received.append(number)
         if many:
-            signal.raise_signal(signal.SIGTERM)  # which the preemption service has a handler for
+            signal.raise_signal(signal.SIGTERM)  # the preemption service handles it
 
-    # Where there is one, that service's handler for SIGTERM stays.
+    # With many processes, the preemption service's handler for SIGTERM stays.
     previous = {
         number: signal.signal(number, handler)
         for number in ((signal.SIGINT,) if many else (signal.SIGINT, signal.SIGTERM))
@@ -131,7 +131,7 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
 
 
 def total(*counts: int) -> tuple[int, ...]:
-    """The sum of each count over all processes, which wait for each other."""
+    """Returns the sum of each count over all processes, which wait for each other."""
     if not jax.distributed.is_initialized():
         return counts
     everyones = np.asarray(multihost_utils.process_allgather(np.array(counts))).reshape(-1, len(counts))
@@ -149,22 +149,23 @@ def from_process_0(text: str) -> str:
 
 
 def is_first() -> bool:
-    """Returns whether this process is alone or the first of many. One that is alone starts no device for it."""
+    """Returns whether this process is alone or the first of many. A process that is alone starts no device for it."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def say(text: str) -> None:
-    """Prints; of many processes the first does it for all."""
+    """Prints the text; of many processes only the first prints."""
     if is_first():
         print(text)
 
 
 @contextlib.contextmanager
 def exit_when_a_peer_dies() -> Iterator[None]:
-    """Where one process of many fails in here, it ends, rather than wait for others that wait for it.
+    """Ends a process of many that fails in this context: it must not wait for processes that wait for it.
 
-    Python's end of a process waits until all are done, for `SHUTDOWN_SECONDS`. After sys.exit it waits `LEAVE_SECONDS`
-    for others that do the same; after any other exception not at all: it says what happened and exits with `LOST`.
+    By default a process that ends waits until all are done, for `SHUTDOWN_SECONDS`. After sys.exit this one waits
+    `LEAVE_SECONDS` for others that do the same. After any other exception it says what happened and exits with `LOST`
+    at once.
     """
     try:
         yield
@@ -186,7 +187,7 @@ def exit_when_a_peer_dies() -> Iterator[None]:
 
 
 def _exit(sentence: str, code: int) -> NoReturn:
-    """Ends this process, and those that read its data, without a word to other hosts."""
+    """Ends this process and the processes that read its data, without telling other hosts."""
     if sentence:
         print(f"error: {sentence}", file=sys.stderr)
     sys.stdout.flush()

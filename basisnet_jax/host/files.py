@@ -1,4 +1,4 @@
-"""Where files are, and how they come into being: whole, or not at all."""
+"""Paths of files, and how files are written: whole, or not at all."""
 
 import json
 import os
@@ -8,21 +8,21 @@ from etils import epath
 
 
 def absolute(path: str) -> epath.Path:
-    """A path as a user gives it: local, file://, or of a bucket (gs://), which epath's `resolve` would make local."""
+    """Makes a user's path absolute: local, file://, or gs:// (a bucket), which epath's `resolve` would make local."""
     given = epath.Path(path.removeprefix("file://")).expanduser()
     return given.resolve() if is_local(given) else given
 
 
 def is_local(path: epath.Path) -> bool:
-    """Whether the operating system knows the file, rather than a bucket's service."""
+    """Returns whether the operating system holds the file, rather than a bucket's service."""
     return "://" not in os.fspath(path)
 
 
 def write(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file, of which nobody ever sees a part, with the permissions that the user's umask leaves.
+    """Writes a file so that nobody ever sees a part of it, with the permissions that the user's umask leaves.
 
     Raises:
-      OSError: it cannot be written; what was there before is there still.
+      OSError: the file cannot be written; the file from before is still there.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -34,5 +34,5 @@ def write(path: epath.Path, content: str | bytes) -> None:
 
 
 def write_json(path: epath.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole, or not at all."""
     write(path, json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what is freed: a training step frees and asks for the same arrays again."""
+"""Makes the C library's allocator keep freed memory: each training step frees and allocates the same arrays."""
 
 import os
 import platform
@@ -9,19 +9,19 @@ _TUNABLES = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**62, "top_pad": 64
 
 
 def restart_with_malloc_settings(arenas: int | None = 1) -> None:
-    """Starts this program again, where that is glibc's, so that it keeps freed memory; for a script's first line.
+    """Restarts this program so that glibc's allocator keeps freed memory; for a script's first line.
 
-    By default glibc gives arrays of more than 32 MB (less, in a thread) back to the system when they are freed, and
-    the next step gets them page by page. On CPU that can be more than half of a training step (docs/performance.md).
-    With these settings nothing is given back, and what threads of another heap than the first still map apart comes in
-    huge pages. The process keeps its peak; results do not change. glibc reads them as a process starts: this replaces
-    the process by the same command line, and returns there. So it does at once where the environment tunes the
-    allocator, or it is not glibc.
+    By default glibc returns arrays of more than 32 MB (less, in a thread) to the system when they are freed, and the
+    next step gets them page by page. On CPU that can be more than half of a training step (docs/performance.md). With
+    these settings glibc returns nothing, and memory that threads of another heap than the first still map separately
+    comes in huge pages. The process keeps its peak memory; results do not change. glibc reads the settings as a process
+    starts, so this function replaces the process by the same command line, and returns in the new process. Where the
+    environment already tunes the allocator, or the C library is not glibc, the function returns at once.
 
     Args:
-      arenas: heaps, of which each thread has one. In a single one even the largest array is kept. None is glibc's
+      arenas: number of heaps; each thread uses one. A single heap keeps even the largest array. None is glibc's
         default, which is faster where a process compiles much and has small arrays, as in training on CPU: compilers
-        leave a heap in pieces.
+        fragment a heap.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return

@@ -1,4 +1,4 @@
-"""The device mesh, and which part of what each device holds.
+"""The device mesh, and which part of each array a device holds.
 
 A batch is split over all devices. Parameters are replicated over the axis 'data' and split over the axis 'fsdp',
 which is one device unless the config says otherwise.
@@ -18,35 +18,35 @@ SMALLEST_SHARDED = 2**12
 
 
 def num_slices(devices: Sequence[jax.Device]) -> int:
-    """Groups of devices with a fast network of their own: a TPU's slices; 1 where the platform knows of none."""
+    """Returns the number of TPU slices, groups of devices with their own fast network; 1 where there are no slices."""
     return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
-    """The devices of all hosts, as (devices / fsdp) x fsdp; 'fsdp' stays within a slice."""
+    """Makes the mesh of all hosts' devices, (devices / fsdp) x fsdp; 'fsdp' stays within a slice."""
     slices = num_slices(devices)
     shape = (len(devices) // slices // fsdp, fsdp)
-    # Split: else 'fsdp' would have to be as long as some of the axes of a TPU's network.
+    # Without split axes, 'fsdp' would have to be as long as some of the axes of a TPU's network.
     if slices > 1:
         grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices, allow_split_physical_axes=True)
     else:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    # Auto axes: Linen's Dropout fails on Explicit ones.
+    # Auto axes: Linen's Dropout fails on Explicit axes.
     return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis over all devices."""
+    """Returns the sharding of a batch: its leading axis is split over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
-    """A sharding for each array of a tree: its longest axis that divides over 'fsdp', or replicated."""
+    """Returns a sharding for each array of a tree: split along the longest axis that 'fsdp' divides, or replicated."""
     fsdp = mesh.shape["fsdp"]
 
     def sharding(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -60,7 +60,7 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def with_mesh_in_context(mesh: Mesh, function: Callable) -> Callable:
-    """`function`, with the mesh in the context where it is traced: there, what XLA does not partition looks for it."""
+    """Returns `function`, traced with the mesh in the context: shard_map and Pallas calls read the mesh there."""
 
     @functools.wraps(function)
     def traced(*args):
@@ -71,6 +71,6 @@ def with_mesh_in_context(mesh: Mesh, function: Callable) -> Callable:
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's share of a batch -> arrays of the whole batch, sharded over all devices of all hosts."""
+    """Makes the whole batch's arrays, sharded over all devices of all hosts, from this host's share of the batch."""
     sharding = batch_sharding(mesh)
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

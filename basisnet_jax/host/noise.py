@@ -1,6 +1,6 @@
-"""Keeps what other libraries print off the terminal, unless `--verbosity` asks for it.
+"""Keeps other libraries' lines off the terminal, unless `--verbosity` asks for them.
 
-Errors pass, and whatever else does not say of itself that it is information or a warning: the last words of a crash.
+Lines marked as information or warnings are dropped. Errors and unmarked lines, such as a crash's last words, pass.
 """
 
 import logging
@@ -19,12 +19,12 @@ _NATIVE = re.compile(  # information and warnings of C++ libraries
     rb"[IW]\d{4} [\d:.]+ "  # absl's and glog's
     rb"|WARNING: All log messages before absl::InitializeLog"
     rb"|INFO: "  # LiteRT's
-    rb"|[\d-]{10} [\d:.]{8,}: [IW] "  # TensorFlow's of old
+    rb"|[\d-]{10} [\d:.]{8,}: [IW] "  # old TensorFlow's
     rb"|To enable the following instructions: .* rebuild TensorFlow"
     rb"|(\x1b\[[\d;]*m)?[\d-]{10} [\d:.]{8,} \[[IVW]:onnxruntime"
-    # What image libraries dislike in a file: our own sentence names the file, where its pixels cannot be had.
+    # Image libraries' complaints about a file: where its pixels cannot be read, our own sentence names the file.
     rb"|libpng (error|warning): |Corrupt JPEG data: |Premature end of JPEG file|Invalid SOS parameters"
-    # XLA's alarm at a compilation that takes minutes calls itself an error: the live line says how long it takes.
+    # XLA's alarm at a compilation of minutes is marked as an error: the live line says how long compiling takes.
     rb"|E\d{4} .*slow_operation_alarm.cc|\*{32}$|\[Compiling module .*\] Very slow compile\?"
     rb"|$"
 )
@@ -34,9 +34,9 @@ _own_stderr: int | None = None  # file descriptor of the stderr that the process
 def filter_native_stderr() -> None:
     """Sends what native code writes to file descriptor 2 through a process that drops information and warnings.
 
-    A process of its own, not a thread: it still prints what this one wrote before it crashed. `sys.stderr` goes past
-    it, so Python's lines are in their order. Call it before anything starts a thread; once JAX is imported it does
-    nothing, since a process with threads must not fork.
+    The filter is a process, not a thread, so it still prints what this process wrote before a crash. `sys.stderr`
+    bypasses the filter, so Python's lines keep their order. Call this function before anything starts a thread; once
+    JAX is imported it does nothing, since a process with threads must not fork.
     """
     global _own_stderr
     if "jax" in sys.modules or not hasattr(os, "fork"):
@@ -59,11 +59,11 @@ def show_everything() -> None:
 
 
 def _forward(reader: int, stderr: int) -> None:
-    """Copies lines that are no noise until nobody can write any more; never returns."""
+    """Copies lines that are not noise until nobody can write any more; never returns."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends after the process that it serves, not before
+        signal.signal(number, signal.SIG_IGN)  # the filter ends after the process that it serves, not before
     devnull = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):  # a reader of stdout waits for its last holder
+    for descriptor in (0, 1, 2):  # a reader of stdout waits until the last process closes it
         os.dup2(devnull, descriptor)
     try:
         rest = b""
@@ -76,7 +76,7 @@ def _forward(reader: int, stderr: int) -> None:
 
 
 def log_own_lines(show: Callable[[str], None]) -> None:
-    """Makes Python's loggers show this package's lines, JAX's warnings and everybody's errors, and no others."""
+    """Makes Python's loggers show this package's lines, JAX's warnings and everybody's errors, and no other lines."""
     root = logging.getLogger()
     root.handlers = [_Lines(show)]
     root.setLevel(logging.INFO)
@@ -84,7 +84,7 @@ def log_own_lines(show: Callable[[str], None]) -> None:
 
 
 class _Lines(logging.Handler):
-    """Shows a record as a line of ours."""
+    """Handler that shows a record as one of this package's lines."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Figures that change nothing of the caller's matplotlib: colours for all eyes, names in any script.
+"""Figures with colours for all eyes and names in any script; the caller's matplotlib settings do not change.
 
 A figure is 8 inches wide at 150 pixels an inch, with letters of 9 points at least: shrunk to 600 pixels, a letter is as
-tall as in a newspaper. Matplotlib is imported where a figure begins, since that takes a second.
+tall as in a newspaper. Matplotlib is imported where a figure begins, since the import takes a second.
 """
 
 import functools
@@ -31,7 +31,7 @@ MARKERS = "osD^vP*X"
 
 
 def marker(index: int) -> dict[str, Any]:
-    """Returns the colour and marker of one of many points; the first 56 differ, neighbours differ in both."""
+    """Returns the colour and marker of point `index`: the first 56 points differ, neighbours differ in both."""
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": "none"}
 
 
@@ -46,14 +46,14 @@ def new_figure(height: float) -> "Figure":
 
 
 def key_below(figure: "Figure") -> None:
-    """Puts one key of all panels below them, where it hides nothing."""
-    found = [axes.get_legend_handles_labels() for axes in figure.axes]
-    entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
+    """Puts one key of all panels below them, where the key hides nothing."""
+    keys = [axes.get_legend_handles_labels() for axes in figure.axes]
+    entries = {label: handle for handles, labels in keys for handle, label in zip(handles, labels, strict=True)}
     figure.legend(list(entries.values()), list(entries), loc="outside lower left", fontsize=SMALL)
 
 
 def label_madds(axes: "Axes", average: bool) -> None:
-    """Labels a panel of top-1 over multiply-adds: 300 M rather than 3.0, with a power of ten in a corner."""
+    """Labels a panel of top-1 over multiply-adds: 300 M rather than 3.0 and a power of ten in a corner."""
     from matplotlib.ticker import EngFormatter
 
     axes.set(xlabel="multiply-adds for an image" + ", on average" * average, ylabel="top-1")
@@ -78,15 +78,15 @@ def save(figure: "Figure", path: epath.Path) -> None:
 
 
 def drawable(name: str, longest: int = 200) -> str:
-    r"""Returns a name as matplotlib can draw it.
+    r"""Returns a name in letters that matplotlib can draw.
 
     Args:
-      name: anything, such as the name of a class, which is a folder's.
-      longest: letters that are kept of a longer name.
+      name: any text, such as the name of a class, which is a folder's name.
+      longest: letters; a longer name is cut to this length.
 
     Returns:
-      The name, in which a dollar begins no formula. A letter that no font on this machine has, and one that cannot be
-      printed, is written as Python writes it: \u6c34.
+      The name, in which a dollar begins no formula. A letter that no font on this machine has, or that cannot be
+      printed, is written as Python's escape: \u6c34.
     """
     shown = name if len(name) <= longest else name[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return "".join(
@@ -97,7 +97,7 @@ def drawable(name: str, longest: int = 200) -> str:
 
 @functools.cache
 def _family_with(letter: str) -> str | None:
-    """Returns the font family to draw a letter with: `FONT`, else another one that this machine has, or None."""
+    """Returns the font family to draw a letter with: `FONT`, else another family on this machine, or None."""
     from matplotlib import font_manager
 
     if _has(FONT, letter):
@@ -107,7 +107,7 @@ def _family_with(letter: str) -> str | None:
     regular = {
         entry.name
         for entry in font_manager.fontManager.ttflist
-        # The last resort has a box for every letter, with the code of its script.
+        # The font Last Resort has a box for every letter, with the code of the letter's script.
         if (entry.style, entry.weight) == ("normal", 400) and not entry.name.startswith("Last Resort")
     }
     by_likeness = sorted(regular, key=lambda family: ("Sans" not in family, family))
@@ -121,13 +121,13 @@ def _has(family: str, letter: str) -> bool:
 
 @functools.cache
 def _font(family: str) -> Any:
-    """Returns the font that matplotlib draws a family with; None where its file cannot be read."""
+    """Returns the font that matplotlib draws a family with; None where the font's file cannot be read."""
     from matplotlib import font_manager
 
     try:
-        found = font_manager.findfont(
+        path = font_manager.findfont(
             font_manager.FontProperties(family=[family]), fallback_to_default=False, rebuild_if_missing=False
         )
-        return font_manager.get_font(found)
+        return font_manager.get_font(path)
     except (OSError, RuntimeError, ValueError):
         return None

@@ -9,12 +9,12 @@ from absl import logging
 
 
 def count_recompilations(function: Any, name: str, compiled_again: Callable[[], None]) -> Callable[..., Any]:
-    """A jitted function that logs what makes it compile again, after its first call.
+    """Returns a jitted function that logs what makes it compile again, after its first call.
 
     Args:
-      function: what jit returned.
-      name: for the log.
-      compiled_again: is called each time.
+      function: the jitted function.
+      name: of the function, for the log.
+      compiled_again: is called at each new compilation.
     """
     first: dict[str, str] = {}
 
@@ -34,7 +34,7 @@ def count_recompilations(function: Any, name: str, compiled_again: Callable[[], 
 
 
 def _described(args: Any) -> dict[str, str]:
-    """What a program is compiled for: {the name of an argument's array: its type and sharding}."""
+    """Returns what a program is compiled for: {the name of an argument's array: its type and sharding}."""
 
     def described(leaf: Any) -> str:
         return f"{jax.typeof(leaf)} on {leaf.sharding}" if isinstance(leaf, jax.Array) else f"{jax.typeof(leaf)}"

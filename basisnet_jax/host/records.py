@@ -9,15 +9,15 @@ T = TypeVar("T")
 
 
 def typed(kind: type[T], content: Any) -> T:
-    """Makes a dataclass of a JSON object that may have been written by anybody.
+    """Makes a dataclass from a JSON object, and checks the object: anybody may have written it.
 
     Args:
-      kind: the dataclass. Fields may be scalars, dataclasses, lists and dictionaries of these, each perhaps None; the
-        values of a field of another type are not checked.
-      content: what JSON gave.
+      kind: the dataclass. Fields may be scalars, dataclasses, lists and dictionaries of these, each perhaps None.
+        Values of fields of other types are not checked.
+      content: the parsed JSON.
 
     Raises:
-      TypeError: `content` is no object, or a field is missing, unknown or of another type.
+      TypeError: `content` is not an object, or a field is missing, unknown or of another type.
     """
     if not isinstance(content, dict):
         raise TypeError(f"{kind.__name__} is not an object")
@@ -26,9 +26,9 @@ def typed(kind: type[T], content: Any) -> T:
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:
-    """Returns a field's value as its type wants it."""
+    """Returns a field's value, converted to the field's type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:  # of a type and None
+    if origin is types.UnionType:  # a type or None
         return None if value is None else _value(name, arguments[0], value)
     if dataclasses.is_dataclass(kind):
         return typed(kind, value)  # type: ignore[arg-type]

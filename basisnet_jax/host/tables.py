@@ -15,12 +15,12 @@ def align(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: str 
     """Lays out rows of cells in columns, each as wide as its widest cell.
 
     Args:
-      rows: equally many cells each; the first row may be the header.
+      rows: with the same number of cells each; the first row may be the header.
       left: the columns that are flush left, as words are. The others are flush right, as numbers are.
-      gap: what stands between two columns.
+      gap: the text between two columns.
 
     Returns:
-      A line for each row, without spaces at its end.
+      One line for each row, without trailing spaces.
     """
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
 

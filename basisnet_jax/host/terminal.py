@@ -1,4 +1,4 @@
-"""What a command shows while it works: one live line at the bottom of a terminal, dated lines in a log file.
+"""A command's progress: one live line at the bottom of a terminal, dated lines in a log file.
 
 Rich draws the live line and measures the rates. All of it goes to stderr; stdout is for results.
 """
@@ -14,23 +14,23 @@ from rich import console, live, progress, text
 
 REDRAWS_A_SECOND = 4.0  # of the live line
 LOG_SECONDS = 60.0  # between two lines on the same stage in a log file
-RATE_SECONDS = 300.0  # over which images/s are measured, 1,000 units at most: a step may take a minute
+RATE_SECONDS = 300.0  # images/s are measured over this time, and over 1,000 units at most: a step may take a minute
 SHORTEST_BAR = 5
 LONGEST_BAR = 40
 
-_console = console.Console(  # one for all, so that Rich keeps two live lines apart
+_console = console.Console(  # one console for all, so that Rich keeps two live lines apart
     stderr=True, force_terminal=True, color_system=None, soft_wrap=True, markup=False, emoji=False, highlight=False
 )
-_console.show_cursor = lambda show=True: False  # type: ignore[method-assign]  # a killed process would leave it hidden
+_console.show_cursor = lambda show=True: False  # type: ignore[method-assign]  # a kill would leave it hidden
 
 
 def on_terminal() -> bool:
-    """Returns whether stderr is a terminal whose lines can be drawn again."""
+    """Returns whether stderr is a terminal whose lines can be redrawn."""
     return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def log(line: str) -> None:
-    """Prints a line to stderr: above the live line if there is one, in a log file with date and time."""
+    """Prints a line to stderr: on a terminal above the live line, in a log file with date and time."""
     print(line if on_terminal() else f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
@@ -62,22 +62,22 @@ class Progress:
         self._live.stop()
 
     def say(self, line: str) -> None:
-        """Prints a line above the live one, in a log file with date and time."""
+        """Prints a line above the live line, in a log file with date and time."""
         if not self._silent:
             log(line)
 
     def stage(
         self, name: str, total: int = 0, *, done: int = 0, step_images: int = 0, waiting: str = "", logged: bool = True
     ) -> None:
-        """Ends the stage before, and begins another one.
+        """Ends the current stage, and begins the next one.
 
         Args:
           name: such as 'evaluating'.
-          total: images of the whole stage, or steps; 0 where nobody knows.
+          total: images or steps of the whole stage; 0 where the number is unknown.
           done: images or steps that were done before.
           step_images: images in a step; 0 where images are counted, not steps.
-          waiting: said until the first image or step is done, such as 'compiling, once'.
-          logged: whether a log file is told the name.
+          waiting: shown until the first image or step is done, such as 'compiling, once'.
+          logged: whether the name is written to a log file.
         """
         now = self._clock()
         fields: dict[str, Any] = {"step_images": step_images, "waiting": waiting, "figures": {}}
@@ -87,7 +87,7 @@ class Progress:
 
     @contextlib.contextmanager
     def aside(self, name: str, total: int = 0, *, waiting: str = "") -> Iterator[None]:
-        """Shows another stage in here; the one before then goes on, and its rate does not count the time between."""
+        """Shows another stage in this context. Then the stage before resumes; its rate leaves out the time between."""
         began = self._clock()
         self.stage(name, total, waiting=waiting, logged=False)
         try:
@@ -97,7 +97,7 @@ class Progress:
             self._aside_seconds += self._clock() - began
 
     def advance(self, units: int = 1, name: str = "", figures: Mapping[str, str] | None = None) -> None:
-        """Counts units of the stage that have ended; it may have another name now, and other figures beside its bar."""
+        """Counts finished units of the stage; `name` and `figures` replace its name and the figures beside its bar."""
         task, now = self._tasks.tasks[-1], self._clock()
         waited = not task.started and task.fields["waiting"] and _waited(task)
         self._tasks.start_task(task.id)
@@ -109,7 +109,7 @@ class Progress:
             self._log(waited or plain_line(task))
 
     def _clock(self) -> float:
-        """Returns seconds, those left out for which another stage was shown aside."""
+        """Returns seconds, without the time for which another stage was shown aside."""
         return time.monotonic() - self._aside_seconds
 
     def _log(self, line: str) -> None:
@@ -118,7 +118,7 @@ class Progress:
             self.say(line)
 
     def _draw(self) -> console.RenderableType:
-        """Returns the live line as things stand, as wide as the terminal is now."""
+        """Returns the current live line, as wide as the terminal is now."""
         with contextlib.suppress(OSError):  # Rich itself asks stdin and stdout, which may be files
             columns, rows = os.get_terminal_size(sys.stderr.fileno())
             _console.size = (columns or 80, rows or 24)
@@ -127,10 +127,10 @@ class Progress:
 
 
 def live_line(task: progress.Task, columns: int) -> text.Text:
-    """Returns the live line of a stage. What has no room is left out: the rate's unit, the rate, then the bar.
+    """Returns the live line of a stage. A narrow terminal leaves out the rate's unit, then the rate, then the bar.
 
-    With overflow 'ignore' Rich crops the line, and imports nothing to do so: TFDS's imports are lazy, and Rich's thread
-    could not import beside them.
+    With overflow 'ignore' Rich crops the line without importing anything: TFDS's imports are lazy, and Rich's thread
+    could not import at the same time.
     """
     if not task.started:
         return text.Text(_waited(task), no_wrap=True, overflow="ignore")
@@ -144,31 +144,31 @@ def live_line(task: progress.Task, columns: int) -> text.Text:
 
 
 def _bar(task: progress.Task, columns: int) -> str:
-    """Returns a bar that is filled as far as a stage is done. It differs by shape: Rich's own needs colours."""
+    """Returns a bar that is filled as far as a stage is done, drawn with shapes: Rich's own bar needs colours."""
     full, empty = "█░" if "utf" in _console.encoding else "#."
     filled = int(columns * task.percentage / 100)
     return full * filled + empty * (columns - filled)
 
 
 def plain_line(task: progress.Task) -> str:
-    """Returns the same in words, for a log file."""
+    """Returns the state of a stage in words, for a log file."""
     return f"{task.description}: {', '.join([_done(task), *_details(task, ' images/s')])}"
 
 
 def _done(task: progress.Task) -> str:
-    """Returns such as '500 of 1,621 steps'."""
+    """Returns how much of a stage is done, such as '500 of 1,621 steps'."""
     whole = f" of {task.total:,}" if task.total else ""
     return f"{task.completed:,}{whole} {'steps' if task.fields['step_images'] else 'images'}"
 
 
 def _waited(task: progress.Task) -> str:
-    """Returns such as 'evaluating: compiling, once: 12 s', for a stage of which no unit has ended."""
+    """Returns the line of a stage before its first unit is done, such as 'evaluating: compiling, once: 12 s'."""
     words = (task.description, task.fields["waiting"], f"{task.get_time() - task.fields['began']:.0f} s")
     return ": ".join(filter(None, words))
 
 
 def _details(task: progress.Task, unit: str) -> Iterator[str]:
-    """Yields a stage's figures, its rate if that has a unit, and the time left, as far as they are known."""
+    """Yields a stage's figures, its rate if `unit` is given, and the time left, as far as they are known."""
     yield from (f"{name} {value}" for name, value in task.fields["figures"].items())
     if unit and (speed := task.speed):
         yield f"{speed * (task.fields['step_images'] or 1):,.0f}{unit}"

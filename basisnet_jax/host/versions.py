@@ -21,9 +21,9 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Of everything that a result may depend on."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"basisnet_jax": basisnet_jax.__version__, "python": platform.python_version(), **found}
+    """Returns {name: version} of everything that a result may depend on."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"basisnet_jax": basisnet_jax.__version__, "python": platform.python_version(), **packages}
 
 
 def versions_line() -> str:

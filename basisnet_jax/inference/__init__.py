@@ -1,1 +1,1 @@
-"""Trained networks on images: two stages, the second for those images that need it."""
+"""Inference with trained networks: the preview sees every image, the specialist those that need it."""

@@ -1,4 +1,4 @@
-"""Any number of images by programs of a few sizes, so that after the first batches nothing compiles again."""
+"""Runs any number of images with programs of a few batch sizes: after the first batches nothing compiles again."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import jax
 import numpy as np
 
-# The large ones are for what a call costs whatever its size, which a small network feels.
+# The large sizes spread the fixed cost of a call over many images, which matters for a small network.
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 128, 256)
-MAX_PADDING = 3  # images too many that a bucket is filled up with, rather than that another is begun
+MAX_PADDING = 3  # a last chunk that needs more padding images than this is split into smaller buckets
 
 
 def run(function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
-    """The function's outputs for all B, which it is given in pieces of bucket sizes; padding is zeros.
+    """Returns the function's outputs for all B rows, computed in chunks of bucket sizes; padding is zeros.
 
     Args:
-      function: arrays of b in SIZES rows -> arrays, or a tree of them, of as many rows.
+      function: takes arrays of b rows, b in SIZES; returns arrays, or a tree of arrays, of b rows.
       arrays_Bx: [B, ...] each, any dtype.
 
     Returns:
-      Its outputs in order, [B, ...] each.
+      The function's outputs in order, [B, ...] each.
     """
 
     def padded(array_Bx: np.ndarray, start: int, size: int) -> np.ndarray:
@@ -31,13 +31,13 @@ def run(function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray
         return filled
 
     count = len(arrays_Bx[0])
-    # All pieces are started before the first is waited for.
+    # All chunks are started before the first result is waited for.
     started = [jax.tree.leaves(function(*(padded(x, *piece) for x in arrays_Bx))) for piece in pieces(count)]
     return [np.concatenate([np.asarray(x) for x in outputs])[:count] for outputs in zip(*started, strict=True)]
 
 
 def pieces(count: int) -> Iterator[tuple[int, int]]:
-    """(start, bucket size) of each piece that `count` images are worked off in; no images are one piece."""
+    """Yields (start, bucket size) of each chunk of `count` images; no images make one chunk."""
     start = 0
     while start < max(count, 1):
         left = max(count, 1) - start

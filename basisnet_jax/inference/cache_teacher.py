@@ -1,4 +1,4 @@
-"""--mode=teacher: a teacher's logits of every training example, computed once."""
+"""--mode=teacher: computes a teacher's logits of every training example, once."""
 
 import jax
 import numpy as np
@@ -18,14 +18,15 @@ from basisnet_jax.training import step
 
 
 def cache_logits(config: Config) -> str:
-    """Fills `config.distill.cache`, going on where it was stopped, and returns a sentence on it.
+    """Fills `config.distill.cache`, resumes a stopped fill, and returns a sentence to print.
 
-    The teacher sees what it is evaluated on: the same part of each image, at its own resolution. Each process makes
-    files of its own, on its own devices. A bad example gets the logits of a black image: training replaces it.
+    The teacher sees images as in its own evaluation: the same part of each image, at the teacher's resolution. Each
+    process makes its own files, on its own devices. A bad example gets the logits of a black image: training replaces
+    that example.
 
     Raises:
-      UserError: a value is out of range, data or teacher are not there or do not fit each other, the cache is one of
-        another teacher, data set or preprocessing, or it cannot be written.
+      UserError: a value is out of range, data or teacher are missing or do not fit each other, the cache is of
+        another teacher, data set or preprocessing, or the cache cannot be written.
     """
     config = validate(config)
     if not config.distill.cache:
@@ -53,7 +54,7 @@ def cache_logits(config: Config) -> str:
         if not teacher_logits.check_identity(folder, identity) and jax.process_index() == 0:
             files.write_json(folder / "identity.json", identity)
         missing = _missing(folder, len(data.train))
-        hits = seen = 0
+        hits = computed = 0
         with terminal.Progress(silent=not distributed.is_first()) as progress:
             progress.stage("computing the teacher's logits", sum(map(len, missing.values())))
             for name, indices in missing.items():
@@ -71,22 +72,22 @@ def cache_logits(config: Config) -> str:
                     good = batch["mask"] > 0
                     logits_BxK = np.asarray(apply(variables, mesh_lib.to_global(mesh, batch)["image"]))
                     hits += int(np.sum((logits_BxK.argmax(-1) == batch["label"])[good]))
-                    seen += int(good.sum())
+                    computed += int(good.sum())
                     logits.append(logits_BxK)
                     progress.advance(len(good))
                 teacher_logits.write_file(folder / name, np.concatenate(logits)[: len(indices)])
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); name another config.distill.cache.") from None
-    hits, seen = distributed.total(hits, seen)
-    accuracy = f"; its top-1 on the {seen} computed now is {hits / seen:.4f}" if seen else ""
+    hits, computed = distributed.total(hits, computed)
+    accuracy = f"; its top-1 on the {computed} computed now is {hits / computed:.4f}" if computed else ""
     return f"{folder}: logits of {config.distill.teacher} for {len(data.train)} training examples{accuracy}"
 
 
 def _missing(folder: epath.Path, examples: int) -> dict[str, np.ndarray]:
-    """Returns {file: indices of its examples} for the files of this process that are not there."""
-    found = {}
+    """Returns {file: indices of its examples} for the missing files that this process makes."""
+    missing = {}
     for number, name in enumerate(teacher_logits.file_names(examples)):
         if number % jax.process_count() == jax.process_index() and not (folder / name).exists():
             start = number * teacher_logits.EXAMPLES_A_FILE
-            found[name] = np.arange(start, min(start + teacher_logits.EXAMPLES_A_FILE, examples))
-    return found
+            missing[name] = np.arange(start, min(start + teacher_logits.EXAMPLES_A_FILE, examples))
+    return missing

@@ -1,4 +1,4 @@
-"""Image files: their pixels, the answers on them, and the answers as a table."""
+"""Reads and classifies image files, and lays out the answers as a table."""
 
 import csv
 import io
@@ -14,11 +14,11 @@ from basisnet_jax.data.folder import as_text, find_images
 from basisnet_jax.host import tables, terminal
 from basisnet_jax.inference.jax_classifier import TwoStageClassifier
 
-READ_AT_ONCE = 256  # images of which the pixels are held
+READ_AT_ONCE = 256  # images whose pixels are in memory at a time
 
 
 class Row(NamedTuple):
-    """What is said of one image file."""
+    """The answer on one image file."""
 
     file: str
     label: str
@@ -35,10 +35,10 @@ def predict_files(classifier: TwoStageClassifier, pattern: str) -> tuple[list[Ro
       pattern: a folder, or a pattern of names such as 'photos/*.jpg'; see `folder.find_images`.
 
     Returns:
-      A row for each image in the order of their names, and a sentence for each file that is none.
+      A row for each image in the order of the names, and a sentence for each file that is not an image.
 
     Raises:
-      UserError: there is no such image.
+      UserError: the pattern matches no images.
     """
     files = find_images(pattern, "images")
     rows: list[Row] = []
@@ -65,7 +65,7 @@ def _rows(classifier: TwoStageClassifier, images: dict[str, np.ndarray]) -> Iter
 def read_images(
     files: Iterable[str], side: int, channels: int, crop: preprocess.EvalCrop, bad: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(file, its pixels as evaluation sees them); of each file that is no image, `bad` gets a sentence."""
+    """Yields (file, its pixels as in evaluation); adds a sentence to `bad` for each file that is not an image."""
     for file in files:
         try:
             with open(file, "rb") as opened:
@@ -78,7 +78,7 @@ def read_images(
 
 
 def table(rows: Sequence[Row], style: str) -> str:
-    """The rows as 'table' (for eyes), 'csv' or 'json'."""
+    """Returns the rows as text; the style is 'table' (for people), 'csv' or 'json'."""
     if style == "json":
         return json.dumps([row._asdict() for row in rows], indent=2)
     if style == "csv":

@@ -1,4 +1,4 @@
-"""Two-stage inference: the preview sees every image, and the specialist those that the preview is unsure of."""
+"""Two-stage inference: the preview sees every image, the specialist those that the preview is unsure of."""
 
 import dataclasses
 import functools
@@ -25,9 +25,9 @@ from basisnet_jax.workdir.run_folder import is_export, open_run
 
 @dataclasses.dataclass(frozen=True)
 class TwoStageClassifier(runtime.TwoStageClassifier):
-    """A trained model that runs no more of itself than each image needs.
+    """A trained model that runs the specialist only for the images that need it.
 
-    Its stages are any functions that can be called with b in `buckets.SIZES`: jitted ones, or one that was exported.
+    The stages are any functions that can be called with b in `batching.SIZES`: jitted or exported functions.
 
     Attributes:
       crop: the part of an image file that is classified.
@@ -39,7 +39,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     def from_folder(
         cls, workdir: str, threshold: float | None = None, config: Config | None = None
     ) -> "TwoStageClassifier":
-        """Opens an export by `from_export`, and a run by `from_checkpoint`."""
+        """Opens an export with `from_export`, and a run with `from_checkpoint`."""
         if not is_export(workdir):
             return cls.from_checkpoint(workdir, threshold, config)
         open_run(workdir, config, or_export=True)
@@ -49,18 +49,18 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     def from_checkpoint(
         cls, workdir: str, threshold: float | None = None, config: Config | None = None
     ) -> "TwoStageClassifier":
-        """The trained model of a run, on the first device. The data that it was trained on is not needed.
+        """Opens the trained model of a run on the first device, without its training data.
 
         Args:
-          workdir: of the run.
-          threshold: of the largest softmax probability at which an image exits; None takes the rule that
+          workdir: the run's folder.
+          threshold: an image exits where its largest softmax probability is at least this; None takes the rule that
             --mode=evaluate chose.
-          config: the run's with other `data.eval_crop`, `eval.checkpoint`, `eval.ema` or `eval.resolution`; None is
-            the run's own.
+          config: the run's config, with other `data.eval_crop`, `eval.checkpoint`, `eval.ema` or `eval.resolution`;
+            None is the run's own.
 
         Raises:
-          UserError: no run, no checkpoint, another model, no rule or one that was chosen with other weights, or a
-            routing that asks for more than an image.
+          UserError: there is no run, no checkpoint or no rule, the config has another model, the rule was chosen with
+            other weights, or the routing needs more than an image.
         """
         opened = open_trained(workdir, config)
         model, config = opened.model, opened.config
@@ -80,23 +80,25 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     def from_export(
         cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str | None = None
     ) -> Self:
-        """As `runtime.TwoStageClassifier.from_export`, and it knows how image files are cropped."""
-        found = super().from_export(folder, threshold, threads, suffix)
-        return dataclasses.replace(found, crop=eval_crop(validate(with_defaults(Manifest.load(folder).config)).data))
+        """Opens an export as `runtime.TwoStageClassifier.from_export` does, with the crop for image files."""
+        classifier = super().from_export(folder, threshold, threads, suffix)
+        return dataclasses.replace(
+            classifier, crop=eval_crop(validate(with_defaults(Manifest.load(folder).config)).data)
+        )
 
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         return batching.run(function, *arrays_Bx)
 
 
 def jit_stages(model: BasisNet, variables: Variables, warm_start: float) -> Stages:
-    """Jits a model's stages and gives them their variables and the warm start that is left.
+    """Jits a model's stages and binds their variables and the rest of the warm start.
 
-    A call takes a microsecond or two for every array that it hands on. So each stage is given only the variables that
-    the stage reads, and all vectors, which are most of the arrays, packed into one.
+    A call costs a microsecond or two for every array that is passed. So each stage gets only the variables that it
+    reads, and all vectors, which are most of the arrays, packed into one array.
 
     Returns:
-      first(uint8[B, H, W, C]) -> (logits_BxK, coefficients_BxLxN), None without a preview, and second(those images and
-      coefficients) -> logits_BxK; float32.
+      first(images uint8[B, H, W, C]) -> (logits_BxK, coefficients_BxLxN), None without a preview; and
+      second(images, coefficients) -> logits_BxK. Outputs are float32.
     """
     first, second = make_stages(model)
 

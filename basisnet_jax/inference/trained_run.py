@@ -1,4 +1,4 @@
-"""A trained run opened for inference, and the exit rule that fits it."""
+"""Opens a trained run for inference, and finds the exit rule that fits the run."""
 
 import dataclasses
 import json
@@ -22,30 +22,30 @@ from basisnet_jax.workdir.run_folder import open_run
 
 @dataclasses.dataclass(frozen=True)
 class OpenedRun:
-    """A trained run on the first device; its data need not be there."""
+    """A trained run, restored for the first device; its data may be missing."""
 
     folder: epath.Path
-    config: Settings  # the run's; the model may compute otherwise
+    config: Settings  # the run's; `model` may compute differently
     model: BasisNet
     step: int  # after which the variables were saved
     variables: Variables  # float32 arrays of NumPy
-    data_name: str  # what people call the data set that it was trained on
-    warm_start_left: float  # at that step, from 1 to 0
+    data_name: str  # people's name for the training data set
+    warm_start_left: float  # at `step`, from 1 to 0
     classes: tuple[str, ...]
     side: int  # of the images, in pixels
     channels: int
 
 
 def open_trained(workdir: str, config: Config | None = None, **of_the_model: Any) -> OpenedRun:
-    """Restores a run.
+    """Restores the model and the facts of a trained run.
 
     Args:
-      workdir: of the run.
+      workdir: the run's folder.
       config: as in `TwoStageClassifier.from_checkpoint`.
-      of_the_model: fields of config.model that change how it computes, and none of its parameters.
+      of_the_model: fields of config.model that change how the model computes, and not its parameters.
 
     Raises:
-      UserError: no run, no checkpoint, another model, or a routing that asks for more than an image.
+      UserError: no run, no checkpoint, another model than the config's, or a routing that needs more than an image.
     """
     folder, config = open_run(workdir, config)
     if config.model.routing == "task":
@@ -77,10 +77,10 @@ def rule_of(opened: OpenedRun, threshold: float | None = None) -> ChosenRule:
 
     Args:
       opened: the run.
-      threshold: that a user gave; None takes the rule that --mode=evaluate chose.
+      threshold: the user's threshold; None takes the rule that --mode=evaluate chose.
 
     Raises:
-      UserError: there is no rule, it was chosen with other weights, or the threshold is not a probability.
+      UserError: there is no rule, the rule was chosen with other weights, or the threshold is not a probability.
     """
     if threshold is not None:
         return ChosenRule(threshold_rule(threshold))
@@ -97,13 +97,13 @@ def _read_json(path: epath.Path, what: str) -> Any:
 
 
 def provenance_of(config: Settings, data_name: str, step: int, files: Mapping[str, str] | None = None) -> Provenance:
-    """Says what a rule is chosen or used with.
+    """Returns what a rule is chosen or used with: weights and images.
 
     Args:
-      config: of the evaluation or the prediction.
-      data_name: what people call the data set.
-      step: of the checkpoint.
-      files: an export's, with their SHA-256; None is a checkpoint.
+      config: settings of the evaluation or the prediction.
+      data_name: people's name for the data set.
+      step: the checkpoint's step.
+      files: {name: SHA-256} of an export's files; None for a checkpoint.
     """
     return Provenance(
         step=step,

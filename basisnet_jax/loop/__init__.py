@@ -1,1 +1,1 @@
-"""The training loop: save, evaluate, next batch, step; and what it says."""
+"""The training loop: save, evaluate, next batch, step; and the lines that it prints."""

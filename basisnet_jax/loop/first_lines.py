@@ -1,4 +1,4 @@
-"""What a training begins with: the lines that say what runs, on what and where, and the stage that shows its steps."""
+"""The start of a training's output: the lines that say what runs, on what and where, and the stage that shows steps."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from basisnet_jax.host import compilation_cache, terminal, versions
 
 
 def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) -> list[str]:
-    """Returns the lines that a training begins with: what runs, on what, and where it goes.
+    """Returns the first lines of a training: what runs, on what, and where its results go.
 
     Args:
       experiment: the run's.
       workdir: the run's folder, as the user gave it.
-      resumed_from: step of the checkpoint that the run goes on from; None if it is new.
+      resumed_from: step of the checkpoint that the run resumes from; None for a new run.
     """
     plan, data, config = experiment.plan, experiment.data, experiment.config
     begins = "new" if resumed_from is None else f"resumed from step {resumed_from:,} of {plan.total_steps:,}"
@@ -34,12 +34,12 @@ def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) 
 
 
 def epoch_of(experiment: Experiment, step: int) -> str:
-    """Returns such as 'epoch 3/40' for the step `step`, from 1."""
+    """Returns the epoch of a step counted from 1, as 'epoch 3/40'."""
     return f"epoch {experiment.plan.epoch(step)}/{math.ceil(experiment.config.epochs)}"
 
 
 def show_training(experiment: Experiment, first: int, progress: terminal.Progress) -> None:
-    """Begins the stage that shows a training which has done `first` steps."""
+    """Begins the stage that shows a training after its first `first` steps."""
     progress.stage(
         epoch_of(experiment, first + 1),
         experiment.plan.total_steps,
@@ -51,7 +51,7 @@ def show_training(experiment: Experiment, first: int, progress: terminal.Progres
 
 
 def _networks(experiment: Experiment) -> dict[str, str]:
-    """Returns a row for each network, and for both together where there are two."""
+    """Returns a row for each network, and one for both where there are two."""
     cost, model, settings = experiment.cost(), experiment.model, experiment.config.model
     parameters, mixed = f"{cost.parameters:,} parameters", cost.synthesis + cost.specialist
     large = f"{settings.specialist.backbone}, {experiment.image_shape[0]} px"
@@ -67,7 +67,7 @@ def _networks(experiment: Experiment) -> dict[str, str]:
 
 
 def _devices(devices: Sequence[jax.Device]) -> str:
-    """Returns such as '8 x TPU v5 lite on 2 hosts'."""
+    """Describes the devices, as '8 x TPU v5 lite on 2 hosts'."""
     kind, hosts = devices[0].device_kind, len({device.process_index for device in devices})
     cores = compilation_cache.usable_cores()
     kind = f"CPU ({cores} core{'s' if cores > 1 else ''})" if kind == "cpu" else kind

@@ -1,4 +1,4 @@
-"""What a run knows of itself besides its state: counts, times, and the metrics since the last line of them."""
+"""Statistics of a run besides its state: counts, times, and the metrics since they were last written."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,23 +9,23 @@ from typing import Any
 class RunStats:
     """Counts and times, saved with the state: a resumed run reports what an uninterrupted run would have."""
 
-    train_seconds: float = 0.0  # in the loop, compilation, evaluation and saving included
-    step_seconds: float = 0.0  # in training steps alone, each run's first left out
-    wait_seconds: float = 0.0  # of those, waiting for a batch
-    timed_steps: int = 0
-    skipped_steps: int = 0  # that changed nothing, as their loss or gradient was not finite
-    skipped_in_a_row: int = 0  # of those, the newest
+    train_seconds: float = 0.0  # time in the loop, compilation, evaluation and saving included
+    step_seconds: float = 0.0  # time in training steps alone, each process's first step left out
+    wait_seconds: float = 0.0  # part of `step_seconds` spent waiting for a batch
+    timed_steps: int = 0  # steps in `step_seconds`
+    skipped_steps: int = 0  # steps that changed nothing, as their loss or gradient was not finite
+    skipped_in_a_row: int = 0  # newest steps that were all skipped
     recompilations: int = 0  # of the training or evaluation step, each process's first compilation left out
-    summed_steps: int = 0  # steps in `sums`, which are those since the last line of training metrics
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    summed_steps: int = 0  # steps in `sums`
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # metrics since they were last written
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any]) -> "RunStats":
-        """Returns what was saved; unknown fields are ignored, and missing ones have their defaults."""
+        """Returns the saved statistics; unknown fields are ignored, and missing fields have their defaults."""
         return cls(**{field.name: saved[field.name] for field in dataclasses.fields(cls) if field.name in saved})
 
     def add(self, metrics: dict[str, float]) -> None:
-        """Adds the metrics of one step. A skipped step is counted, and left out of the means."""
+        """Adds the metrics of one step. A skipped step is counted but left out of the means."""
         if metrics["skipped"]:
             self.skipped_steps += 1
             self.skipped_in_a_row += 1
@@ -35,7 +35,7 @@ class RunStats:
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in metrics.items()}
 
     def take_means(self) -> dict[str, float]:
-        """Returns the means since the last call, and the number of steps skipped and compiled again so far."""
+        """Returns the means since the last call, and the numbers of skipped steps and recompilations so far."""
         means = {f"train/{name}": total / self.summed_steps for name, total in self.sums.items() if name != "skipped"}
         self.summed_steps, self.sums = 0, {}
         return {
@@ -45,7 +45,7 @@ class RunStats:
         }
 
     def speed_since(self, before: "RunStats", batch_size: int) -> dict[str, float]:
-        """Returns images/s and the share spent waiting for data since `before`; nothing where no step was timed."""
+        """Returns images/s and the share of time waiting for data since `before`; empty where no step was timed."""
         seconds, steps = self.step_seconds - before.step_seconds, self.timed_steps - before.timed_steps
         if not steps or not seconds:
             return {}

@@ -1,4 +1,4 @@
-"""What the loop knows of its newest steps: how long they took, and their metrics, one step behind."""
+"""Bookkeeping for the newest steps: how long they took, and their metrics, read one step behind."""
 
 import contextlib
 import time
@@ -10,17 +10,17 @@ from basisnet_jax.training import finite
 
 
 class StepClock:
-    """Adds to a run's stats how long steps take, and how long they wait for batches.
+    """A clock that adds to a run's stats how long steps take and how long they wait for batches.
 
-    A step is timed from the end of the one before it, so the first step after a pause has no time.
+    A step is timed from the end of the step before, so the first step after a pause is not timed.
     """
 
     def __init__(self, stats: RunStats) -> None:
         self._stats = stats
-        self._last_end: float | None = None  # None: there was a pause, or no step yet
+        self._last_end: float | None = None  # end of the last step; None after a pause and before the first step
 
     def step_ended(self) -> None:
-        """Counts the time since the last step's end as a step's."""
+        """Counts the time since the last step's end as the time of a step."""
         now = time.monotonic()
         if self._last_end is not None:
             self._stats.step_seconds += now - self._last_end
@@ -28,7 +28,7 @@ class StepClock:
         self._last_end = now
 
     def pause(self) -> None:
-        """Leaves out what comes before the next step's end, such as an evaluation."""
+        """Leaves the next step untimed, because an evaluation, for example, comes before its end."""
         self._last_end = None
 
     @contextlib.contextmanager
@@ -41,17 +41,17 @@ class StepClock:
 
 
 class MetricsBehind:
-    """The metrics of the newest step, read one step later: the device computes on while the host waits for them."""
+    """Metrics of the newest step, read one step later: the device computes the next step while the host waits."""
 
     def __init__(self) -> None:
         self._newest: tuple[int, dict[str, Any]] | None = None
 
     def put(self, step: int, metrics: dict[str, Any]) -> None:
-        """Keeps the metrics of a step that may not have ended."""
+        """Keeps the metrics of a step that may still be running."""
         self._newest = step, metrics
 
     def take(self) -> tuple[int, dict[str, float], str | None] | None:
-        """Waits for the step to end; returns (its number, its metrics, the first failed check or None), once."""
+        """Waits for the step, and returns once: (its number, its metrics, the first failed check or None)."""
         if self._newest is None:
             return None
         (step, metrics), self._newest = self._newest, None

@@ -1,4 +1,4 @@
-"""Training a run: its folder, its start, the loop, its results."""
+"""The training of a run from start to end: its folder, first state, loop and results."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ def train(config: Config, workdir: str) -> RunResults | None:
 
     Args:
       config: see `config.py`.
-      workdir: a folder that is new, or holds a run of the same config.
+      workdir: a new folder, or the folder of a run of the same config.
 
     Returns:
       The results, or None if a signal stopped the run before its end.
@@ -55,7 +55,7 @@ def train(config: Config, workdir: str) -> RunResults | None:
                 integrity.quarantine_damaged_checkpoints(folder / "checkpoints")
                 _write_start(experiment, folder)
             else:
-                logging.set_verbosity(logging.WARNING)  # process 0 tells for all
+                logging.set_verbosity(logging.WARNING)  # process 0 logs for all processes
             progress = held.enter_context(terminal.Progress(silent=not distributed.is_first()))
         with distributed.raise_user_errors_on_all_processes():
             if not (folder / "config.json").exists():
@@ -87,12 +87,12 @@ def train(config: Config, workdir: str) -> RunResults | None:
 
 
 def _write_start(experiment: Experiment, folder: epath.Path) -> None:
-    """Writes `config.json` and `data.json`. Raises UserError if the teacher is not the one that the run began with."""
+    """Writes `config.json` and `data.json`. Raises UserError if the run began with another teacher."""
     config, source = experiment.config, experiment.config.distill.teacher
     path, facts = folder / "data.json", {**experiment.data.facts(), "teacher": experiment.teacher_fingerprint}
     try:
         before = json.loads(path.read_text()).get("teacher")
-    except (OSError, ValueError, AttributeError):  # not there, or not whole: an older version's
+    except (OSError, ValueError, AttributeError):  # missing, or not a whole dictionary: written by an older version
         before = None
     if before and before != facts["teacher"]:
         raise UserError(
@@ -126,7 +126,7 @@ def _start(
 
 
 def _results(experiment: Experiment, evaluation: dict[str, float], stats: RunStats) -> RunResults:
-    """Returns the results of a run that was trained to its end."""
+    """Returns the results of a run that reached its last step."""
     cost = experiment.cost()
     timed_images = stats.timed_steps * experiment.plan.batch_size
     return RunResults(

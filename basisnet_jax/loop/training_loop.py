@@ -29,11 +29,11 @@ class TrainingLoop:
 
     Args:
       experiment: the run's.
-      checkpoints: where the run is saved.
+      checkpoints: the run's.
       folder: the run's.
-      stats: of the run so far.
+      stats: statistics of the run so far.
       progress: shows steps, saves and evaluations.
-      first: updates done so far.
+      first: number of updates done so far.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class TrainingLoop:
         self.eval_step = recompilation.count_recompilations(eval_step, "evaluation step", self._recompiled)
         self.schedule = jax.device_put(experiment.schedule, mesh_lib.replicated(experiment.mesh))
         self.teacher = experiment.teacher_variables()
-        self.newest_evaluation: dict[str, str] = {}  # shown beside the bar
+        self.newest_evaluation: dict[str, str] = {}  # its top-1, shown beside the bar
         self.clock, self.behind = StepClock(stats), MetricsBehind()
-        self.reported = dataclasses.replace(stats)  # at the last line of training metrics
+        self.reported = dataclasses.replace(stats)  # as of the last training metrics written
         self.began = time.monotonic() - stats.train_seconds
 
     def run(self, state: TrainState, stop: Callable[[int], bool], begin: Callable[[], None]) -> dict[str, float] | None:
-        """Trains to the last step, and returns its evaluation; None where a signal stopped the run.
+        """Trains to the last step and returns its evaluation; None where a signal stopped the run.
 
         Args:
-          state: to begin with.
-          stop: says whether the run is to stop at a step; the same on all processes.
-          begin: called when a step was done.
+          state: the state after `first` updates.
+          stop: returns whether the run should stop at a step; the same on all processes.
+          begin: called after each step.
         """
         plan, config = self.experiment.plan, self.experiment.config
         batches = self.experiment.train_batches(self.first)
@@ -79,7 +79,7 @@ class TrainingLoop:
                 if evaluating or stopping or plan.due(step, config.checkpoint.every_epochs):
                     self._save(step, state)
                 if stopping:
-                    return None  # what is due is evaluated when the run is resumed
+                    return None  # an evaluation that is due is done when the run is resumed
                 if evaluating:
                     evaluation = self._evaluation(step, state)
                 if last:
@@ -92,7 +92,7 @@ class TrainingLoop:
                 self._settle(state)
                 self.behind.put(step + 1, metrics)
                 if self.stats.skipped_in_a_row >= config.max_skipped_steps:
-                    # This step may be the one too many. The search for the first bad layer wants the state before it.
+                    # The new step may exceed the limit. The search for the first bad layer needs the state before it.
                     self._settle(state)
                 if self.profile:
                     self.profile(step + 1)
@@ -107,10 +107,10 @@ class TrainingLoop:
         self.stats.recompilations += 1
 
     def _settle(self, state: TrainState) -> None:
-        """Waits for the newest step whose metrics were put away, and accounts for it.
+        """Waits for the newest step whose metrics are kept, and counts, shows and writes them.
 
         Raises:
-          UserError: its numbers are not finite, and no more steps may be skipped.
+          UserError: the step's numbers are not finite, and no more steps may be skipped.
         """
         taken = self.behind.take()
         if taken is None:
@@ -135,13 +135,13 @@ class TrainingLoop:
         self._settle(state)
         self.clock.pause()
         self.stats.train_seconds = time.monotonic() - self.began
-        self.writer.flush()  # a run that is killed from here on is resumed behind these lines
+        self.writer.flush()  # a run that is killed from here on resumes after these metrics
         with self.progress.aside("saving"):
             self.checkpoints.save(step, state, dataclasses.asdict(self.stats))
 
     def _evaluation(self, step: int, state: TrainState) -> dict[str, float]:
-        """Returns the evaluation of a step that was saved: the recorded one, or a new one, which is recorded."""
-        # At the first step of a resumed run it may be recorded already, or a kill came before it was.
+        """Returns the evaluation of a saved step: the recorded one if there is one, otherwise evaluates and records."""
+        # A resumed run's first step has a recorded evaluation, unless the run was killed before it was recorded.
         evaluation = self.checkpoints.evaluation(step)
         if evaluation is not None:
             return evaluation
@@ -158,13 +158,13 @@ class TrainingLoop:
 
 
 def _find_culprit(experiment: Experiment, state: TrainState, step: int, teacher: Any) -> str:
-    """Does a skipped step again with every layer checked, and names the layer where its numbers began not to be finite.
+    """Repeats a skipped step with every layer checked, and names the first layer whose numbers are not finite.
 
     Args:
-      experiment: of the run.
-      state: after the step and before any other, so but for its count what it was before; its memory is taken over.
+      experiment: the run's.
+      state: directly after the step, so only its count differs from the state before; the step reuses its memory.
       step: counted from 1.
-      teacher: its variables.
+      teacher: the teacher's variables.
     """
     before = dataclasses.replace(state, step=jnp.full_like(state.step, step - 1))
     batch = next(experiment.train_batches(step - 1))
@@ -173,7 +173,7 @@ def _find_culprit(experiment: Experiment, state: TrainState, step: int, teacher:
 
 
 def _profile(folder: epath.Path, first: int, steps: int) -> Callable[[int], bool] | None:
-    """Returns what writes a profiler's trace of so many steps once it is called at each step; None for none."""
+    """Returns a function to call at each step, which writes a profiler's trace of `steps` steps; None for 0 steps."""
     if not steps:
         return None
     from clu import periodic_actions

@@ -1,4 +1,4 @@
-"""What the specialist gets of a trained model's coefficients: all, or less, to see what they carry."""
+"""Ablations of a trained model's coefficients: the specialist gets all of them, or less, to see what they carry."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def random_cycle(count: int) -> np.ndarray:
-    """A permutation, int64[count], that is one cycle: with two or more nothing keeps its place. Always the same."""
+    """Returns int64[count]: a fixed permutation of one cycle, so with two or more elements none keeps its place."""
     order = np.random.default_rng(0).permutation(count)
     cycle = np.empty(count, np.int64)
     cycle[order] = np.roll(order, 1)
@@ -27,9 +27,9 @@ def _shuffle_layers(coefficients_BxLxN: jax.Array) -> jax.Array:
 
 # {name: coefficients_BxLxN -> coefficients_BxLxN}
 ABLATIONS = {
-    "predicted": lambda x: x,  # nothing is changed
-    "uniform": _uniform,  # each basis alike
+    "predicted": lambda x: x,  # unchanged
+    "uniform": _uniform,  # the same weight for every basis
     "argmax": _argmax,  # the strongest basis alone
-    "shuffle_images": lambda x: x,  # as predicted, but for another image: the caller shows the preview that one
-    "shuffle_layers": _shuffle_layers,  # each layer has another layer's
+    "shuffle_images": lambda x: x,  # unchanged here: the caller shows the preview another image
+    "shuffle_layers": _shuffle_layers,  # each layer gets another layer's coefficients
 }

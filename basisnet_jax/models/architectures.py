@@ -1,6 +1,6 @@
-"""Backbones as tables that mirror their papers, and what a width multiplier makes of them.
+"""Backbones as tables that mirror their papers, and their scaling by a width multiplier.
 
-A table says channels at width 1.0; `scaled` applies the width, and gives the same table with other numbers. The Flax
+A table lists channels at width 1.0; `scaled` returns the same table with the channels of another width. The Flax
 module (`layers.py`) and the cost (`cost.py`) both read the scaled table and nothing else.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 class Conv:
     """One convolution of a block, with batch norm after it.
 
-    `kind` is its name in the block. A 'shortcut' sees the block's input and is added to what the others make of it.
+    `kind` is its name in the block. A 'shortcut' sees the block's input; its output is added to the last convolution's.
     """
 
     kind: str
@@ -28,12 +28,12 @@ class Conv:
 
     @property
     def weights(self) -> int:
-        """Numbers in its kernel."""
+        """Number of weights in the kernel."""
         return self.side**2 * (1 if self.depthwise else self.inputs) * self.out
 
 
 class BlockKind(Protocol):
-    """What a table's block says of itself: all that `blocks.Residual` and the cost read."""
+    """A block of a table: the attributes that `layers.Residual` and the cost read."""
 
     @property
     def out(self) -> int:
@@ -41,7 +41,7 @@ class BlockKind(Protocol):
 
     @property
     def stride(self) -> int:
-        """Of the whole block."""
+        """Stride of the whole block."""
 
     @property
     def last_act(self) -> str | None:
@@ -52,17 +52,17 @@ class BlockKind(Protocol):
         """Whether the input is added to the output where both have the same shape and there is no 'shortcut'."""
 
     def convolutions(self, inputs: int) -> tuple[Conv, ...]:
-        """Lists the convolutions in the order in which they run, for a block with that many input channels."""
+        """Lists the convolutions of the block in the order in which they run, given its number of input channels."""
 
     def scaled(self, inputs: int, scaled_inputs: int, width: float) -> "BlockKind":
-        """Returns the block at a width multiplier that makes `scaled_inputs` of the input's channels."""
+        """Returns the block at a width multiplier, which turns `inputs` input channels into `scaled_inputs`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Block:
     """One inverted residual: expand 1x1 -> depthwise -> [squeeze-excite] -> project 1x1.
 
-    `expand` is the number of channels in the middle; there is no expand convolution when the input has as many.
+    `expand` is the number of channels in the middle; there is no expand convolution when the input has that many.
     """
 
     kernel: int
@@ -76,7 +76,7 @@ class Block:
     adds_input: ClassVar[bool] = True
 
     def convolutions(self, inputs: int) -> tuple[Conv, ...]:
-        """In the order in which they run, for a block with that many input channels."""
+        """Lists the convolutions in the order in which they run, given the number of input channels."""
         expand = Conv(kind="expand", inputs=inputs, out=self.expand, act=self.act)
         depthwise = Conv(
             kind="depthwise",
@@ -92,17 +92,17 @@ class Block:
         return (expand, depthwise, project) if self.expand > inputs else (depthwise, project)
 
     def scaled(self, inputs: int, scaled_inputs: int, width: float) -> "Block":
-        """At a width multiplier that makes `scaled_inputs` of the input's channels."""
+        """Returns the block at a width multiplier, which turns `inputs` input channels into `scaled_inputs`."""
         expand = make_divisible(scaled_inputs * self.expand / inputs)
         return dataclasses.replace(self, expand=expand, out=make_divisible(self.out * width))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResNetBlock:
-    """ResNet's residual: convolutions of the given sides, the first that is not 1x1 with the stride.
+    """ResNet's residual block: convolutions of the given sides; the first that is not 1x1 has the stride.
 
-    (3, 3) is the basic block, (1, 3, 1) the bottleneck; `middle` are the channels of all but the last. The shortcut is
-    a 1x1 convolution where the block changes the shape.
+    (3, 3) is the basic block, (1, 3, 1) the bottleneck; all convolutions but the last have `middle` channels. The
+    shortcut is a 1x1 convolution where the block changes the shape.
     """
 
     sides: tuple[int, ...]
@@ -114,7 +114,7 @@ class ResNetBlock:
     adds_input: ClassVar[bool] = True
 
     def convolutions(self, inputs: int) -> tuple[Conv, ...]:
-        """In the order in which they run, for a block with that many input channels."""
+        """Lists the convolutions in the order in which they run, given the number of input channels."""
         convs, channels = [], inputs
         strided = next(index for index, side in enumerate(self.sides) if side > 1)
         for index, side in enumerate(self.sides):
@@ -135,7 +135,7 @@ class ResNetBlock:
         return tuple(convs)
 
     def scaled(self, inputs: int, scaled_inputs: int, width: float) -> "ResNetBlock":
-        """At a width multiplier; the channels of its input do not matter."""
+        """Returns the block at a width multiplier; the numbers of input channels do not matter."""
         del inputs, scaled_inputs
         middle, out = (make_divisible(channels * width) for channels in (self.middle, self.out))
         return dataclasses.replace(self, middle=middle, out=out)
@@ -143,28 +143,28 @@ class ResNetBlock:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conventions:
-    """What a family of networks does alike in all of its layers; the defaults are MobileNetV3's in TensorFlow."""
+    """Conventions that all layers of a family of networks share; the defaults are MobileNetV3's in TensorFlow."""
 
     padding: str = "same"  # TensorFlow's; "symmetric" is PyTorch's: see `taps.pads`
-    epsilon: float = 1e-3  # of batch norm
-    squeeze_of: str = "expand"  # the channels whose quarter a squeeze-excite has: the block's "expand" or its "input"
+    epsilon: float = 1e-3  # batch norm's
+    squeeze_of: str = "expand"  # a squeeze-excite has a quarter of these channels: the block's "expand" or "input"
     squeeze_act: str = "relu"
     gate: str = "hard_sigmoid"
-    # The network wants (image - mean) / std of an image in [-1, 1]; one value, or one a channel.
+    # The network takes (image - mean) / std of an image in [-1, 1]; one value, or one per channel.
     input_mean: tuple[float, ...] = (0.0,)
     input_std: tuple[float, ...] = (1.0,)
 
     def squeeze(self, inputs: int, expand: int) -> int:
-        """Channels of the squeeze-excite bottleneck of a block with that many input and expanded channels.
+        """Returns the channels of the squeeze-excite bottleneck in a block with `inputs` and `expand` channels.
 
-        A quarter of the expansion, made divisible (MobileNetV3, section 5.3), or of the input (EfficientNet).
+        They are a quarter of the expansion, made divisible (MobileNetV3, section 5.3), or of the input (EfficientNet).
         """
         return make_divisible(expand / 4) if self.squeeze_of == "expand" else max(1, inputs // 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Stem -> [max pool] -> blocks -> [1x1 convolution] -> average pool -> [dense] -> classifier."""
+    """A backbone table: stem -> [max pool] -> blocks -> [1x1 convolution] -> average pool -> [dense] -> classifier."""
 
     stem: int  # channels of the stem
     stem_side: int = 3
@@ -172,7 +172,7 @@ class Architecture:
     stem_pool: bool = False  # a 3x3 max pool with stride 2 follows
     stem_act: str
     blocks: tuple[BlockKind, ...]
-    head_conv: int | None  # channels of the last 1x1 convolution; None: there is none
+    head_conv: int | None  # channels of the last 1x1 convolution; None: no such convolution
     head_dense: int | None = None  # units between the pool and the classifier; None: the pool feeds the classifier
     head_act: str
     fixed_ends: bool = False  # stem and head keep their channels at every width
@@ -184,34 +184,34 @@ class Architecture:
         return self.head_dense or self.head_conv or self.blocks[-1].out
 
     def named_blocks(self) -> Iterator[tuple[str, int, BlockKind]]:
-        """(name, input channels, block) in order."""
+        """Yields (name, input channels, block) in order."""
         inputs = self.stem
         for index, block in enumerate(self.blocks):
             yield f"block{index:02d}", inputs, block
             inputs = block.out
 
     def block_layers(self) -> tuple[str, ...]:
-        """Names of the blocks' convolutions, in order: 'block03/expand', 'block03/depthwise', ..."""
+        """Returns the names of the blocks' convolutions, in order: 'block03/expand', 'block03/depthwise', ..."""
         return tuple(
             f"{name}/{conv.kind}" for name, inputs, block in self.named_blocks() for conv in block.convolutions(inputs)
         )
 
     def head_layers(self) -> tuple[str, ...]:
-        """Names of the layers after the blocks, in order."""
+        """Returns the names of the layers after the blocks, in order."""
         present = {"head_conv": self.head_conv, "head_dense": self.head_dense, "classifier": True}
         return tuple(name for name, there in present.items() if there)
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of `divisor`, at least one of it, and never less than 90% of `channels` (MobileNet's rule)."""
+    """Rounds to the nearest multiple of `divisor`, at least `divisor` and 90% of `channels` (MobileNet's rule)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def scaled(architecture: Architecture, width: float) -> Architecture:
-    """The table at a width multiplier: every expansion keeps its ratio to the block's input, and is made divisible.
+    """Returns the table at a width multiplier: expansions keep their ratio to the block's input, made divisible.
 
-    The vector that a head makes for the classifier keeps its length below width 1.0, as the papers do.
+    Below width 1.0 the vector that the head makes for the classifier keeps its length, as in the papers.
     """
     ends = 1.0 if architecture.fixed_ends else width
     stem = make_divisible(architecture.stem * ends)
@@ -231,7 +231,7 @@ def scaled(architecture: Architecture, width: float) -> Architecture:
 def _stage(
     *, t: int, c: int, n: int, s: int, inputs: int, k: int = 3, se: bool = False, act: str = "relu6"
 ) -> tuple[Block, ...]:
-    """A row of MobileNetV2's table 2: expansion factor t, c output channels, n blocks, the first with stride s."""
+    """Returns a row of MobileNetV2's table 2: expansion factor t, c channels, n blocks, the first with stride s."""
     first = Block(kernel=k, expand=t * inputs, out=c, stride=s, se=se, act=act)
     return (first, *(Block(kernel=k, expand=t * c, out=c, se=se, act=act) for _ in range(n - 1)))
 
@@ -301,7 +301,7 @@ MOBILENET_V3_SMALL = Architecture(
     head_act="hard_swish",
 )
 
-# Ours, for images of 16 to 32 pixels: six of V3's blocks, two of them strided.
+# This project's own, for images of 16 to 32 pixels: six of V3's blocks, two of them strided.
 MOBILENET_V3_MICRO = Architecture(
     stem=16,
     stem_act="hard_swish",
@@ -320,7 +320,7 @@ MOBILENET_V3_MICRO = Architecture(
 
 
 def _mbconv_stages(*, depth: float, fixed_ends: bool, se: bool, act: str) -> tuple[Block, ...]:
-    """Table 1 of arXiv 1905.11946, every stage's blocks times `depth`, rounded up; the ends' only if not fixed."""
+    """Returns table 1 of arXiv 1905.11946 with `depth` times the blocks, rounded up; fixed ends keep their count."""
 
     def repeats(n: int, end: bool = False) -> int:
         return n if end and fixed_ends else math.ceil(depth * n)
@@ -337,7 +337,7 @@ def _mbconv_stages(*, depth: float, fixed_ends: bool, se: bool, act: str) -> tup
 
 
 def efficientnet(width: float, depth: float) -> Architecture:
-    """EfficientNet (arXiv 1905.11946); stochastic depth, with which it was trained, is not modelled."""
+    """Returns the table of EfficientNet (arXiv 1905.11946), without the stochastic depth that it was trained with."""
     table = Architecture(
         stem=32,
         stem_act="swish",
@@ -350,7 +350,10 @@ def efficientnet(width: float, depth: float) -> Architecture:
 
 
 def efficientnet_lite(width: float, depth: float) -> Architecture:
-    """EfficientNet-Lite (tensorflow/tpu): no squeeze-excite, ReLU6, and stem, head, first and last stage not scaled."""
+    """Returns the table of EfficientNet-Lite (tensorflow/tpu).
+
+    It has ReLU6 and no squeeze-excite. Stem, head, first and last stage are not scaled.
+    """
     table = Architecture(
         stem=32,
         stem_act="relu6",
@@ -358,14 +361,14 @@ def efficientnet_lite(width: float, depth: float) -> Architecture:
         head_conv=1280,
         head_act="relu6",
         fixed_ends=True,
-        # It wants (pixel - 127) / 128 of pixels 0 to 255.
+        # The network takes (pixel - 127) / 128 of pixels 0 to 255.
         conventions=Conventions(input_mean=(-0.5 / 127.5,), input_std=(128 / 127.5,)),
     )
     return scaled(table, width)
 
 
 def resnet(sides: tuple[int, ...], repeats: tuple[int, ...]) -> Architecture:
-    """Table 1 of arXiv 1512.03385, as torchvision has it: the bottleneck's stride is in its 3x3 convolution."""
+    """Returns table 1 of arXiv 1512.03385 as torchvision has it: the bottleneck's 3x3 convolution has the stride."""
     expansion = 4 if len(sides) == 3 else 1
     return Architecture(
         stem=64,
@@ -387,13 +390,13 @@ PUBLISHERS = ("keras", "torchvision", "timm", "efficientnet_pytorch")
 
 
 def published_by(table: Architecture, publisher: str) -> Architecture:
-    """The table with the padding, epsilon and normalization with which a publisher's weights of it were trained.
+    """Returns the table with the padding, epsilon and normalization that a publisher's weights were trained with.
 
     Args:
-      table: of a network that it publishes.
+      table: of a network that the publisher publishes.
       publisher: one of `PUBLISHERS`; 'keras' is keras.applications. timm's networks called `tf_...` have keras's.
     """
-    # Mean and deviation of ImageNet's images in [0, 1], of images in [-1, 1].
+    # Mean and deviation of ImageNet's images in [0, 1]; the next line converts them to images in [-1, 1].
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     imagenet = {"input_mean": tuple(2 * x - 1 for x in mean), "input_std": tuple(2 * x for x in std)}
     mobilenet_v3 = bool(table.head_dense)

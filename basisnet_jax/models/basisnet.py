@@ -14,12 +14,12 @@ from basisnet_jax.ops import synthesis
 
 COLLECTIONS = ("params", "batch_stats")  # of a network's variables
 Variables = Mapping[str, Any]  # {collection: tree of arrays}
-FIRST_STAGE = ("preview", "coefficients")  # the names that its variables are under; the rest is the second's
+FIRST_STAGE = ("preview", "coefficients")  # names of the first stage's variables; all others are the second stage's
 
 
 @struct.dataclass
 class Outputs:
-    """What a forward pass gives; the preview's parts are None for a network without one."""
+    """The outputs of a forward pass; the preview's parts are None for a network without a preview."""
 
     logits_BxK: jax.Array
     preview_logits_BxK: jax.Array | None = None
@@ -27,21 +27,21 @@ class Outputs:
 
 
 class BasisNet(nn.Module):
-    """A preview that sees the image small, and a specialist whose kernels it mixes for that image.
+    """A preview that sees a small image, and a specialist whose kernels the preview mixes for that image.
 
-    Without a preview it is the specialist alone, with coefficients of another routing, or with plain kernels: the
-    networks to compare with.
+    Without a preview the network is the specialist alone, with another routing's coefficients or with plain kernels:
+    these are the networks to compare with.
 
     Attributes:
       specialist: the second stage, which gives the prediction.
       preview: the first stage; None for a network without one.
-      routing: where coefficients come from without a preview; None: no layer is synthesized, the static network.
+      routing: source of the coefficients without a preview; None: no layer is synthesized, the static network.
       preview_resolution: side in pixels of the image that the preview sees.
       num_bases: N.
       synthesized: names of the specialist's layers whose kernels are combined from N bases.
-      granularity: 'layer', 'block' or 'model': what shares one coefficient vector.
+      granularity: 'layer', 'block' or 'model': which layers share one coefficient vector.
       temperature: of the softmax over the bases.
-      start_temperature: what it falls from in a warm start; None: a warm start mixes the uniform vector in instead.
+      start_temperature: temperature at the start of a warm start; None: a warm start mixes in the uniform vector.
     """
 
     specialist: Backbone
@@ -67,8 +67,8 @@ class BasisNet(nn.Module):
         Args:
           images_BxHxWxC: in [-1, 1], at the specialist's resolution.
           train: batch norm by the batch's statistics, and dropout (rng 'dropout').
-          warm_start: how much of it is left, from 1 to 0.
-          task_B: int32, the task that each image is of, for the routing that asks.
+          warm_start: how much of the warm start is left, from 1 to 0.
+          task_B: int32, the task of each image, for the routing that reads it.
         """
         if self.preview is None:
             route: routing_lib.Route = routing_lib.static_route
@@ -83,7 +83,7 @@ class BasisNet(nn.Module):
     def first_stage(
         self, images_BxHxWxC: jax.Array, *, train: bool, warm_start: jax.Array | float = 0.0
     ) -> tuple[jax.Array, jax.Array]:
-        """The preview: images of any resolution -> (logits_BxK, coefficients_BxLxN), both float32."""
+        """Runs the preview: images of any resolution -> (logits_BxK, coefficients_BxLxN), both float32."""
         assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = self.small_image(images_BxHxWxC)
         features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
@@ -96,11 +96,11 @@ class BasisNet(nn.Module):
         return preview_logits_BxK, synthesis.combination_coefficients(scores_BxLxN, temperature, warm_start)
 
     def small_image(self, images_BxHxWxC: jax.Array) -> jax.Array:
-        """What the preview sees; a method, so that an export can say it otherwise."""
+        """Returns the small image that the preview sees; a method, so that an export can override it."""
         return resize(images_BxHxWxC, self.preview_resolution)
 
     def second_stage(self, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array, *, train: bool) -> jax.Array:
-        """The specialist that the coefficients make of the bases -> logits_BxK, float32."""
+        """Runs the specialist with kernels combined from the bases by the coefficients -> logits_BxK, float32."""
         route = routing_lib.route_of(coefficients_BxLxN, self._vectors())
         return self.specialist(images_BxHxWxC, route, train)[1]
 
@@ -109,6 +109,6 @@ class BasisNet(nn.Module):
 
 
 def resize(images_BxHxWxC: jax.Array, side: int) -> jax.Array:
-    """Images at side x side pixels, bilinear with antialiasing; the same array if that is their size."""
+    """Resizes images to side x side pixels, bilinear with antialiasing; the same array if they have that size."""
     shape = (images_BxHxWxC.shape[0], side, side, images_BxHxWxC.shape[3])
     return images_BxHxWxC if images_BxHxWxC.shape == shape else jax.image.resize(images_BxHxWxC, shape, "bilinear")

@@ -1,8 +1,8 @@
 """Multiply-adds and parameters, counted from the tables.
 
 A MAdd is one multiply of a convolution, dense or squeeze-excite kernel; batch norm, activations, pooling and biases
-count nothing. Combining N kernels of P parameters counts N * P, whatever gives the coefficients. By this convention
-MobileNetV2 has 300.8M and MobileNetV3-Large 216.6M at 224, and what CondConv is published to add is met.
+count nothing. Combining N kernels of P parameters counts N * P, wherever the coefficients come from. By this convention
+MobileNetV2 has 300.8M and MobileNetV3-Large 216.6M at 224, and CondConv adds what its paper says.
 """
 
 import dataclasses
@@ -31,17 +31,17 @@ class Layer:
     madds: int
     weights: int
     others: int = 0  # biases, and batch norm's scale and bias
-    inputs: int = 0  # channels that it sees
+    inputs: int = 0  # input channels
 
     @property
     def parameters(self) -> int:
-        """All trained numbers of the layer."""
+        """Number of all parameters of the layer."""
         return self.weights + self.others
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one image costs, layer by layer; the first part of a layer's name is its stage."""
+    """The cost of one image, layer by layer; the first part of a layer's name is its stage."""
 
     layers: tuple[Layer, ...]
 
@@ -55,7 +55,7 @@ class Cost:
 
     @functools.cached_property
     def synthesis(self) -> int:
-        """Multiply-adds of combining all kernels, N * P, and before that of a routing that is no preview."""
+        """Multiply-adds of combining all kernels, N * P, and of a routing other than a preview before that."""
         return self._madds_of("synthesis")
 
     @functools.cached_property
@@ -70,21 +70,21 @@ class Cost:
 
     @property
     def parameters(self) -> int:
-        """Trained numbers of the whole model."""
+        """Number of all parameters of the model."""
         return sum(layer.parameters for layer in self.layers)
 
     def madds(self) -> dict[str, int]:
-        """The dictionary that `results.json` holds."""
+        """Returns the multiply-adds by stage and in 'total', as `results.json` holds them."""
         stages = {"preview": self.preview, "synthesis": self.synthesis, "specialist": self.specialist}
         return {**stages, "total": self.total}
 
     def average(self, exit_rate: Rate) -> Rate:
-        """Multiply-adds an image where a share `exit_rate` of images is answered by the preview alone."""
+        """Returns the mean multiply-adds of an image where the preview alone answers a share `exit_rate` of images."""
         return self.preview + (1 - exit_rate) * (self.synthesis + self.specialist)
 
 
 def backbone_layers(architecture: Architecture, resolution: int, num_classes: int, channels: int) -> list[Layer]:
-    """Every layer of a backbone on resolution x resolution images of that many channels, in order."""
+    """Lists every layer of a backbone in order, for resolution x resolution images with `channels` channels."""
     side = -(-resolution // architecture.stem_stride)
 
     def convolution(name: str, conv: Conv) -> Layer:
@@ -116,9 +116,9 @@ def backbone_layers(architecture: Architecture, resolution: int, num_classes: in
 
 
 def routing_layers(route: Routing, layers: Iterable[Layer]) -> list[Layer]:
-    """A routing's own parameters on those layers of a backbone, one after the other.
+    """Lists a routing's own parameters as layers, given the backbone's layers.
 
-    A kernel is applied once, to a vector, so that its multiply-adds are its weights.
+    A routing's kernel is applied once, to a vector, so its multiply-adds are the number of its weights.
     """
 
     def ask_for_all(route: Routing) -> None:
@@ -135,7 +135,7 @@ def routing_layers(route: Routing, layers: Iterable[Layer]) -> list[Layer]:
 
 
 def static_cost(architecture: Architecture, resolution: int, num_classes: int, channels: int = 3) -> Cost:
-    """Of the plain network."""
+    """Counts the plain network."""
     return Cost(tuple(_of_stage("specialist", backbone_layers(architecture, resolution, num_classes, channels))))
 
 
@@ -151,7 +151,7 @@ def basisnet_cost(
     granularity: str,
     channels: int = 3,
 ) -> Cost:
-    """Of both stages and the synthesis between them; arguments as in `basisnet.BasisNet`."""
+    """Counts both stages and the synthesis between them; arguments as in `basisnet.BasisNet`."""
     outputs = num_bases * len(set(coefficient_vectors(synthesized, granularity).values()))
     kernel = preview.features * outputs
     head = Layer("coefficients", kernel, kernel, outputs)
@@ -163,7 +163,7 @@ def basisnet_cost(
 def routed_cost(
     route: Routing, architecture: Architecture, resolution: int, num_classes: int, channels: int = 3
 ) -> Cost:
-    """Of a network whose coefficients come from a routing that is no preview."""
+    """Counts a network whose coefficients come from a routing other than a preview."""
     layers = backbone_layers(architecture, resolution, num_classes, channels)
     own = _of_stage("synthesis/routing", routing_layers(route, layers))
     return Cost((*own, *_synthesized(layers, route.num_bases, route.synthesized)))
@@ -171,7 +171,7 @@ def routed_cost(
 
 def _synthesized(layers: Sequence[Layer], num_bases: int, synthesized: Collection[str]) -> Iterator[Layer]:
     combined = [Layer(x.name, num_bases * x.weights, num_bases * x.weights) for x in layers if x.name in synthesized]
-    # A synthesized layer's weights are its bases', and count where they are combined.
+    # The weights of a synthesized layer are its bases: they are counted in the synthesis, so not here again.
     plain = [dataclasses.replace(x, weights=0) if x.name in synthesized else x for x in layers]
     return itertools.chain(_of_stage("synthesis", combined), _of_stage("specialist", plain))
 

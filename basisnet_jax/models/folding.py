@@ -1,6 +1,6 @@
-"""What of a trained network can be computed once and for all: batch norm, and kernels whose coefficients are known.
+"""Folding of a trained network: batch norm goes into kernels, and bases with known coefficients become kernels.
 
-Variables in, variables out: {'params', 'batch_stats'}, float32 arrays of NumPy.
+Both functions take and return variables: {'params', 'batch_stats'}, float32 arrays of NumPy.
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ from basisnet_jax.models.basisnet import BasisNet, Variables
 
 
 def fold_batch_norm(model: BasisNet, variables: Variables) -> Variables:
-    """Batch norm's scale goes into the kernel or the bases before it, what it subtracts into its bias.
+    """Folds batch norm's scale into the kernel or bases before it, and its mean into its own bias.
 
     (x * kernel - mean) * scale + bias = x * (kernel * scale) + (bias - mean * scale), and bases are combined linearly.
-    What is left of the norm subtracts 0 and multiplies by 1, which compilers remove, and adds its bias.
+    The remaining norm subtracts 0 and multiplies by 1, which compilers remove, and adds its bias.
     """
     stages = {"specialist": model.specialist, **({"preview": model.preview} if model.preview else {})}
     params, stats = (dict(flatten_dict(variables[name])) for name in ("params", "batch_stats"))
@@ -33,11 +33,11 @@ def fold_batch_norm(model: BasisNet, variables: Variables) -> Variables:
 
 
 def freeze(model: BasisNet, variables: Variables, coefficients_LxN: np.ndarray) -> tuple[BasisNet, Variables]:
-    """The specialist of one vector of coefficients for all images: a static network.
+    """Freezes the specialist with the same coefficients for all images: the result is a static network.
 
     Args:
-      model: with a preview.
-      variables: its.
+      model: a network with a preview.
+      variables: the network's.
       coefficients_LxN: a row for each of the model's coefficient vectors.
 
     Returns:

@@ -1,8 +1,8 @@
 """Convolution, dense, norm and activation, squeeze-excite, residual block, and the backbone that stacks them.
 
-Parameters are float32; `dtype` is what the layers compute in. Batch norm's statistics and the logits are float32.
-Under jit, batch norm over a sharded batch is over the global batch. In training, 'batch_stats' come back as the
-statistics of this batch alone; the training step averages them (training/step.py).
+Parameters are float32; the layers compute in `dtype`. Batch norm's statistics and the logits are float32.
+Under jit, batch norm takes its statistics over the global batch, also where the batch is sharded. In training,
+'batch_stats' are returned as the statistics of this batch alone; the training step averages them (training/step.py).
 """
 
 import jax
@@ -22,12 +22,10 @@ GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
 
 
 class Convolution(nn.Module):
-    """Convolution without bias: plain, or synthesized if it is given coefficients_BxN.
+    """A convolution without bias: plain, or synthesized if it is called with coefficients_BxN.
 
-    `padding` is `taps.pads`'s.
-
-    Its parameter is `kernel`, or `bases` with a leading axis of N: each basis is drawn on its own, normal with
-    variance 2 / fan_out of the single kernel. `tpu_kernels` is `synthesis`'s.
+    The parameter is `kernel`, or `bases` with a leading axis of N: each basis is drawn on its own, normal with
+    variance 2 / fan_out of the single kernel. `padding` goes to `taps.pads`, `tpu_kernels` to `synthesis`.
     """
 
     features: int
@@ -40,7 +38,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxI: jax.Array | Normalized, coefficients_BxN: jax.Array | None = None) -> jax.Array:
-        """[B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        """Maps [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]."""
         if not (self.depthwise and isinstance(x_BxHxWxI, Normalized)):
             x_BxHxWxI = value_of(x_BxHxWxI).astype(self.dtype)
         shape = (
@@ -68,7 +66,7 @@ class Convolution(nn.Module):
 
     @nn.nowrap
     def convolve(self, x_BxHxWxI: jax.Array, kernel: jax.Array) -> jax.Array:
-        """With one kernel of the layer's shape for all images, as XLA's own convolution."""
+        """Convolves all images with one kernel of the layer's shape, as XLA's own convolution."""
         if self.depthwise:
             return synthesis.xla_depthwise(x_BxHxWxI, kernel[None], self.stride, self.padding)
         kernel_KxKxIxO = kernel.reshape(self.side, self.side, *kernel.shape[-2:])
@@ -80,9 +78,9 @@ class Convolution(nn.Module):
 
 
 class Dense(nn.Module):
-    """Dense layer with a bias: plain, or synthesized if it is given coefficients; the bias is shared.
+    """A dense layer with a bias: plain, or synthesized if it is called with coefficients; images share the bias.
 
-    Its parameter is `kernel`, or `bases` with a leading axis of N, each drawn on its own (LeCun's).
+    The kernel's parameter is `kernel`, or `bases` with a leading axis of N, each basis drawn on its own (LeCun's).
     """
 
     features: int
@@ -90,7 +88,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxI: jax.Array, coefficients_BxN: jax.Array | None = None) -> jax.Array:
-        """[B, I] -> [B, features]."""
+        """Maps [B, I] -> [B, features]."""
         shape = (x_BxI.shape[-1], self.features)
         x_BxI = x_BxI.astype(self.dtype)
         if coefficients_BxN is None:
@@ -103,13 +101,13 @@ class Dense(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """What normalizes a batch: Flax's BatchNorm, in its arithmetic, without application and running average."""
+    """Batch norm's statistics and parameters, in the arithmetic of Flax's BatchNorm; neither applied nor averaged."""
 
     epsilon: float
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(mean_C, scale_C, bias_C), float32: (x - mean) * scale + bias is the batch normalized."""
+        """Returns (mean_C, scale_C, bias_C), float32: (x - mean) * scale + bias normalizes the batch."""
         shape = x_BxHxWxC.shape[-1:]
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
@@ -134,13 +132,13 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> Normalized:
-        """[B, H, W, C] -> the same shape, in `dtype`."""
+        """Maps [B, H, W, C] -> the same shape, in `dtype`."""
         norm = BatchNorm(self.epsilon, name="batch_norm")(x_BxHxWxC, train)
         return Normalized(x_BxHxWxC.astype(self.dtype), *norm, ACTIVATIONS[self.act] if self.act else lambda x: x)
 
 
 class SqueezeExcite(nn.Module):
-    """Channels rescaled by a gate of their global average."""
+    """Squeeze-excite: rescales channels by a gate computed from their global averages."""
 
     squeeze: int
     act: str = "relu"
@@ -149,7 +147,7 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> the same shape."""
+        """Maps [B, H, W, C] -> the same shape."""
         pooled_BxC = jnp.mean(x_BxHxWxC, axis=(1, 2), dtype=jnp.float32)
         hidden_BxS = ACTIVATIONS[self.act](nn.Dense(self.squeeze, dtype=self.dtype, name="reduce")(pooled_BxC))
         gate_BxC = GATES[self.gate](nn.Dense(x_BxHxWxC.shape[-1], dtype=self.dtype, name="expand")(hidden_BxS))
@@ -157,7 +155,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Residual(nn.Module):
-    """A block of any table: its convolutions, which a route may have synthesized, and what is added to them."""
+    """A block of any table: its convolutions, which a route may synthesize, and the shortcut added to their output."""
 
     block: BlockKind
     conventions: Conventions = Conventions()
@@ -166,7 +164,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, route: Route, train: bool) -> jax.Array:
-        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), block.out]."""
+        """Maps [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), block.out]."""
         block, inputs, how = self.block, x_BxHxWxC, self.conventions
 
         def convolve(conv: Conv, x: jax.Array | Normalized) -> Normalized:
@@ -192,7 +190,7 @@ class Residual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Images -> (the vector that the classifier sees, logits)."""
+    """A backbone: images -> (the vector that the classifier sees, logits)."""
 
     architecture: Architecture
     num_classes: int
@@ -202,7 +200,7 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Args: images in [-1, 1]. Returns: features_BxD in `dtype`, logits_BxK in float32."""
+        """Maps images in [-1, 1] -> (features_BxD in `dtype`, logits_BxK in float32)."""
         table, how, dtype = self.architecture, self.architecture.conventions, self.dtype
         stem = Convolution(
             table.stem, table.stem_side, table.stem_stride, padding=how.padding, dtype=dtype, name="stem"
@@ -228,7 +226,7 @@ class Backbone(nn.Module):
 
 
 def _normalized(images_BxHxWxC: jax.Array, conventions: Conventions) -> jax.Array:
-    """Images in [-1, 1] as the network wants them. Raises UserError if it wants another number of channels."""
+    """Normalizes images in [-1, 1] for the network. Raises UserError if it takes another number of channels."""
     mean, std = (np.asarray(x, np.float32) for x in (conventions.input_mean, conventions.input_std))
     if mean.size not in (1, images_BxHxWxC.shape[-1]):
         raise UserError(

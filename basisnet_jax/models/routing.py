@@ -1,10 +1,10 @@
-"""Where a layer's coefficients come from.
+"""Routes: where a layer's coefficients come from.
 
-A backbone asks its route for every layer that can be synthesized: `route(layer, x, inputs)` gives that layer's
+A backbone asks its route for every layer that can be synthesized: `route(layer, x, inputs)` returns that layer's
 coefficients_BxN, and the layer is synthesized from N bases, or None, and the layer is plain. The backbone does not
-know which route it has, so every system that is compared is the same backbone with another route.
+know which route it has, so all systems to compare are the same backbone with different routes.
 
-A route that has parameters is a `Routing`; docs/extending.md shows how one is added.
+A route that has parameters is a `Routing`; docs/extending.md shows how to add one.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,18 +15,17 @@ from flax import linen as nn
 
 from basisnet_jax.ops import synthesis
 
-# (layer's name in the backbone, the layer's input [B, ..., C], its block's input) -> coefficients_BxN, or
-# None
+# (layer's name in the backbone, the layer's input [B, ..., C], the block's input) -> coefficients_BxN, or None
 Route = Callable[[str, jax.Array, jax.Array], jax.Array | None]
 
 
 def static_route(layer: str, x: jax.Array, inputs: jax.Array) -> None:
-    """No layer is synthesized: the plain network."""
+    """Returns None for every layer: no layer is synthesized, the network is plain."""
     del layer, x, inputs
 
 
 def route_of(coefficients_BxLxN: jax.Array, vectors: dict[str, int]) -> Route:
-    """The route of coefficients that are known before the backbone runs: each layer reads the vector named for it."""
+    """Makes the route of coefficients known before the backbone runs: each layer reads its vector in `vectors`."""
 
     def route(layer: str, x: jax.Array, inputs: jax.Array) -> jax.Array | None:
         del x, inputs
@@ -36,11 +35,11 @@ def route_of(coefficients_BxLxN: jax.Array, vectors: dict[str, int]) -> Route:
 
 
 def coefficient_vectors(layers: Sequence[str], granularity: str) -> dict[str, int]:
-    """{layer: index l of the coefficient vector that it reads}, numbered in the layers' order.
+    """Returns {layer: index l of the coefficient vector that it reads}, numbered in the layers' order.
 
     Args:
       layers: names such as 'block03/expand'.
-      granularity: one of GRANULARITIES; what shares a vector: one layer, one block or all layers.
+      granularity: one of GRANULARITIES: each layer has a vector, each block has one, or all layers share one.
     """
     owners = [GRANULARITIES[granularity](layer) for layer in layers]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(owners))}
@@ -48,28 +47,28 @@ def coefficient_vectors(layers: Sequence[str], granularity: str) -> dict[str, in
 
 
 def block_of(layer: str) -> str:
-    """Returns 'block03' of 'block03/expand'; a layer of the head is a block of its own."""
+    """Returns 'block03' for 'block03/expand'; a layer of the head is a block of its own."""
     return layer.split("/")[0]
 
 
-# {granularity: layer's name -> name of what shares its coefficient vector}
+# {granularity: layer's name -> name of the group of layers that shares its coefficient vector}
 GRANULARITIES: dict[str, Callable[[str], str]] = {
     "layer": lambda layer: layer,
     "block": block_of,
     "model": lambda layer: "",
 }
-WARM_STARTS = ("uniform", "temperature")  # of a preview's coefficients, see `BasisNet.start_temperature`
+WARM_STARTS = ("uniform", "temperature")  # for a preview's coefficients, see `BasisNet.start_temperature`
 
 
 class Routing(nn.Module):
-    """Coefficients of one kind; `coefficients` is what each kind has of its own.
+    """A route with parameters; each kind of routing has its own `coefficients`.
 
     Attributes:
       num_bases: N.
       synthesized: names of the layers that are synthesized; the others are plain.
       temperature: of a softmax over the bases.
-      start_temperature: the same at the start of a warm start.
-      num_tasks: how many tasks the images of a batch may be of.
+      start_temperature: temperature at the start of a warm start.
+      num_tasks: number of tasks that have coefficients of their own.
     """
 
     num_bases: int
@@ -88,14 +87,14 @@ class Routing(nn.Module):
         warm_start: jax.Array | float = 0.0,
         task_B: jax.Array | None = None,
     ) -> jax.Array | None:
-        """A `Route`, given what a batch says besides.
+        """Returns a layer's coefficients, as a `Route` that also takes the warm start and the batch's tasks.
 
         Args:
           layer: as in `Route`.
           x: as in `Route`.
           inputs: as in `Route`.
           warm_start: how much of the warm start is left, from 1 to 0.
-          task_B: int32, the task that each image is of; None: task 0.
+          task_B: int32, the task of each image; None: task 0.
 
         Returns:
           float32[B, N], or None for a plain layer.
@@ -105,15 +104,15 @@ class Routing(nn.Module):
         return self.coefficients(layer, x, inputs, warm_start, task_B)
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
-        """[B, N] for a layer that is synthesized; arguments as in `__call__`."""
+        """Returns [B, N] for a layer that is synthesized; arguments as in `__call__`."""
         raise NotImplementedError
 
 
 class Uniform(Routing):
-    """The mean of the bases for every image: what remains when nothing is routed."""
+    """The mean of the bases for every image: mixing without routing."""
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
-        """1 / N."""
+        """Returns 1 / N everywhere."""
         return jnp.full((x.shape[0], self.num_bases), 1.0 / self.num_bases)
 
 
@@ -121,18 +120,18 @@ class CondConv(Routing):
     """CondConv (arXiv 1904.04971): sigmoids of the block's average input, shared by the block's layers."""
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
-        """Asked for by each of a block's layers, computed once: the compiler sees that it is the same."""
+        """Returns the block's coefficients; each layer asks, but the compiler merges the equal computations."""
         return nn.sigmoid(nn.Dense(self.num_bases, name=block_of(layer))(global_average(inputs)))
 
 
 class Dynamic(Routing):
-    """Dynamic convolution (arXiv 1912.03458): a softmax of each layer's own average input, ever sharper at the start.
+    """Dynamic convolution (arXiv 1912.03458): a softmax computed from each layer's own average input.
 
-    Its temperature falls linearly from `start_temperature` to `temperature` in the warm start.
+    In the warm start its temperature falls linearly from `start_temperature` to `temperature`.
     """
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
-        """Squeeze to a quarter of the channels, ReLU, a score a basis, softmax."""
+        """Computes a squeeze to a quarter of the channels, ReLU, one score per basis, softmax."""
         name = layer.replace("/", "_")
         hidden_BxS = nn.relu(nn.Dense(max(1, x.shape[-1] // 4), name=f"{name}_squeeze")(global_average(x)))
         scores_BxN = nn.Dense(self.num_bases, name=f"{name}_scores")(hidden_BxS)
@@ -141,14 +140,14 @@ class Dynamic(Routing):
 
 
 class Task(Routing):
-    """One learned vector a layer for each task, such as a user or a camera; the image itself says nothing.
+    """One learned vector per layer for each task, such as a user or a camera; the image itself is not read.
 
-    After the personalization work of the paper's authors; there the bases are frozen and only the vectors trained,
-    which is config.optimizer.trained here.
+    This follows the personalization work of the paper's authors, who freeze the bases and train only the vectors;
+    config.optimizer.trained does that here.
     """
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
-        """A softmax of the task's vector; tasks start alike, and uniform."""
+        """Returns the softmax of the task's vector; at initialization it is uniform for every task."""
         shape = (self.num_tasks, self.num_bases)
         scores_TxN = self.param(layer.replace("/", "_"), nn.initializers.zeros, shape)
         task_B = jnp.zeros(x.shape[0], jnp.int32) if task_B is None else task_B
@@ -159,21 +158,20 @@ ROUTINGS: dict[str, type[Routing]] = {"uniform": Uniform, "condconv": CondConv, 
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """[B, ..., C] -> float32[B, C]."""
+    """Averages over all positions: [B, ..., C] -> float32[B, C]."""
     return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
 
 
 def layers_to_synthesize(
     block_layers: Sequence[str], head_layers: Sequence[str], kinds: Sequence[str], first_block: int
 ) -> tuple[str, ...]:
-    """The layers that are listed, in the backbone's order.
+    """Returns the layers whose kind is listed, in the backbone's order.
 
     Args:
-      block_layers: a backbone's; of them those from a block index on, whose kind ('expand', ...) is listed, or all
-        where 'blocks' is.
-      head_layers: a backbone's; of them those that are listed.
-      kinds: the list.
-      first_block: the block index.
+      block_layers: the backbone's layers in blocks.
+      head_layers: the backbone's layers after them.
+      kinds: kinds of block layers ('expand', ...) or 'blocks' for all; names of head layers.
+      first_block: index of the first block to take layers from.
     """
 
     def chosen(layer: str) -> bool:

@@ -16,7 +16,7 @@ def normalize(pixels_BxHxWxC: jax.Array) -> jax.Array:
 
 
 class Stages(NamedTuple):
-    """The two stages of a network as functions; `make_stages` says what they take.
+    """The two stages of a network as functions; `make_stages` documents their arguments.
 
     Attributes:
       first: the preview; None for a network without one.
@@ -27,12 +27,12 @@ class Stages(NamedTuple):
     second: Callable[..., Any]
 
     def of(self, *arguments: Any) -> "Stages":
-        """Returns the stages with their leading arguments given."""
+        """Returns the stages with their leading arguments bound."""
         first = None if self.first is None else functools.partial(self.first, *arguments)
         return Stages(first, functools.partial(self.second, *arguments))
 
     def named(self) -> dict[str, Callable[..., Any]]:
-        """Returns {'preview': first, 'specialist': second}, without a preview that is None."""
+        """Returns {'preview': first, 'specialist': second}; the preview is left out where it is None."""
         first = {} if self.first is None else {"preview": self.first}
         return {**first, "specialist": self.second}
 
@@ -45,8 +45,8 @@ def make_stages(model: BasisNet) -> Stages:
 
     Returns:
       first(variables, warm_start, pixels) -> (preview logits [B, K], coefficients [B, L, N]).
-      second(variables, warm_start, pixels, coefficients) -> logits [B, K]. For a network without a preview it is
-      second(variables, warm_start, pixels, None, task), where task int32[B] is for a routing that asks for it.
+      second(variables, warm_start, pixels, coefficients) -> logits [B, K]. For a network without a preview, call
+      second(variables, warm_start, pixels, None, task), where task int32[B] is for a routing that reads it.
     """
 
     def first(variables: Variables, warm_start: Any, pixels_BxHxWxC: jax.Array) -> Any:

@@ -1,4 +1,4 @@
-"""One module a `--mode` of the command line."""
+"""The modes of the command line: one module for each `--mode`."""
 
 from basisnet_jax.modes import compile, cost, evaluate, export, predict, teacher, train
 

@@ -1,4 +1,4 @@
-"""--mode=compile."""
+"""--mode=compile: compiles the step for a TPU that is not here."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,5 +32,5 @@ MODE = Mode(
         Flag("price", "Of a chip-hour, to give the price of an epoch.", kind=float),
     ),
     check=_check,
-    keeps_programs=False,  # JAX keeps programs for machines that are not here, but cannot read them back
+    keeps_programs=False,  # JAX caches programs for absent machines, but cannot read them back
 )

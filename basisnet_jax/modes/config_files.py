@@ -1,4 +1,4 @@
-"""Config files: a Python file as in `configs/`, or the `config.json` of a run; each mistake in one is one sentence."""
+"""Reads configs: a Python file as in `configs/`, or a run's `config.json`; reports a mistake in one sentence."""
 
 import difflib
 import importlib.machinery
@@ -21,31 +21,31 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
 from basisnet_jax.models.architectures import ARCHITECTURES
 
-_OF_RUNS = ("config.json", "manifest.json")  # a run's config, and what an export has in its place
+_OF_RUNS = ("config.json", "manifest.json")  # the file with the config in a run, and in an export
 _LIBRARIES = (
     *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
     os.path.dirname(basisnet_jax.__file__),
 )
-_LONGEST = 200  # characters of a sentence that somebody else's code wrote
+_LONGEST = 200  # characters shown of a message that other code wrote
 
 
 class Parser(flags.ArgumentParser):
-    """A flag whose value is the config of the file that is named."""
+    """A parser for a flag that names a config file; the flag's value is the config."""
 
     def parse(self, argument: str) -> ml_collections.ConfigDict:
         """Returns `load(argument)`."""
         return load(argument)
 
     def flag_type(self) -> str:
-        """Absl's interface."""
+        """Returns the name of the flag's type, as absl's interface asks."""
         return "config file"
 
 
 def of_workdir(workdir: str, *, or_export: bool) -> str:
-    """Returns the path of the file that has the config of a run, or of an export.
+    """Returns the path of the file that holds the config of a run, or of an export.
 
     Raises:
-      UserError: the folder has none.
+      UserError: the folder has no such file.
     """
     folder = files.absolute(workdir)
     for name in _OF_RUNS if or_export else _OF_RUNS[:1]:
@@ -69,11 +69,11 @@ def load(argument: str) -> ml_collections.ConfigDict:
     """Returns the config of a file, locked.
 
     Args:
-      argument: path of a Python file with a function `get_config`, which gets what follows a colon; or of a JSON file
-        that a run or an export wrote, of which nothing is executed.
+      argument: path of a Python file with a function `get_config`, whose argument is the text after a colon; or of a
+        JSON file that a run or an export wrote, which executes no code.
 
     Raises:
-      UserError: the file cannot be read, or has no config; the sentence names the file, and its line if there is one.
+      UserError: the file cannot be read, or has no config; the message names the file, and the line if there is one.
     """
     if argument.endswith(".json"):
         return _from_json(argument)
@@ -114,7 +114,7 @@ def _nearest_file(path: str) -> str:
 
 
 def _run_file(path: str) -> Any:
-    """Returns the file as a module of its own, whatever its name ends with."""
+    """Executes the file and returns it as a module, whatever the extension of its name."""
     loader = importlib.machinery.SourceFileLoader("basisnet_jax_config", path)
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
@@ -124,7 +124,7 @@ def _run_file(path: str) -> Any:
 
 
 def _mistake(path: str, error: BaseException) -> str:
-    """Returns the sentence for what a config file raised: the file, its line, the mistake, and the nearest field."""
+    """Returns a sentence on an error in a config file: the file, the line, the mistake, and the nearest field."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{_shown(error.filename or path)}, line {error.lineno}: {error.msg}."
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
@@ -139,34 +139,34 @@ def _mistake(path: str, error: BaseException) -> str:
 
 
 def _of_field(error: BaseException, line: str) -> str | None:
-    """Returns what is wrong with a field, if ml_collections says so in its own way; None otherwise."""
+    """Returns what is wrong with a field, read from the error of ml_collections; None for any other error."""
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     text = str(error.args[0]) if error.args else ""
     innermost = traceback.extract_tb(error.__traceback__)[-1:]
     if isinstance(error, AttributeError | KeyError) and "ml_collections" in "".join(x.filename for x in innermost):
-        found = re.match(r"""(?:Key )?["'](\w+)["']""", text)
-        if found:
-            written = re.search(rf"config\.((?:\w+\.)*{found[1]})\b", line)  # with the group that it is in
-            return config_lib.nearest_field(written[1] if written else found[1])
-    found = re.match(
+        key = re.match(r"""(?:Key )?["'](\w+)["']""", text)
+        if key:
+            written = re.search(rf"config\.((?:\w+\.)*{key[1]})\b", line)  # with the field's group
+            return config_lib.nearest_field(written[1] if written else key[1])
+    override = re.match(
         r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type <class '(\w+)'>", text, re.S
     )
     wanted = re.search(r"type <class '(\w+)'>$", text)
-    if isinstance(error, TypeError) and found and wanted:
-        return f"the field {found[1]} must be of type {wanted[1]}; {_short(found[2])!r} is of type {found[3]}."
+    if isinstance(error, TypeError) and override and wanted:
+        return f"the field {override[1]} must be of type {wanted[1]}; {_short(override[2])!r} is of type {override[3]}."
     return None
 
 
 def _from_json(path: str) -> ml_collections.ConfigDict:
-    """Returns the config of a config.json, or that in the manifest.json of an export."""
+    """Returns the config in a run's config.json, or in an export's manifest.json."""
     try:
         saved = json.loads(files.absolute(path).read_text())
     except FileNotFoundError:
         raise UserError(f"there is no config file {path!r}; a run has its own in its --workdir.") from None
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}).") from None
-    except ValueError as error:  # no UTF-8, or no JSON
+    except ValueError as error:  # not UTF-8, or not JSON
         raise UserError(f"{path} is not JSON ({_first_line(error)}).") from None
     saved = saved.get("config") if isinstance(saved, dict) and os.path.basename(path) == "manifest.json" else saved
     if not isinstance(saved, dict):
@@ -193,7 +193,7 @@ def _is_library(filename: str) -> bool:
 
 
 def _shown(filename: str) -> str:
-    """Returns the path relative to where the program runs, if it is below that."""
+    """Returns the path, relative to the current folder if the file lies below it."""
     relative = os.path.relpath(filename)
     return filename if relative.startswith("..") else relative
 
@@ -207,7 +207,7 @@ def _short(text: str) -> str:
 
 
 def override_mistake(error: Exception, argv: Sequence[str]) -> str:
-    """Returns the sentence for a --config. flag that raised: its nearest field, or what was wrong with its value."""
+    """Returns a sentence on a --config. flag that raised: the nearest field, or what is wrong with the value."""
     known = config_lib.DECLARED
     for argument in argv:
         name = argument.lstrip("-").split("=")[0].removeprefix("no")

@@ -1,4 +1,4 @@
-"""--mode=cost."""
+"""--mode=cost: counts multiply-adds and parameters."""
 
 from basisnet_jax.modes.mode import Command, Mode
 

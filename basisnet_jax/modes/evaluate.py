@@ -1,4 +1,4 @@
-"""--mode=evaluate."""
+"""--mode=evaluate: evaluates a trained run or its export."""
 
 from basisnet_jax.modes.mode import PROCESSES, Command, Mode, next_command
 

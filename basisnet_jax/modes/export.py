@@ -1,4 +1,4 @@
-"""--mode=export."""
+"""--mode=export: writes files for phones and servers."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a mode of the command line is: its help, its flags, and what it runs."""
+"""The types of a mode of the command line: its help, its flags, and the function that it runs."""
 
 import dataclasses
 import shlex
@@ -16,10 +16,10 @@ class Flag:
     """A flag of one or several modes.
 
     Attributes:
-      name: without dashes.
+      name: the flag's name without dashes.
       help: one or two sentences.
-      default: None where there is no default value.
-      kind: str, int, float or bool; or a tuple of the values to choose from.
+      default: the default value; None if there is none.
+      kind: str, int, float or bool; or a tuple of the allowed values.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Flag:
     kind: type | tuple[str, ...] = str
 
     def define(self) -> None:
-        """Makes absl know the flag."""
+        """Registers the flag with absl."""
         if isinstance(self.kind, tuple):
             flags.DEFINE_enum(self.name, self.default, self.kind, self.help)
             return
@@ -43,11 +43,11 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What a command line asks for.
+    """A parsed command line.
 
     Attributes:
-      config: of the run.
-      workdir: of the run.
+      config: the run's config.
+      workdir: the run's folder.
       flags: {name: value} of the mode's flags.
     """
 
@@ -58,17 +58,17 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """A mode.
+    """A mode of the command line.
 
     Attributes:
       help: what the mode does, in a few words.
       examples: command lines after `python -m basisnet_jax.main`.
-      run: does it, and returns the exit code. It imports what it needs: the other modes need not wait for that.
-      flags: the mode's own.
-      check: raises UserError if the flags' values do not fit; called before anything takes time.
+      run: executes the mode, and returns the exit code. It imports its own modules, so other modes start without them.
+      flags: the mode's own flags.
+      check: raises UserError if the flags' values do not fit; called before slow work starts.
       takes_export: whether --workdir may be an export.
-      many_processes: whether several processes can do it together.
-      keeps_programs: whether compiled programs are kept on disk for the next command.
+      many_processes: whether several processes can run the mode together.
+      keeps_programs: whether compiled programs are cached on disk for the next command.
     """
 
     help: str
@@ -82,7 +82,7 @@ class Mode:
 
 
 def next_command(mode: str, workdir: str, *arguments: str) -> str:
-    """Returns the line that proposes another mode on a run."""
+    """Returns a line that proposes the next mode to run on a workdir."""
     words = " ".join([f"--mode={mode}", f"--workdir={shlex.quote(workdir)}", *arguments])
     return f"next: python -m basisnet_jax.main {words}"
 
@@ -102,20 +102,20 @@ THRESHOLD = Flag(
 
 
 def read_flags(argv: Sequence[str], *names: str) -> dict[str, str | None]:
-    """Returns the values of some flags as the command line, or a flag file that it names, gives them.
+    """Returns the values of some flags, from the command line or a flag file that it names.
 
     Args:
-      argv: the command line, the program first. Other flags in it are skipped.
-      names: of flags with a value.
+      argv: the command line, beginning with the program. Other flags are skipped.
+      names: names of flags that take a value.
 
     Returns:
-      {name: value}; None for a flag that is not given, and for all if the command line cannot be read: whatever parses
-      it in full says why.
+      {name: value}; None for a flag that is not given, and for all flags if the command line cannot be parsed: the
+      full parse reports the mistake.
     """
     values = flags.FlagValues()
     for name in names:
         flags.DEFINE_string(name, None, "", flag_values=values)
-    values.set_gnu_getopt(True)  # words between flags are values of the flags that are skipped
+    values.set_gnu_getopt(True)  # words between flags may be values of skipped flags
     try:
         values(list(argv), known_only=True)
     except flags.Error:

@@ -1,4 +1,4 @@
-"""The command line: its flags, its help, and a sentence for each mistake in it."""
+"""Parses the command line: its flags, its help, and a sentence for each mistake."""
 
 import sys
 import textwrap
@@ -32,12 +32,13 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _VERSION = flags.DEFINE_bool("version", False, "Print the versions of this package, JAX and Python.")
 _COMMON = ("mode", "config", "workdir", "verbosity", "version")
+_HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 for _flag in {flag.name: flag for mode in MODES.values() for flag in mode.flags}.values():
     _flag.define()
 
 
 def help_text(mode: str | None) -> str:
-    """Returns what --help prints: of a mode, or of all of them."""
+    """Returns the text that --help prints for one mode, or for all modes."""
     shown = MODES if mode is None else {mode: MODES[mode]}
     lines = [_TITLE, ""] if mode is None else []
     for name, what in shown.items():
@@ -55,9 +56,9 @@ def help_text(mode: str | None) -> str:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line, and answers each mistake in it with a sentence."""
+    """Parses the command line; ends the program with one sentence if there is a mistake."""
     try:
-        if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & {*argv[1:]}:
+        if any(argument in _HELP for argument in argv[1:]):
             mode = read_flags(argv, "mode")["mode"]
             print(help_text(mode if mode in MODES else None))
             sys.exit(0)
@@ -86,7 +87,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def command() -> tuple[str, Command]:
-    """Returns the mode that the parsed flags name, and what they ask of it."""
+    """Returns the name of the mode, and the command, from the parsed flags."""
     filename = config_flags.get_config_filename(flags.FLAGS["config"])
     return _MODE.value, Command(CONFIG.value, _WORKDIR.value or config_files.default_workdir(filename), _values())
 
@@ -105,25 +106,25 @@ def _refuse_flags_of_other_modes() -> None:
 
 
 def _with_config(argv: Sequence[str]) -> Sequence[str]:
-    """Returns the command line, with the config of the run in --workdir if it names none.
+    """Returns the command line, with the config of the run in --workdir if no config is given.
 
     Raises:
-      UserError: there is no run in that folder.
+      UserError: there is no run in --workdir.
     """
     given = read_flags(argv, "config", "workdir", "mode")
     if given["config"] is not None:
         return argv
     if not given["workdir"]:
         if any(argument.lstrip("-").startswith("config.") for argument in argv[1:]):
-            raise UserError(_NO_CONFIG)  # config_flags would say that it knows no such flag
+            raise UserError(_NO_CONFIG)  # config_flags would report an unknown flag instead
         return argv
     mode = MODES.get(given["mode"] or "train")
     path = config_files.of_workdir(given["workdir"], or_export=mode is not None and mode.takes_export)
-    sys.argv = [argv[0], f"--config={path}", *argv[1:]]  # where config_flags looks for overrides
+    sys.argv = [argv[0], f"--config={path}", *argv[1:]]  # config_flags looks for overrides here
     return sys.argv
 
 
 def fail(message: object) -> NoReturn:
-    """Prints a user's mistake and ends the program."""
+    """Prints a user's mistake and ends the program with exit code 2."""
     print(f"error: {on_one_line(str(message))}", file=sys.stderr)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""--mode=predict."""
+"""--mode=predict: classifies image files."""
 
 import sys
 from collections.abc import Mapping

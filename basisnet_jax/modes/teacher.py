@@ -1,4 +1,4 @@
-"""--mode=teacher."""
+"""--mode=teacher: computes a teacher's logits of all training examples."""
 
 from basisnet_jax.modes.mode import PROCESSES, Command, Mode
 

@@ -1,4 +1,4 @@
-"""--mode=train."""
+"""--mode=train: trains, evaluates and saves."""
 
 import os
 

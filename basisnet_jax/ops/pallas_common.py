@@ -1,8 +1,8 @@
-"""What the Pallas kernels for TPUs, pallas_depthwise and pallas_pointwise, share: the batch is in the lanes.
+"""Shared parts of the Pallas kernels for TPUs (pallas_depthwise, pallas_pointwise): the batch is in the lanes.
 
 On a TPU, XLA keeps these activations with the batch minor and the channels second. The same bytes are a row-major
-[H, W, C, B], so the transposes around the kernels cost nothing. In that form eight channels of 128 images are a vector
-register, and so is one tap of those images' own kernels; a shift in H or W is only another address.
+[H, W, C, B], so the transposes around the kernels cost nothing. In that form eight channels of 128 images fill a vector
+register, and so does one tap of those images' own kernels; a shift in H or W only changes an address.
 
 Where a mesh is in the context (`mesh.with_mesh_in_context`), the batch is split over all of its devices, and each
 device runs the kernel on its own images. Products are accumulated in float32.
@@ -17,51 +17,51 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
 LANES, SUBLANES = 128, 8
-# Bytes of VMEM for a kernel's blocks, twice each, and its scratch: a kernel gets 16 MiB unless it asks for more.
+# Bytes of VMEM for two copies of a kernel's blocks and for its scratch. A kernel gets 16 MiB unless it asks for more.
 VMEM = 12 * 2**20
 
 
 def reason_unsupported(batch: int, dtype: jnp.dtype, *channels: int) -> str | None:
-    """Returns why no kernel takes a layer of these channels, or None if the kernels take it."""
+    """Returns why no kernel supports a layer of this batch, dtype and channels, or None if the kernels do."""
     devices = max(jax.sharding.get_abstract_mesh().size, 1)
     if batch % (devices * LANES):
         return f"{batch} images on {devices} device(s) do not fill each one's {LANES} lanes"
     if unaligned := [c for c in channels if c % SUBLANES]:
-        return f"{unaligned[0]} channels are no multiple of {SUBLANES}"
+        return f"{unaligned[0]} channels are not a multiple of {SUBLANES}"
     if dtype not in (jnp.float32, jnp.bfloat16):
         return f"{dtype} is neither float32 nor bfloat16"
     return None
 
 
 def on_each_device(run: Callable, *arrays_B: jax.Array):
-    """run(*arrays) on each device's images; arrays and results have the batch first."""
+    """Calls run(*arrays) on each device with the device's images; arrays and results have the batch first."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return run(*arrays_B)
     batch = PartitionSpec(mesh.axis_names)
-    # What a kernel's output varies over is not known, so it cannot be checked.
+    # JAX does not know over which mesh axes a kernel's output varies, so it cannot check that (vma).
     return jax.shard_map(run, in_specs=batch, out_specs=batch, check_vma=False)(*arrays_B)
 
 
 def batch_last(x_Bx: jax.Array) -> jax.Array:
-    """[B, ...] -> [..., B]: no copy where the batch is in the lanes."""
+    """Returns [..., B] from [B, ...]: no copy where the batch is in the lanes."""
     return jnp.moveaxis(x_Bx, 0, -1)
 
 
 def batch_first(x_xB: jax.Array) -> jax.Array:
-    """[..., B] -> [B, ...]."""
+    """Returns [B, ...] from [..., B]."""
     return jnp.moveaxis(x_xB, -1, 0)
 
 
 def divisors(n: int) -> list[int]:
-    """From the largest to 1."""
+    """Returns the divisors of n, from the largest to 1."""
     return [d for d in range(n, 0, -1) if n % d == 0]
 
 
 def call(name: str, body: Callable, *, grid, inputs, outputs, shapes, scratch) -> Callable:
-    """A kernel: `inputs` and `outputs` are blocks, `shapes` what is given back, `scratch` the shape of a float32 array.
+    """Makes a kernel: `inputs` and `outputs` are blocks, `shapes` the results, `scratch` the shape of a float32 array.
 
-    The last axis of the grid is worked off in order, the others in any.
+    The last axis of the grid is processed in order, the other axes in any order.
     """
     return pl.pallas_call(
         body,

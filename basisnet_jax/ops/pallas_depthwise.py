@@ -1,8 +1,8 @@
 """Depthwise convolution of each image with its own kernel, and its gradients, as Pallas kernels (pallas_tpu).
 
 Shapes: B images, H x W pixels and P x Q output pixels, C channels, K the kernel's side. Inside, arrays are
-[H, W, C, B], and the grid is (groups of channels, groups of images, groups of output rows). A step of it copies the
-rows that it needs, 8 channels at a time, to a scratch with zeros around the image: no sum has to ask where it is.
+[H, W, C, B], and the grid is (groups of channels, groups of images, groups of output rows). A grid step copies
+the rows that it needs, 8 channels at a time, to a scratch with zeros around the image: no sum checks for borders.
 """
 
 from collections.abc import Callable
@@ -23,20 +23,20 @@ Act = Callable[[jax.Array], jax.Array]
 
 
 class Window(NamedTuple):
-    """How a depthwise kernel meets the image; pairs are (rows, columns)."""
+    """Geometry of a depthwise convolution; pairs are (rows, columns)."""
 
     size: tuple[int, int]  # H, W
     output: tuple[int, int]  # P, Q
-    before: tuple[int, int]  # padding
-    side: int
+    before: tuple[int, int]  # zeros before the image
+    side: int  # of the kernel
     stride: int
 
     def rows_read(self, rows: int) -> int:
-        """Image rows that so many output rows see."""
+        """Returns how many image rows `rows` output rows see."""
         return (rows - 1) * self.stride + self.side
 
     def shifts(self, axis: int) -> range:
-        """Pixel stride * v + a of the image is seen by outputs v + shift alone, whatever a."""
+        """Returns the shifts: only the outputs v + shift see pixel stride * v + a of the image, for any a < stride."""
         offsets = [
             (a + self.before[axis] - i) // self.stride
             for a in range(self.stride)
@@ -46,14 +46,14 @@ class Window(NamedTuple):
         return range(min(offsets), max(offsets) + 1)
 
     def forward_bytes(self, itemsize: int, rows: int, channels: int) -> int:
-        """VMEM for a step of so many output rows and channels: blocks twice, and the scratch."""
+        """Returns the bytes of VMEM for a step of `rows` output rows and `channels`: blocks twice, the scratch once."""
         read = min(self.rows_read(rows), self.size[0])
         moved = (read * self.size[1] + rows * self.output[1] + self.side**2) * itemsize + 2 * 4
         scratch = self.rows_read(rows) * self.padded_width() * SUBLANES
         return LANES * (2 * moved * channels + 4 * scratch)
 
     def backward_bytes(self, itemsize: int, rows: int, channels: int) -> int:
-        """As `forward_bytes`, for the gradients."""
+        """Returns the bytes of VMEM for a step of the gradients; see `forward_bytes`."""
         shifts = self.shifts(0)
         read = min(rows + len(shifts) - 1, self.output[0])
         pixels = 2 * rows * self.stride * self.size[1] + read * self.output[1]
@@ -62,16 +62,16 @@ class Window(NamedTuple):
         return LANES * (2 * moved * channels + 4 * scratch)
 
     def padded_width(self) -> int:
-        """Columns of the image that the outputs see, or that there are."""
+        """Returns the columns of the padded image: those that the outputs see, or all columns of the image if more."""
         return max(self.rows_read(self.output[1]), self.before[1] + self.size[1])
 
     def padded_output_width(self) -> int:
-        """Columns of outputs that see the image, or would if they were there."""
+        """Returns the columns of the padded outputs: those that see the image, or would see it if they existed."""
         return self.output[1] + len(self.shifts(1)) - 1
 
 
 def reason_unsupported(x_BxHxWxC: jax.Array, window: Window) -> str | None:
-    """Returns why the kernels do not take this convolution, or None if they do."""
+    """Returns why the kernels do not support this convolution, or None if they do."""
     batch, _, width, channels = x_BxHxWxC.shape
     itemsize = x_BxHxWxC.dtype.itemsize
     if why := pallas_common.reason_unsupported(batch, x_BxHxWxC.dtype, channels):
@@ -85,10 +85,10 @@ def reason_unsupported(x_BxHxWxC: jax.Array, window: Window) -> str | None:
 def depthwise(
     x_BxHxWxC: jax.Array, kernels_BxKxKxC: jax.Array, affine_Bx2xC: jax.Array, act: Act, window: Window
 ) -> jax.Array:
-    """Depthwise convolution of act(x * scale + shift) of each image with its own kernel.
+    """Convolves act(x * scale + shift) of each image with the image's own depthwise kernel.
 
-    A norm before the convolution is computed on the way, and what it gives is never stored: neither here nor in the
-    backward pass, which gives all three gradients in one pass over x and dy.
+    A norm before the convolution is computed on the way, and its result is never stored: neither here nor in the
+    backward pass, which computes all three gradients in one pass over x and dy.
 
     Args:
       x_BxHxWxC: float32 or bfloat16.
@@ -119,14 +119,14 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _blocks(rows: int, channels: int, size: Callable[[int, int], int]) -> tuple[int, int]:
-    """(rows, channels) of a block, as many as fit VMEM: rows first, since blocks read some rows of their neighbours."""
+    """Returns (rows, channels) of the largest block in VMEM: rows first, since blocks also read rows of neighbours."""
     block_rows = next(r for r in pallas_common.divisors(rows) if size(r, SUBLANES) <= pallas_common.VMEM)
     groups = pallas_common.divisors(channels // SUBLANES)
     return block_rows, SUBLANES * next(g for g in groups if size(block_rows, g * SUBLANES) <= pallas_common.VMEM)
 
 
 def _sliding(rows: int, first_row: Callable[[jax.Array], jax.Array], shape: tuple[int, int], channels: int, lanes: int):
-    """Blocks that overlap: `rows` of an [H, W, C, B] from a row on that is moved to where they are all in it."""
+    """Makes overlapping blocks: `rows` rows of [H, W, C, B] from `first_row`, moved so that all rows exist."""
 
     def index(c, b, r):
         return jnp.clip(first_row(r), 0, shape[0] - rows), 0, c * channels, b * lanes
@@ -135,9 +135,9 @@ def _sliding(rows: int, first_row: Callable[[jax.Array], jax.Array], shape: tupl
 
 
 def _fill(padded_ref, image_ref, channels, first_row, height: int, columns_before: int, prepare: Act = lambda x: x):
-    """Rows from `first_row` on of 8 channels, in float32 and prepared, with zeros around the image.
+    """Writes rows of 8 channels from `first_row` on to padded_ref: prepared, in float32, zeros around the image.
 
-    image_ref holds the rows of the image that these are, moved to where they are all in it.
+    image_ref holds the same rows of the image, moved so that all rows exist.
     """
     rows, width, *_ = image_ref.shape
     start = jnp.clip(first_row, 0, height - rows)
@@ -160,7 +160,7 @@ def _fill(padded_ref, image_ref, channels, first_row, height: int, columns_befor
 
 
 def _tiles(count: int, size: int, body: Callable, carry):
-    """body(first, size, carry) over tiles of a row, and once more over what is left of it."""
+    """Runs body(first, size, carry) over the tiles of a row, then over the pixels left, and returns the last carry."""
     whole = count // size
     if whole:
         carry = lax.fori_loop(0, whole, lambda t, carry: body(t * size, size, carry), carry)
@@ -168,7 +168,7 @@ def _tiles(count: int, size: int, body: Callable, carry):
 
 
 def _each_group(block_channels: int, body: Callable[[Any], None]):
-    """body(slice of 8 channels) over those of a block."""
+    """Runs body(slice of 8 channels) over the channels of a block."""
 
     def group(c, _):
         body(pl.ds(pl.multiple_of(c * SUBLANES, SUBLANES), SUBLANES))
@@ -177,7 +177,7 @@ def _each_group(block_channels: int, body: Callable[[Any], None]):
 
 
 def _tile(width: int) -> int:
-    """The largest tile that leaves no part of a row, if there is one of some size."""
+    """Returns the largest tile above TILE / 2 that divides the row, or TILE if there is none."""
     return next((d for d in pallas_common.divisors(width) if TILE // 2 < d <= TILE), TILE)
 
 
@@ -261,7 +261,7 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, dy_BxPxQxC, *
     size = partial(window.backward_bytes, x_BxHxWxC.dtype.itemsize)
     rows, block_channels = _blocks(rows_out, channels, size)
     tile = max(_tile(width) // stride, 1)
-    # An image whose height the stride does not divide has no last row in the last block.
+    # Where the stride does not divide the image's height, the last row of the last block is outside the image.
     past_the_end = rows_out * stride > height
 
     def first_row(r):
@@ -277,7 +277,7 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, dy_BxPxQxC, *
             scale, shift = affine_ref[0, group_channels, :], affine_ref[1, group_channels, :]
 
             def phase(a, u, sums):
-                """Image row stride * u + a of the block."""
+                """Writes dx of the block's row stride * u + a, and adds the row's part to the sums."""
                 row = u * stride + a
                 inside = (r * rows + u) * stride + a < height
 
@@ -290,8 +290,8 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, dy_BxPxQxC, *
                     def image(n):
                         return within(x_ref[row, q + n, group_channels, :].astype(jnp.float32))
 
-                    seen = [within(act(image(n) * scale + shift)) for n in range(count)]
-                    dseen = [zero] * count
+                    activated = [within(act(image(n) * scale + shift)) for n in range(count)]
+                    dactivated = [zero] * count
                     for i in range(side):
                         if (a + window.before[0] - i) % stride:
                             continue
@@ -303,11 +303,11 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_Bx2xC, dy_BxPxQxC, *
                             if touched:
                                 dy = padded_ref[padded_row, lax.div(q, stride) + column]
                             for n, j in touched:
-                                dseen[n] += dy * taps[i, j]
-                                dtaps[i * side + j] += dy * seen[n]
+                                dactivated[n] += dy * taps[i, j]
+                                dtaps[i * side + j] += dy * activated[n]
                     for n in range(count):
                         x = image(n)  # read once more: registers are scarce
-                        (da,) = jax.vjp(act, x * scale + shift)[1](within(dseen[n]))
+                        (da,) = jax.vjp(act, x * scale + shift)[1](within(dactivated[n]))
                         dshift, dscale = dshift + da, dscale + da * x
                         dx_ref[row, q + n, group_channels, :] = (da * scale).astype(dx_ref.dtype)
                     return (*dtaps, dscale, dshift)

@@ -1,4 +1,4 @@
-"""Gradient of a pointwise convolution's own kernel of each image, as a Pallas kernel (pallas_tpu).
+"""Gradient of each image's own pointwise kernel, as a Pallas kernel (pallas_tpu).
 
 Shapes: B images, H x W pixels, I input and O output channels.
 """
@@ -11,13 +11,13 @@ from jax.experimental import pallas as pl
 from basisnet_jax.ops import pallas_common
 from basisnet_jax.ops.pallas_common import LANES, SUBLANES
 
-# Of fewer pixels, XLA's product of matrices is faster by the compiler's estimates, though it moves the batch out of
-# the lanes first (docs/performance.md).
+# For fewer pixels, XLA's matrix product is faster by the compiler's estimates, though it first moves the batch out of
+# the lanes (docs/performance.md).
 FEWEST_PIXELS = 784
 
 
 def reason_unsupported(x_BxHxWxI: jax.Array, outputs: int) -> str | None:
-    """Returns why the kernel does not take this gradient, or None if it does."""
+    """Returns why the kernel does not support this gradient, or None if it does."""
     batch, height, width, inputs = x_BxHxWxI.shape
     if why := pallas_common.reason_unsupported(batch, x_BxHxWxI.dtype, inputs, outputs):
         return why
@@ -29,14 +29,14 @@ def reason_unsupported(x_BxHxWxI: jax.Array, outputs: int) -> str | None:
 
 
 def _bytes(itemsize: int, pixels: int, inputs: int, outputs: int) -> int:
-    """VMEM for a step of so many pixels: blocks twice, and the scratch."""
+    """Returns the bytes of VMEM for a step of `pixels`: blocks twice, the scratch once."""
     return LANES * (pixels * (2 * (inputs + outputs) * itemsize + 4 * inputs) + 2 * 4 * inputs * outputs)
 
 
 def kernel_gradient(x_BxHxWxI: jax.Array, dy_BxHxWxO: jax.Array) -> jax.Array:
-    """Each image's sum over pixels of x outer dy, float32[B, I, O].
+    """Returns float32[B, I, O]: each image's sum over pixels of x outer dy.
 
-    On the vector unit: for a product on the matrix unit the batch would have to leave the lanes.
+    The vector unit computes the sum: for a product on the matrix unit the batch would have to leave the lanes.
     """
     return pallas_common.on_each_device(_kernel_gradient, x_BxHxWxI, dy_BxHxWxO)
 
@@ -50,7 +50,7 @@ def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
     fitting = (d for d in pallas_common.divisors(total) if _bytes(itemsize, d, inputs, outputs) <= pallas_common.VMEM)
     pixels = next(fitting)
     groups = outputs // SUBLANES
-    # 8 inputs times these groups of 8 outputs are summed in registers.
+    # The sums of 8 inputs times `together` groups of 8 outputs stay in registers.
     together = next(n for n in (4, 3, 2, 1) if groups % n == 0)
     unroll = next(n for n in (4, 3, 2, 1) if pixels % n == 0)
 
@@ -68,7 +68,7 @@ def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
             lax.fori_loop(0, inputs, clear, None)
 
         def block(index, _):
-            # Not // and %: on traced integers these ask which platform it is.
+            # Not // and %: on traced integers these operators ask for the platform.
             first_input = pl.multiple_of(lax.div(index, groups // together) * SUBLANES, SUBLANES)
             first_output = lax.rem(index, groups // together) * (together * SUBLANES)
             chosen = [pl.ds(pl.multiple_of(first_output + n * SUBLANES, SUBLANES), SUBLANES) for n in range(together)]

@@ -1,11 +1,11 @@
-"""The paper's core: kernels that are combined, for each image, from N basis kernels.
+"""The paper's core: each image's kernels are combined from N basis kernels.
 
 `kernel[b] = sum_n coefficients[b, n] * bases[n]` (arXiv 2105.03014; US20230297852A1), and image b is convolved with
-its own kernel. The obvious way to run that, a convolution with one group an image, is slow everywhere. With the batch
-sharded over a mesh XLA gathers the batch for it (openxla/xla#47945), and on CPU gave wrong values
-(benchmarks/vmapped_kernels.py). The forms below never put the batch into a convolution's groups. Which form runs is
-chosen where the program is lowered, so a program that is compiled for a TPU on a CPU host gets the TPU's form. No GPU
-has been measured; it gets the form that is batched matrix products.
+its own kernel. The obvious way, a convolution with one group for each image, is slow everywhere. With the batch
+sharded over a mesh, XLA gathers the batch for such a convolution (openxla/xla#47945), and on CPU gave wrong values
+(benchmarks/vmapped_kernels.py). The forms below never put the batch into a convolution's groups. The form is chosen
+where the program is lowered, so a program that is compiled for a TPU on a CPU host gets the TPU's form. No GPU has been
+measured; GPUs get the form of batched matrix products.
 
 Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases.
 Products of bfloat16 are accumulated in float32.
@@ -26,16 +26,13 @@ from basisnet_jax.ops import pallas_depthwise, pallas_pointwise, taps
 def combination_coefficients(
     scores_BxLxN: jax.Array, temperature: jax.Array | float, uniform_mix: jax.Array | float
 ) -> jax.Array:
-    """Coefficients that sum to one over the bases.
+    """Returns float32[B, L, N]: coefficients that sum to one over the bases.
 
     Args:
       scores_BxLxN: the preview's scores, one vector of N for each image and coefficient vector.
-      temperature: divides the scores before the softmax; high keeps the coefficients near uniform.
-      uniform_mix: weight in [0, 1] of the uniform vector, the warm start's epsilon; 1 ignores the scores, and every
-        basis gets the same gradient.
-
-    Returns:
-      float32[B, L, N].
+      temperature: divides the scores before the softmax; a high one keeps the coefficients near uniform.
+      uniform_mix: weight in [0, 1] of the uniform vector, the warm start's epsilon; at 1 the scores are ignored, and
+        every basis gets the same gradient.
     """
     softmax_BxLxN = jax.nn.softmax(scores_BxLxN.astype(jnp.float32) / temperature)
     return uniform_mix / scores_BxLxN.shape[-1] + (1.0 - uniform_mix) * softmax_BxLxN
@@ -44,12 +41,12 @@ def combination_coefficients(
 def annealed(
     temperature: jax.Array | float, start_temperature: float, warm_start: jax.Array | float
 ) -> jax.Array | float:
-    """The temperature while `warm_start` is left of a warm start: linearly from `start_temperature` (at 1) down."""
+    """Returns the temperature: linear in `warm_start`, from `start_temperature` (at 1) to `temperature` (at 0)."""
     return temperature + warm_start * (start_temperature - temperature)
 
 
 def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
-    """One kernel an image, [B, ...] in the bases' dtype, from bases [N, ...]: linear in both arguments."""
+    """Returns [B, ...] in the bases' dtype: one kernel an image, from bases [N, ...]; linear in both arguments."""
     kernels_Bx = jnp.einsum("bn,n...->b...", coefficients_BxN, bases_Nx, preferred_element_type=jnp.float32)
     return kernels_Bx.astype(bases_Nx.dtype)
 
@@ -61,13 +58,13 @@ def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
 def pointwise(
     x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array, tpu_kernels: bool = False
 ) -> jax.Array:
-    """1x1 convolution of each image with its own combination of the bases.
+    """Convolves each image with its own combination of the 1x1 bases.
 
     Args:
       x_BxHxWxI: activations, float32 or bfloat16.
       bases_NxIxO: basis kernels in the dtype of x.
       coefficients_BxN: float32.
-      tpu_kernels: on a TPU, the kernels' gradient by `pallas_pointwise` where it fits.
+      tpu_kernels: whether a TPU computes the kernels' gradient by `pallas_pointwise`, where that supports the layer.
 
     Returns:
       [B, H, W, O] in the dtype of x.
@@ -91,7 +88,7 @@ def _batched_matmul_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
 
 
 def _mix_inputs(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
-    """One product over (n, i) of x * coefficient_n: the batch never enters the dot, so it stays in the TPU's lanes."""
+    """Computes one product over (n, i) of x * coefficient_n: the batch never enters the dot and stays in the lanes."""
     scale_Bx1x1xNx1 = coefficients_BxN[:, None, None, :, None].astype(x_BxHxWxI.dtype)
     mixed_BxHxWxNI = (x_BxHxWxI[..., None, :] * scale_Bx1x1xNx1).reshape(*x_BxHxWxI.shape[:3], -1)
     stacked_NIxO = bases_NxIxO.reshape(-1, bases_NxIxO.shape[-1])
@@ -110,7 +107,7 @@ def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
 
 def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
     if tpu_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
-        # Else XLA computes what produced x twice, once for the product and once for the kernel.
+        # Without the barrier XLA computes x twice, once for the product and once for the kernel.
         x_BxHxWxI = lax.platform_dependent(x_BxHxWxI, tpu=lax.optimization_barrier, default=lambda x: x)
     return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
 
@@ -137,11 +134,11 @@ pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 # Dense convolution of a larger side
 
 
-@partial(jax.checkpoint, static_argnums=(3, 4))  # no copy of the image a tap is kept for the backward pass
+@partial(jax.checkpoint, static_argnums=(3, 4))  # else the backward pass keeps a copy of the image for each tap
 def dense(
     x_BxHxWxI: jax.Array, bases_NxKxKxIxO: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str = "same"
 ) -> jax.Array:
-    """KxK convolution of each image with its own combination of the bases: a sum of K*K pointwise convolutions.
+    """Convolves each image with its own combination of the KxK bases, as a sum of K*K pointwise convolutions.
 
     Args:
       x_BxHxWxI: activations, float32 or bfloat16.
@@ -151,7 +148,7 @@ def dense(
       padding: see `taps.pads`.
 
     Returns:
-      [B, ceil(H / stride), ceil(W / stride), O] in the dtype of x; of bfloat16 each tap's product is rounded.
+      [B, ceil(H / stride), ceil(W / stride), O] in the dtype of x; with bfloat16 each tap's product is rounded.
     """
     side = bases_NxKxKxIxO.shape[1]
     output = [taps.pads(size, side, stride, padding)[2] for size in x_BxHxWxI.shape[1:3]]
@@ -168,27 +165,27 @@ def dense(
 
 
 class Normalized(NamedTuple):
-    """act((x - mean) * scale + bias), left to whoever uses it: a TPU's depthwise kernel computes it on the way."""
+    """The activations act((x - mean) * scale + bias), not computed yet: a TPU's depthwise kernel does so on the way."""
 
     x_BxHxWxC: jax.Array
-    mean_C: jax.Array  # float32, as scale and bias
+    mean_C: jax.Array  # float32, like scale and bias
     scale_C: jax.Array
     bias_C: jax.Array
     act: Callable[[jax.Array], jax.Array]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the value's."""
+        """Returns the shape of the value."""
         return self.x_BxHxWxC.shape
 
     def value(self) -> jax.Array:
-        """In the dtype of x."""
+        """Computes the activations, in the dtype of x."""
         y_BxHxWxC = (self.x_BxHxWxC - self.mean_C) * self.scale_C + self.bias_C
         return self.act(y_BxHxWxC.astype(self.x_BxHxWxC.dtype))
 
 
 def value_of(x_BxHxWxC: jax.Array | Normalized) -> jax.Array:
-    """An array, computed if that is still to do."""
+    """Returns an array: x itself, or the value of a `Normalized`."""
     return x_BxHxWxC.value() if isinstance(x_BxHxWxC, Normalized) else x_BxHxWxC
 
 
@@ -200,7 +197,7 @@ def depthwise(
     padding: str = "same",
     tpu_kernels: bool = False,
 ) -> jax.Array:
-    """Depthwise convolution of each image with its own combination of the bases.
+    """Convolves each image with its own combination of the depthwise bases.
 
     Args:
       x_BxHxWxC: activations, float32 or bfloat16.
@@ -208,7 +205,7 @@ def depthwise(
       coefficients_BxN: float32.
       stride: of both spatial axes.
       padding: see `taps.pads`.
-      tpu_kernels: on a TPU, by `pallas_depthwise` where it fits.
+      tpu_kernels: whether a TPU runs `pallas_depthwise`, where that supports the layer.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
@@ -225,10 +222,10 @@ def static_depthwise(
     padding: str = "same",
     tpu_kernels: bool = False,
 ) -> jax.Array:
-    """Depthwise convolution of all images with one kernel; otherwise as `depthwise`.
+    """Convolves all images with one depthwise kernel; otherwise like `depthwise`.
 
-    By taps on CPU, where XLA's grouped convolution is many times slower; XLA's own convolution elsewhere (its group
-    count is the channels', not the batch's).
+    CPUs sum taps, since XLA's grouped convolution is many times slower there. Other platforms run XLA's convolution,
+    whose groups are the channels, not the batch.
     """
     by_taps = partial(taps.depthwise, stride=stride, padding=padding)
     xla = partial(xla_depthwise, stride=stride, padding=padding)
@@ -236,7 +233,7 @@ def static_depthwise(
 
 
 def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels: bool):
-    """By the platform's form, or on TPUs by `pallas_depthwise` if that is asked for and fits.
+    """Runs the platform's form, or on TPUs `pallas_depthwise` if that is asked for and supports the layer.
 
     Args:
       x: [B, H, W, C] or Normalized.
@@ -277,7 +274,7 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _by_platform(forms: dict[str, Callable[..., jax.Array]], *arguments: jax.Array) -> jax.Array:
-    """The form of the platform that the program is lowered for, in both passes."""
+    """Runs the form of the platform that the program is lowered for, in both passes."""
     return lax.platform_dependent(*arguments, **forms)
 
 
@@ -296,7 +293,7 @@ _by_platform.defvjp(_by_platform_forward, _by_platform_backward)
 
 
 def xla_depthwise(x_BxHxWxC: jax.Array, kernel_1xKxKxC: jax.Array, stride: int, padding: str) -> jax.Array:
-    """As `static_depthwise`, by XLA's convolution on every platform."""
+    """Returns the same as `static_depthwise`, by XLA's convolution on every platform."""
     kernel_KxKx1xC = jnp.moveaxis(kernel_1xKxKxC, 0, 2)
     return lax.conv_general_dilated(
         x_BxHxWxC,

@@ -1,6 +1,6 @@
-"""Depthwise convolution as a sum of shifted images, one for each tap of the kernel: what CPUs run, and GPUs.
+"""Depthwise convolution as a sum of shifted images, one for each tap of the kernel: the form for CPUs and GPUs.
 
-No group of a convolution holds an image (see `synthesis`), and XLA's CPU compiler fuses it all into one loop.
+No image is a group of a convolution (see `synthesis`), and XLA's CPU compiler fuses the whole sum into one loop.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_PIXELS = 112  # in one fused loop; LLVM vectorises none with more than 250 addresses, and a pixel has two
+_PIXELS = 112  # in one fused loop: LLVM vectorises no loop with more than 250 addresses, and a pixel has two
 
 
 def pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int, int]:
-    """(pixels before, pixels after, output size) for a kernel of odd side.
+    """Returns (pixels before, pixels after, output size) for a kernel of odd side.
 
-    'same' is TensorFlow's padding, which puts the odd pixel after; 'symmetric' is PyTorch's (kernel - 1) / 2 before.
-    Both have ceil(size / stride) outputs, and differ where a stride leaves the sum of the pads odd.
+    'same' is TensorFlow's padding, which puts an odd pixel after; 'symmetric' is PyTorch's: (kernel - 1) / 2 before.
+    Both give ceil(size / stride) outputs, and differ where a stride makes the sum of the pads odd.
     """
     output = -(-size // stride)
     total = max((output - 1) * stride + kernel - size, 0)
@@ -26,13 +26,13 @@ def pads(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int, i
 
 
 def pad(x_BxHxWxC: jax.Array, kernel: int, stride: int, padding: str) -> jax.Array:
-    """With zeros around, as many as `pads` says."""
+    """Pads the image with as many zeros as `pads` says."""
     sides = [pads(size, kernel, stride, padding)[:2] for size in x_BxHxWxC.shape[1:3]]
     return jnp.pad(x_BxHxWxC, ((0, 0), *sides, (0, 0)))
 
 
 def window(padded_BxHxWxC: jax.Array, row: int, column: int, output: Sequence[int], stride: int) -> jax.Array:
-    """What the tap at that place sees, [B, *output, C]."""
+    """Returns [B, *output, C]: the pixels that the tap at (row, column) sees."""
     height, width = ((n - 1) * stride + 1 for n in output)
     batch, _, _, channels = padded_BxHxWxC.shape
     limits = (batch, row + height, column + width, channels)
@@ -40,12 +40,12 @@ def window(padded_BxHxWxC: jax.Array, row: int, column: int, output: Sequence[in
 
 
 def _sum(terms: Sequence[jax.Array], parts: int) -> jax.Array:
-    """In so many sums, and those summed."""
+    """Sums the terms in `parts` partial sums, then adds those."""
     return reduce(jnp.add, (reduce(jnp.add, terms[part::parts]) for part in range(min(parts, len(terms)))))
 
 
 def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output: tuple[int, int], stride: int):
-    """Sum over (row, column, weight) of the image shifted there times the weight, in float32."""
+    """Returns the sum over taps (row, column, weight) of the image shifted there times the weight, in float32."""
 
     def summed(parts, padded_BxHxWxC, *weights_BxC):
         windows = (window(padded_BxHxWxC, row, column, output, stride) for row, column, _ in taps)
@@ -57,15 +57,15 @@ def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output:
             parts,
         )
 
-    # Four sums are faster on a CPU, where an addition need not wait for the one before then; a TPU's compiler fuses
-    # fewer of them, and moves up to three times the bytes.
+    # Four partial sums are faster on a CPU: an addition need not wait for the one before. With four sums a TPU's
+    # compiler fuses fewer additions, and moves up to three times the bytes.
     weights = (weight_BxC for _, _, weight_BxC in taps)
     return lax.platform_dependent(padded_BxHxWxC, *weights, cpu=partial(summed, 4), default=partial(summed, 1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise(x_BxHxWxC: jax.Array, kernels_BxKxKxC: jax.Array, stride: int, padding: str) -> jax.Array:
-    """As `synthesis.depthwise`, from the kernels; a leading axis of one is a kernel that all images share."""
+    """Returns the same as `synthesis.depthwise`, from kernels; with a leading axis of 1 all images share the kernel."""
     side = kernels_BxKxKxC.shape[1]
     rows, columns = (pads(size, side, stride, padding)[2] for size in x_BxHxWxC.shape[1:3])
     taps = [(i, j, kernels_BxKxKxC[:, i, j]) for i in range(side) for j in range(side)]
@@ -96,10 +96,10 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _input_gradient(dy_BxPxQxC, kernels_BxKxKxC, size: tuple[int, int], stride: int, padding: str):
-    """dx, by taps over dy.
+    """Returns dx, by taps over dy.
 
-    Pixel u of the padded input is stride * v + r. Only the taps i = r + stride * m touch it, from output v - m. So
-    each phase r is a small stride-1 sum of taps over dy, and the phases are interleaved; stride 1 has one phase.
+    Pixel u of the padded input is stride * v + r. Only the taps i = r + stride * m touch this pixel, from output
+    v - m. So each phase r is a small stride-1 sum of taps over dy. The phases are interleaved; stride 1 has one phase.
     """
     side = kernels_BxKxKxC.shape[1]
     before, after, _ = zip(*(pads(n, side, stride, padding) for n in size), strict=True)
@@ -127,7 +127,7 @@ def _input_gradient(dy_BxPxQxC, kernels_BxKxKxC, size: tuple[int, int], stride: 
 
 
 def _kernel_gradient_by_taps(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
-    """dkernels, float32 [B, K, K, C]: a reduction over the image for each tap."""
+    """Returns float32[B, K, K, C]: dkernels, by one reduction over the image for each tap."""
     dy = dy_BxPxQxC.astype(jnp.float32)
     _, rows, columns, _ = dy.shape
 
@@ -139,16 +139,16 @@ def _kernel_gradient_by_taps(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int)
 
 
 def _kernel_gradient_by_rows(padded_BxHxWxC, dy_BxPxQxC, side: int, stride: int):
-    """As `_kernel_gradient_by_taps`, by a loop over output rows, the sum over whose pixels stays in registers."""
+    """Returns what `_kernel_gradient_by_taps` does, by a loop over output rows: a row's sum stays in registers."""
     batch, rows, columns, channels = dy_BxPxQxC.shape
     # The barriers keep XLA from fusing the padding into the loop and the loop's result into its users.
     padded_BxHxWxC = lax.optimization_barrier(padded_BxHxWxC)
 
     def add_row(row, sums_BxKxKxC, first):
         def pixel(column):
-            # Each has slices of its own: XLA's loop is vectorised only if what depends on `row` has one user.
-            seen = (0, row * stride, column * stride, 0), (batch, side, side, channels)
-            x = lax.dynamic_slice(padded_BxHxWxC, *seen, allow_negative_indices=False)
+            # Each pixel has its own slices: XLA vectorises the loop only if what depends on `row` has one user.
+            start, size = (0, row * stride, column * stride, 0), (batch, side, side, channels)
+            x = lax.dynamic_slice(padded_BxHxWxC, start, size, allow_negative_indices=False)
             dy = lax.dynamic_slice(
                 dy_BxPxQxC, (0, row, column, 0), (batch, 1, 1, channels), allow_negative_indices=False
             )

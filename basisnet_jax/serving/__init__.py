@@ -1,1 +1,1 @@
-"""Inference on an export without JAX: the rule, the manifest, files in LiteRT."""
+"""Inference on an export without JAX: the exit rule, the manifest, LiteRT files."""

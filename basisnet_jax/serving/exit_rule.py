@@ -1,4 +1,4 @@
-"""When the preview is sure enough to answer alone, and what a rule for that was chosen with. NumPy alone."""
+"""The exit rule: when the preview is sure enough to answer alone, and how the rule was chosen. NumPy alone."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ FILE = "exit_rule.json"  # in the folder that --mode=evaluate writes
 
 
 def softmax(logits_BxK: np.ndarray) -> np.ndarray:
-    """Returns probabilities, float64[B, K]."""
+    """Returns float64[B, K]: the probabilities."""
     exponentials_BxK = np.exp(logits_BxK.astype(np.float64) - logits_BxK.max(axis=-1, keepdims=True))
     return exponentials_BxK / exponentials_BxK.sum(axis=-1, keepdims=True)
 
@@ -37,21 +37,21 @@ def _low_entropy(probability_BxK: np.ndarray) -> np.ndarray:
 # {name: probabilities_BxK -> confidence_B in [0, 1], larger where the preview is surer}, for K of at least 2
 CRITERIA: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "probability": lambda probability_BxK: probability_BxK.max(axis=-1),
-    "margin": _margin,  # the largest probability less the second
+    "margin": _margin,  # the largest probability minus the second
     "entropy": _low_entropy,  # 1 - entropy / log K
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class ExitRule:
-    """The preview answers alone where its confidence is at least the threshold."""
+    """A rule: the preview answers alone where its confidence is at least the threshold."""
 
     criterion: str = "probability"  # one of CRITERIA
-    temperature: float = 1.0  # that the preview's logits are divided by
+    temperature: float = 1.0  # divides the preview's logits
     threshold: float = NEVER
 
     def confidence(self, preview_logits_BxK: np.ndarray) -> np.ndarray:
-        """Returns the preview's confidence, float64[B] in [0, 1]; of one class alone it is 1."""
+        """Returns float64[B] in [0, 1]: the preview's confidence; with a single class it is 1."""
         if preview_logits_BxK.shape[-1] == 1:
             return np.ones(len(preview_logits_BxK))
         return CRITERIA[self.criterion](softmax(preview_logits_BxK.astype(np.float64) / self.temperature))
@@ -62,7 +62,7 @@ class ExitRule:
 
 
 def threshold_rule(threshold: float) -> ExitRule:
-    """Returns the rule of a threshold that a user gives, of the largest probability.
+    """Returns the rule for a user's threshold of the largest probability.
 
     Raises:
       UserError: the threshold is neither a probability nor NEVER.
@@ -77,13 +77,13 @@ def threshold_rule(threshold: float) -> ExitRule:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """What a rule was chosen with: the weights, and the images."""
+    """The weights and the images that a rule was chosen with."""
 
     step: int  # of the checkpoint
     checkpoint: str  # config.eval.checkpoint: 'best', 'newest' or a step
     ema: bool  # config.eval.ema: the moving averages, or the parameters themselves
     resolution: int  # side of the specialist's images, in pixels
-    data: str  # what people call the data set
+    data: str  # the data set's name for people
     split: str  # config.data.eval_split
     crop: str  # config.data.eval_crop
     padding: int  # config.data.eval_padding; 0 where the crop is not 'central'
@@ -92,13 +92,13 @@ class Provenance:
 
     @property
     def weights(self) -> str:
-        """Says which weights these are, in words."""
+        """Returns words that say which weights these are."""
         averages = "moving averages" if self.ema else "parameters"
         return f"the {averages} of step {self.step} ({self.checkpoint}) at {self.resolution} pixels"
 
     @property
     def images(self) -> str:
-        """Says which images these are, in words."""
+        """Returns words that say which images these are."""
         padding = f", padding {self.padding}" if self.padding else ""
         turned = "" if self.exif_orientation else ", EXIF orientation ignored"
         return f"{self.data} {self.split} (crop {self.crop}{padding}{turned})"
@@ -106,24 +106,24 @@ class Provenance:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What a rule gives on one half of the images."""
+    """Results of a rule on one half of the images."""
 
     count: int  # images
     exit_rate: float
     top1: float
-    madds: float  # an image, on average
+    madds: float  # of an image, on average
 
 
 @dataclasses.dataclass(frozen=True)
 class ChosenRule:
-    """A rule, and where it comes from.
+    """A rule and how it was chosen.
 
     Attributes:
       rule: the rule.
       chosen_by: 'madds_target' or 'max_accuracy_drop' with its value; 'hand' for a threshold that a user gave.
-      provenance: of the rule; None for a threshold that a user gave.
-      chosen_on: what the rule gives on the half of the images that it was chosen on.
-      reported_on: the same on the other half.
+      provenance: weights and images that the rule was chosen with; None for a threshold that a user gave.
+      chosen_on: the rule's results on the half of the images that it was chosen on.
+      reported_on: the rule's results on the other half.
     """
 
     rule: ExitRule
@@ -139,14 +139,14 @@ class ChosenRule:
 
     @classmethod
     def from_json(cls, content: Any, where: object) -> Self:
-        """Reads what `to_json` gave.
+        """Makes a rule from what `to_json` returned.
 
         Args:
           content: JSON values.
           where: names the file in an error.
 
         Raises:
-          UserError: it is not a rule.
+          UserError: the content is not a rule.
         """
         try:
             rule = ExitRule(*(content[field.name] for field in dataclasses.fields(ExitRule)))
@@ -164,7 +164,7 @@ class ChosenRule:
         """Reads the rule that --mode=evaluate wrote into a run's `evaluation/`.
 
         Raises:
-          UserError: there is none, or it cannot be read.
+          UserError: there is no rule, or it cannot be read.
         """
         path = folder / FILE
         if not path.exists():
@@ -178,10 +178,10 @@ class ChosenRule:
         return cls.from_json(content, path)
 
     def check_fits(self, now: Provenance, where: object) -> None:
-        """Logs a warning where the rule was chosen on other images.
+        """Checks that the rule was chosen with these weights, and logs a warning if it was chosen on other images.
 
         Args:
-          now: what the rule is about to be used with.
+          now: the weights and images that the rule is about to be used with.
           where: names the rule's file.
 
         Raises:
@@ -199,5 +199,7 @@ class ChosenRule:
             _LOG.warning(
                 "the exit rule in %s was chosen on %s, and the config names %s; run --mode=evaluate with the settings "
                 "of now to choose it there.",
-                *(where, was.images, now.images),
+                where,
+                was.images,
+                now.images,
             )

@@ -1,6 +1,6 @@
-"""The formats of an export's files, by name, and what each needs.
+"""The formats of an export's files, by name, and what each format needs.
 
-A format's name is what follows the stage in its files' names: 'preview.int8.tflite' is of 'int8.tflite'.
+A format's name follows the stage in a file's name: 'preview.int8.tflite' has the format 'int8.tflite'.
 """
 
 import dataclasses
@@ -12,17 +12,17 @@ from basisnet_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format.
+    """A format of an export's files.
 
     Attributes:
-      runtime: what runs its files.
-      packages: whose versions matter.
-      modules: what must be importable to make a file.
-      exact: whether a file must answer as the network does; what a quantized file loses is reported.
-      quantization: what makes the file smaller, '' for none. float16: weights, unpacked to float32 when the file is
-        loaded. int8_weights: those of convolutions, dense layers and bases, with a scale for each output channel;
-        depthwise kernels are rounded alike, and stored as float32. int8: activations too, in ranges taken from
-        examples.
+      runtime: the program that runs the files.
+      packages: packages whose versions matter.
+      modules: modules that must be importable to make a file.
+      exact: whether a file must answer like the network; the loss of a quantized file is reported.
+      quantization: which values are quantized, '' for none. float16: weights, unpacked to float32 when the file is
+        loaded. int8_weights: weights of convolutions, dense layers and bases, with a scale for each output channel;
+        depthwise kernels are rounded in the same way, and stored as float32. int8: activations too, in ranges taken
+        from examples.
     """
 
     runtime: str
@@ -46,7 +46,7 @@ FORMATS = {
 
 
 def check_installed(formats: Iterable[str]) -> None:
-    """Raises UserError if what a format needs is not installed; nothing is imported for that."""
+    """Raises UserError if a module that a format needs is not installed; imports nothing."""
     for name in formats:
         missing = [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
         if missing:

@@ -1,4 +1,4 @@
-"""An export's manifest.json, and the check that a folder's files are those that were exported. No JAX."""
+"""An export's manifest.json, and the check that a folder holds the files that were exported. No JAX."""
 
 import dataclasses
 import hashlib
@@ -14,16 +14,16 @@ from basisnet_jax.serving.exit_rule import ChosenRule
 
 _LOG = logging.getLogger(__name__)
 
-SCHEMA = 1  # of manifest.json; raised where a reader of the one before would be wrong
+SCHEMA = 1  # of manifest.json; raised where a reader of the schema before would be wrong
 NAME, LABELS, CARD = "manifest.json", "labels.txt", "model_card.md"
 MAX_BYTES = 2**24  # of manifest.json
-MAX_FILE_BYTES = 2**31  # of any other file, which is what a .tflite file can have at most
+MAX_FILE_BYTES = 2**31  # of any other file: the most that a .tflite file can have
 _AGAIN = "copy the whole folder again, or run --mode=export again"
 
 
 @dataclasses.dataclass(frozen=True)
 class FileFacts:
-    """What identifies an exported file."""
+    """Facts that identify an exported file."""
 
     bytes: int
     sha256: str
@@ -31,13 +31,13 @@ class FileFacts:
 
 
 def file_facts(content: bytes, worst_relative_error: float | None = None) -> FileFacts:
-    """Describes a file's content."""
+    """Returns the facts of a file's content."""
     return FileFacts(len(content), hashlib.sha256(content).hexdigest(), worst_relative_error)
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """An export's manifest.json, as far as programs read it.
+    """An export's manifest.json: the fields that programs read.
 
     Attributes:
       folder: of the export.
@@ -46,11 +46,11 @@ class Manifest:
       side: of the images, in pixels.
       channels: of the images, 1 or 3.
       batch: images that a .tflite file takes at once.
-      preview_madds: of an image that the preview answers alone.
-      total_madds: of an image that both stages see.
-      files: the stages' files by name.
-      labels: labels.txt.
-      rule: which images exit early; None if none was chosen.
+      preview_madds: multiply-adds of an image that the preview answers alone.
+      total_madds: multiply-adds of an image that both stages see.
+      files: facts of the stages' files, by name.
+      labels: facts of labels.txt.
+      rule: which images exit early; None if no rule was chosen.
     """
 
     folder: pathlib.Path
@@ -76,13 +76,17 @@ class Manifest:
         root = pathlib.Path(folder).expanduser()
         path = root / NAME
         if not path.exists():
-            raise UserError(f"{root} has no {NAME}, so it is no export; give the folder that --mode=export wrote.")
+            raise UserError(f"{root} has no {NAME}, so it is not an export; give the folder that --mode=export wrote.")
         content = _parsed(path)
         try:
             image, madds = content["input"], content["madds"]
             numbers = {
-                **{"step": content["step"], "side": image["side"], "channels": image["channels"]},
-                **{"batch": image["batch"]["tflite"], "preview_madds": madds["preview"], "total_madds": madds["total"]},
+                "step": content["step"],
+                "side": image["side"],
+                "channels": image["channels"],
+                "batch": image["batch"]["tflite"],
+                "preview_madds": madds["preview"],
+                "total_madds": madds["total"],
             }
             if not all(type(number) is int and number >= 0 for number in numbers.values()):
                 raise TypeError
@@ -124,9 +128,9 @@ class Manifest:
             raise UserError(f"{path} cannot be read ({error.strerror}); {_AGAIN}.") from None
         if size != facts.bytes:
             raise UserError(f"{path} has {size:,} bytes and was exported with {facts.bytes:,}; {_AGAIN}.")
-        if (found := file_facts(content).sha256) != facts.sha256:
+        if (sha256 := file_facts(content).sha256) != facts.sha256:
             raise UserError(
-                f"{path} is damaged or of another export: its SHA-256 is {found[:12]}..., and the manifest says "
+                f"{path} is damaged or of another export: its SHA-256 is {sha256[:12]}..., and the manifest says "
                 f"{facts.sha256[:12]}...; {_AGAIN}."
             )
         return content
@@ -135,7 +139,7 @@ class Manifest:
         """Returns the classes' names, in the order of the logits.
 
         Raises:
-          UserError: as `read`, or the file is not UTF-8.
+          UserError: as in `read`, or the file is not UTF-8.
         """
         try:
             return tuple(self.read(LABELS).decode().removesuffix("\n").split("\n"))
@@ -145,13 +149,13 @@ class Manifest:
             ) from None
 
     def stages(self, suffix: str | None = None) -> dict[str, str]:
-        """Names the LiteRT files of one kind.
+        """Returns the names of the LiteRT files of one kind.
 
         Args:
-          suffix: the kind, such as 'int8.tflite'; None is the first that the manifest names.
+          suffix: the kind, such as 'int8.tflite'; None takes the first that the manifest names.
 
         Returns:
-          {'preview': file, 'specialist': file}, without the preview where the network has none.
+          {'preview': file, 'specialist': file}, without 'preview' where the network has no preview.
 
         Raises:
           UserError: there are no such files.
@@ -164,7 +168,7 @@ class Manifest:
         return {stage: name for stage, name in names.items() if name in self.files}
 
     def check_rule(self, names: Sequence[str]) -> None:
-        """Makes sure that the export's rule was chosen for its weights.
+        """Checks that the export's rule was chosen for the export's weights.
 
         Args:
           names: the files that the rule is used with.
@@ -186,17 +190,19 @@ class Manifest:
         if was.files and not was.files.keys() & set(names):
             _LOG.warning(
                 "the exit rule in %s was chosen with %s, and %s are used now; run --mode=evaluate on these.",
-                *(self.folder / NAME, ", ".join(was.files), ", ".join(names)),
+                self.folder / NAME,
+                ", ".join(was.files),
+                ", ".join(names),
             )
 
 
 def _is_file_name(name: str) -> bool:
-    """Returns whether a name is one of a file in a folder, by the rules of every system: no path, no drive."""
+    """Returns whether a name is a plain file name on every system: no path, no drive."""
     return name not in ("", ".", "..") and not any(character in name for character in "/\\:\0")
 
 
 def _parsed(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a manifest's JSON values. Raises UserError if it cannot, or if the schema is another."""
+    """Reads a manifest's JSON values. Raises UserError if they cannot be read, or have another schema."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} has more than {MAX_BYTES:,} bytes, so it is not a manifest; {_AGAIN}.")

@@ -6,19 +6,19 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 
-SIGNATURE = "serving_default"  # of a .tflite file; its inputs and outputs have names there
+SIGNATURE = "serving_default"  # of a .tflite file; the signature names the inputs and outputs
 
 
 class LiteRTStage:
     """A stage's .tflite file as a function of arrays_Bx for any B; for one caller at a time.
 
     Attributes:
-      inputs: shapes by name, the batch first.
-      outputs: the same.
+      inputs: shapes of the inputs by name, the batch first.
+      outputs: shapes of the outputs by name, the batch first.
     """
 
     def __init__(self, content: bytes, threads: int = 1) -> None:
-        """Raises UserError if LiteRT is not installed, ValueError or RuntimeError if it cannot read the file."""
+        """Raises UserError if LiteRT is not installed, ValueError or RuntimeError if LiteRT cannot read the file."""
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
@@ -32,22 +32,22 @@ class LiteRTStage:
         self._call = in_pieces(self._run, self.inputs)
 
     def _run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        found = self._runner(**feed)
-        return [found[name] for name in ("logits", "coefficients") if name in found]
+        outputs = self._runner(**feed)
+        return [outputs[name] for name in ("logits", "coefficients") if name in outputs]
 
     def __call__(self, *arrays_Bx: np.ndarray) -> list[np.ndarray]:
-        """Returns the logits, and of a preview the coefficients."""
+        """Returns the logits, and for a preview the coefficients."""
         return self._call(*arrays_Bx)
 
 
 def in_pieces(
     run: Callable[[dict[str, np.ndarray]], list[np.ndarray]], shapes: Mapping[str, Sequence[int]]
 ) -> Callable[..., list[np.ndarray]]:
-    """What runs float32 arrays by name, of a static batch, as a function of arrays_Bx for any B.
+    """Makes a function of arrays_Bx for any B from `run`, which takes float32 arrays by name, of a static batch.
 
     Args:
-      run: gives the outputs of one batch.
-      shapes: of its inputs, 'image' and perhaps 'coefficients'; the last batch is filled up with zeros.
+      run: returns the outputs of one batch.
+      shapes: of the inputs, 'image' and perhaps 'coefficients'; the last batch is padded with zeros.
     """
     names = [name for name in ("image", "coefficients") if name in shapes]
     size = int(shapes["image"][0])

@@ -1,7 +1,7 @@
-"""Which numbers are not finite, and in which layer they began.
+"""The search for numbers that are not finite, and for the layer where they began.
 
-Checks are a dictionary {name: bool[]} whose names begin with a number: jit sorts a dictionary by its keys, and the
-first check that fails is the one to tell of.
+Checks are a dictionary {name: bool[]} whose names begin with a number, because jit sorts a dictionary by its keys and
+the first check that fails is the one to report.
 """
 
 import contextlib
@@ -19,19 +19,19 @@ _OUTPUT, _GRADIENT = "the output of ", "the gradient of "
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """Whether every float of a tree is finite, as bool[]; leaves that are no arrays do not count."""
+    """Returns bool[]: whether every float of a tree is finite; leaves that are not arrays are ignored."""
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(array)) for array in arrays]))
 
 
 def note(checks: Checks, name: str, tree: Any) -> None:
-    """Adds a check, behind those that are there."""
+    """Adds the check that a tree is finite, after the existing checks."""
     checks[f"{len(checks):04} {name}"] = all_finite(tree)
 
 
 @contextlib.contextmanager
 def watched_layers(checks: Checks) -> Iterator[None]:
-    """Adds a check of the outputs of each Flax module that is called in here; the first to return is the first."""
+    """Adds a check of the outputs of each Flax module called in the context, in the order in which the calls return."""
 
     def interceptor(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         outputs = call(*args, **kwargs)
@@ -55,13 +55,13 @@ def note_gradients(checks: Checks, gradients: Any) -> None:
 
 
 def first_failed(checks: Mapping[str, Any]) -> str | None:
-    """What the first check that failed is of, as 'the output of specialist/stem'; None if all are finite."""
+    """Returns what the first failed check looked at, as 'the output of specialist/stem'; None if no check failed."""
     values = jax.device_get(checks)
     return next((check.partition(" ")[2] for check in sorted(values) if not values[check]), None)
 
 
 def first_bad_leaf(tree: Any) -> str | None:
-    """The name of a tree's first array with a number that is not finite, as far as this host has it; or None."""
+    """Returns the name of a tree's first array that is not finite in this host's shards; None if all are finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         shards = (shard.data for shard in leaf.addressable_shards if shard.replica_id == 0)
         if not all(np.isfinite(np.asarray(shard)).all() for shard in shards):
@@ -70,13 +70,13 @@ def first_bad_leaf(tree: Any) -> str | None:
 
 
 def numbers(metrics: dict[str, float]) -> str:
-    """What a step's metrics say of it, as 'loss nan, gradient norm nan, learning rate 0.1'."""
+    """Formats the metrics of a step, as 'loss nan, gradient norm nan, learning rate 0.1'."""
     shown = ("loss", "gradient_norm", "learning_rate")
     return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4g}" for name in shown)
 
 
 def sentence(step: int, metrics: dict[str, float], skipped: int, culprit: str) -> str:
-    """Why the run stops at a step: its metrics, how many in a row were skipped, and where it began."""
+    """Says why the run stops at a step: its metrics, how many steps in a row were skipped, and the culprit."""
     row = f", the last of {skipped} in a row that were skipped," if skipped > 1 else ""
     return (
         f"step {step}{row} has numbers that are not finite ({numbers(metrics)}), the first of them in {culprit}; "

@@ -11,33 +11,33 @@ from basisnet_jax.models.basisnet import Outputs
 
 
 def smoothed_targets(labels_B: jax.Array, num_classes: int, label_smoothing: float = 0.0) -> jax.Array:
-    """Target probabilities, float32[B, K]; `label_smoothing` of each is spread over all classes."""
+    """Returns float32[B, K]: target probabilities, a share `label_smoothing` of each spread over all classes."""
     return optax.smooth_labels(jax.nn.one_hot(labels_B, num_classes), label_smoothing)
 
 
-TEACHER_LABELS = ("soft", "hard")  # what of a teacher is learned from: its probabilities, or its class
+TEACHER_LABELS = ("soft", "hard")  # what the student learns from: the teacher's probabilities, or its class
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """How a student learns from a teacher: (1 - weight) CE(label) + weight T^2 KL(teacher || student), both at T.
+    """The distillation loss: (1 - weight) CE(label) + weight T^2 KL(teacher || student), the KL's softmaxes at T.
 
     Hinton, Vinyals and Dean (arXiv 1503.02531); hard labels as in DeiT (arXiv 2012.12877).
     """
 
-    weight: float  # of the teacher's term, in [0, 1]
+    weight: float  # weight of the teacher's term, in [0, 1]
     temperature: float  # T: both softmaxes are of logits / T
-    hard: bool = False  # the teacher's class is the target, in place of its probabilities; T is 1
+    hard: bool = False  # the teacher's class is the target instead of its probabilities; T is 1
 
     def targets(self, teacher_logits_BxK: jax.Array) -> jax.Array:
-        """What the student is to say at temperature T: probabilities, float32[B, K]."""
+        """Returns float32[B, K]: the probabilities that the student should predict at temperature T."""
         logits_BxK = teacher_logits_BxK.astype(jnp.float32)
         if self.hard:
             return jax.nn.one_hot(jnp.argmax(logits_BxK, axis=-1), logits_BxK.shape[-1])
         return jax.nn.softmax(logits_BxK / self.temperature)
 
     def loss(self, logits_BxK: jax.Array, label_loss_B: jax.Array, teacher_targets_BxK: jax.Array) -> jax.Array:
-        """The loss of each image, float32[B], from that of its label and the teacher's `targets`."""
+        """Returns float32[B]: the loss of each image, from the loss of its label and the teacher's `targets`."""
         temperature = 1.0 if self.hard else self.temperature
         divergence_B = optax.losses.kl_divergence(jax.nn.log_softmax(logits_BxK / temperature), teacher_targets_BxK)
         return (1.0 - self.weight) * label_loss_B + self.weight * temperature**2 * divergence_B
@@ -50,7 +50,7 @@ def joint_loss(
     distillation: Distillation | None = None,
     teacher_targets_BxK: jax.Array | None = None,
 ) -> jax.Array:
-    """The training loss of each image, float32[B]; a static network has no preview's term.
+    """Returns float32[B]: the training loss of each image; without a preview there is no preview term.
 
     Args:
       outputs: of the network.
@@ -73,14 +73,14 @@ def joint_loss(
 
 
 def correct(logits_BxK: jax.Array, labels_B: jax.Array, k: int = 1) -> jax.Array:
-    """1.0 where the label is among the k largest logits, float32[B]. A tie counts against the label."""
+    """Returns float32[B]: 1.0 where the label is among the k largest logits. A tie counts against the label."""
     label_logit_Bx1 = jnp.take_along_axis(logits_BxK, labels_B[:, None], axis=-1)
     others_BxK = jnp.arange(logits_BxK.shape[-1]) != labels_B[:, None]
-    # NaN compares false, so its order must not be taken for a good one.
+    # Written as not less than: comparisons with NaN are false, so NaN logits count as ahead of the label.
     ahead_B = jnp.sum(~(logits_BxK < label_logit_Bx1) & others_BxK, axis=-1)
     return (ahead_B < k).astype(jnp.float32)
 
 
 def is_correct(logits_NxK: np.ndarray, labels_N: np.ndarray, k: int = 1) -> np.ndarray:
-    """`losses.correct`, as float64[N] on the host."""
+    """Returns float64[N]: `correct`, as an array on the host."""
     return np.asarray(correct(jnp.asarray(logits_NxK), jnp.asarray(labels_N), k), np.float64)

@@ -12,7 +12,7 @@ Metrics = dict[str, clu_metrics.Average]
 
 
 def measure(outputs: Outputs, labels_B: jax.Array, mask_B: jax.Array) -> Metrics:
-    """Top-1, top-5 and cross entropy over the images whose mask is 1, and what only a preview has.
+    """Measures top-1, top-5 and cross entropy over the images whose mask is 1, and two metrics of a preview.
 
     `coefficient_entropy` is the coefficients' mean entropy over log N: 1 is uniform, 0 is one basis alone.
     """
@@ -31,5 +31,5 @@ def measure(outputs: Outputs, labels_B: jax.Array, mask_B: jax.Array) -> Metrics
 
 
 def merge(first: Metrics | None, second: Metrics) -> Metrics:
-    """The metrics of both sets of images."""
+    """Returns the metrics over both sets of images."""
     return second if first is None else {name: first[name].merge(second[name]) for name in second}

@@ -1,12 +1,12 @@
-"""Mixup and cutmix: each image of a batch mixed with its partner, the targets in the same shares.
+"""Mixup and cutmix: each image of a batch is mixed with its partner, and the targets in the same shares.
 
-Images 0 and 1 are partners, 2 and 3, and so on, because the batch is shuffled anyway and sharded: a device with an even
-number of images sends none, where a flipped or permuted batch would send all of them across. A share for each image,
-not one for the batch as in the papers' code: it costs nothing, and no step is all mixed or all unmixed. But for
-rounding, the result does not depend on the number of devices.
+Images 0 and 1 are partners, 2 and 3, and so on. The batch is shuffled anyway, and sharded: a device with an even number
+of images sends none, while a flipped or permuted batch would send all images to other devices. Each image has its own
+share, not one for the batch as in the papers' code: it costs nothing, and no step is all mixed or all unmixed. Except
+for rounding, the result does not depend on the number of devices.
 
 Shapes: B images, an even number, H and W pixels, C channels, K classes. Targets are probabilities, float[B, K], or a
-dictionary of such, the label's and the teacher's, say; their sums stay.
+dictionary of them, such as the label's and the teacher's; mixing keeps their sums.
 """
 
 from typing import TypeVar
@@ -18,16 +18,16 @@ Targets = TypeVar("Targets", jax.Array, dict[str, jax.Array])
 
 
 def mixup(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: float) -> tuple[jax.Array, Targets]:
-    """Own * share + partner * (1 - share), of images and targets (arXiv 1710.09412).
+    """Mixes images and targets as own * share + partner * (1 - share) (arXiv 1710.09412).
 
     Args:
       images_BxHxWxC: float, any scale.
       targets: float.
       key: a PRNG key, new for each step.
-      alpha: shares are from Beta(alpha, alpha), above 0; small ones leave most images nearly one of the two.
+      alpha: above 0; shares are from Beta(alpha, alpha). A small alpha leaves most images close to one of the two.
 
     Returns:
-      Images and targets in the shapes and dtypes that came.
+      Images and targets in their shapes and dtypes.
 
     Raises:
       ValueError: images are not float.
@@ -41,10 +41,10 @@ def mixup(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: fl
 
 
 def cutmix(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: float) -> tuple[jax.Array, Targets]:
-    """A rectangle of the partner pasted into each image (arXiv 1905.04899).
+    """Pastes a rectangle of the partner into each image (arXiv 1905.04899).
 
-    The rectangle has the image's aspect, an area of 1 - Beta(alpha, alpha) and a centre anywhere; what lies outside
-    is cut off, and the targets are mixed in the shares of the pixels that are there.
+    The rectangle has the image's aspect, an area of 1 - Beta(alpha, alpha) and a centre anywhere. It is cut off at the
+    image's edges, and the targets are mixed in the shares of the pixels of the result.
 
     Args:
       images_BxHxWxC: any dtype.
@@ -53,7 +53,7 @@ def cutmix(images_BxHxWxC: jax.Array, targets: Targets, key: jax.Array, alpha: f
       alpha: above 0; the paper's is 1, an even distribution.
 
     Returns:
-      Images and targets in the shapes and dtypes that came.
+      Images and targets in their shapes and dtypes.
     """
     batch, height, width, _ = images_BxHxWxC.shape
     share_key, row_key, column_key = jax.random.split(key, 3)
@@ -79,17 +79,17 @@ def _mix_targets(targets: Targets, share_B: jax.Array) -> Targets:
 
 
 def _symmetric_beta(key: jax.Array, alpha: float, size: int) -> jax.Array:
-    """float32[size] from Beta(alpha, alpha), from two even numbers each (Devroye 1996).
+    """Returns float32[size]: numbers from Beta(alpha, alpha), each made of two uniform numbers (Devroye 1996).
 
-    jax.random.beta rejects in loops, which take seconds to compile and, sharded, ask all devices whether to go on.
+    jax.random.beta rejects in loops: they take seconds to compile, and when sharded they synchronize all devices.
     """
     even_B, angle_B = jax.random.uniform(key, (2, size))
     t_B = jnp.sqrt(jnp.expm1(-jnp.log(even_B) / alpha)) * jnp.cos(2 * jnp.pi * angle_B)
-    return 0.5 + 0.5 * jnp.sin(jnp.arctan(t_B))  # t / sqrt(1 + t^2), for an infinite t too
+    return 0.5 + 0.5 * jnp.sin(jnp.arctan(t_B))  # the sine is t / sqrt(1 + t^2), for an infinite t too
 
 
 def _interval(key: jax.Array, length_B: jax.Array, size: int) -> jax.Array:
-    """bool[B, size]: an interval of `length_B`, a share of the size, about any place, and cut off at the ends."""
+    """Returns bool[B, size]: intervals of `length_B` (a share of `size`) about random places, cut off at the ends."""
     centre_B = jax.random.randint(key, length_B.shape, 0, size)
     pixels_B = (length_B * size).astype(jnp.int32)
     first_B = centre_B - pixels_B // 2

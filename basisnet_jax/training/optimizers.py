@@ -12,7 +12,7 @@ from basisnet_jax.errors import UserError
 
 
 def decayed(params: Any) -> Any:
-    """Returns which parameters decay: kernels and bases do; biases, batch norm and a task's vectors do not."""
+    """Returns a tree of bool: True for kernels and bases, which decay; not biases, batch norm and task vectors."""
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         return jax.tree_util.keystr(path[-1:], simple=True) in ("kernel", "bases")
@@ -21,7 +21,7 @@ def decayed(params: Any) -> Any:
 
 
 def times_rate() -> optax.GradientTransformationExtraArgs:
-    """Multiplies the updates by the `learning_rate` that `update` is given: an input of the program, not a constant."""
+    """Multiplies updates by the keyword `learning_rate` of `update`: an input of the program, not a constant."""
 
     def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **_: Any) -> tuple[Any, Any]:
         return jax.tree.map(lambda leaf: learning_rate * leaf, updates), state
@@ -32,12 +32,12 @@ def times_rate() -> optax.GradientTransformationExtraArgs:
 def _adaptive(
     make: Callable[..., Any], weight_decay: float, momentum: float, decay: float, epsilon: float
 ) -> list[Any]:
-    """Returns Adam or LAMB with decoupled decay."""
+    """Returns AdamW or LAMB: both decay the weights decoupled from the gradient."""
     return [make(1.0, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed), times_rate()]
 
 
 def _rmsprop(weight_decay: float, momentum: float, decay: float, epsilon: float) -> list[Any]:
-    """Returns TensorFlow's RMSProp, as MnasNet has it, with L2; its momentum comes after the rate."""
+    """Returns TensorFlow's RMSProp, as in MnasNet, with L2; momentum is applied after the learning rate."""
     scaled = optax.rmsprop(1.0, decay, epsilon, initial_scale=1.0, eps_in_sqrt=True)
     return [optax.add_decayed_weights(weight_decay, mask=decayed), scaled, times_rate(), optax.trace(momentum)]
 
@@ -49,30 +49,32 @@ def _sgd(weight_decay: float, momentum: float, decay: float, epsilon: float) -> 
     return [optax.add_decayed_weights(weight_decay, mask=decayed), descent, times_rate()]
 
 
-# {name: (weight decay, momentum, decay, epsilon) -> transformations}: Optax's own optimizers at rate 1, times the rate
+# {name: (weight decay, momentum, decay, epsilon) -> transformations}: Optax's optimizers at rate 1, then `times_rate`
 OPTIMIZERS: dict[str, Callable[[float, float, float, float], list[Any]]] = {
     "adamw": functools.partial(_adaptive, optax.adamw),
     "lamb": functools.partial(_adaptive, optax.lamb),
     "rmsprop": _rmsprop,
     "sgd": _sgd,
 }
-# {name: batch size over the batch size that a rate is for -> factor of the rate}
+# {name: batch size / the batch size that the learning rate is for -> factor of the learning rate}
 BATCH_SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda _: 1.0, "linear": float, "sqrt": math.sqrt}
 
 
 def make_optimizer(
     name: str, *, weight_decay: float, momentum: float, decay: float, epsilon: float, clip_norm: float
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns one of OPTIMIZERS; its `update` wants the keyword `learning_rate`."""
+    """Returns one of OPTIMIZERS; its `update` requires the keyword `learning_rate`."""
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, *OPTIMIZERS[name](weight_decay, momentum, decay, epsilon))
 
 
 def train_only(optimizer: optax.GradientTransformationExtraArgs, below: str) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer for the parameters below a path, such as 'routing'; the others do not change. '' is all.
+    """Returns the optimizer for the parameters below a path, such as 'routing'; the others do not change.
+
+    The path '' means all parameters.
 
     Raises:
-      UserError: on `init`, no parameter is there.
+      UserError: on `init`, if there is no parameter below the path.
     """
 
     def is_trained(path: tuple[Any, ...]) -> bool:

@@ -1,7 +1,7 @@
 """A run's schedules: the learning rate, how much of the warm start is left, and how fast averages forget.
 
-Their numbers are an argument of the training step. Were they constants of the program, another learning rate or another
-number of epochs would compile the program anew.
+Their numbers are an argument of the training step. If they were constants of the program, another learning rate or
+number of epochs would compile it again.
 """
 
 from typing import Any
@@ -18,9 +18,9 @@ class Schedule:
 
     peak: Any  # float32, the learning rate at its peak
     warmup_steps: Any  # int32, steps of linear warm-up, less than total_steps
-    total_steps: Any  # int32
+    total_steps: Any  # int32, steps of the run
     decay_rate: Any  # float32, exponential: factor of each stair
-    decay_steps: Any  # int32, exponential: steps a stair
+    decay_steps: Any  # int32, exponential: steps per stair
     warm_start_steps: Any  # int32, steps in which the coefficients go from uniform to the routing's own
 
 
@@ -33,7 +33,7 @@ def make_schedule(
     decay_steps: int = 1,
     warm_start_steps: int = 0,
 ) -> Schedule:
-    """Returns the schedule with numbers of the types that a compiled program wants."""
+    """Returns the schedule, its numbers in the types that the compiled program takes."""
     steps = (np.int32(warmup_steps), np.int32(total_steps))
     return Schedule(np.float32(peak), *steps, np.float32(decay_rate), np.int32(decay_steps), np.int32(warm_start_steps))
 
@@ -47,7 +47,7 @@ def cosine(schedule: Schedule, step: jax.Array) -> jax.Array:
 def exponential(schedule: Schedule, step: jax.Array) -> jax.Array:
     """Returns the learning rate: a linear warm-up from 0 to the peak, then stairs (MnasNet's).
 
-    A stair is `decay_rate` times the one before, and the stairs count from step 0.
+    Each stair is `decay_rate` times the one before; the first stair begins at step 0, with the warm-up.
     """
     stair = jnp.asarray(step // schedule.decay_steps, jnp.float32)
     return _warmed_up(schedule, step, schedule.peak * schedule.decay_rate**stair)
@@ -69,7 +69,7 @@ def warm_start(step: jax.Array | int, warm_start_steps: Any) -> jax.Array:
 def decay_at(step: jax.Array | int, decay: float) -> jax.Array:
     """Returns the old average's share in a moving average at a step: at most `decay`, and less in early steps.
 
-    The first step's is 0, so nothing of the initial value is left, and an average reaches over the last tenth of what
-    was done till `decay` is the smaller. TensorFlow's ExponentialMovingAverage has the same shares one step later.
+    At the first step the share is 0, so nothing of the initial value is left. Until `decay` is the smaller, an average
+    covers the last tenth of the steps so far. TensorFlow's ExponentialMovingAverage has the same shares a step later.
     """
     return jnp.minimum(decay, step / (9.0 + step))

@@ -14,9 +14,9 @@ from basisnet_jax.models.basisnet import BasisNet, Variables
 
 @struct.dataclass
 class TrainState:
-    """A run after `step` updates. The random key is a function of the seed and the step, so it is not here."""
+    """The state of a run after `step` updates. The random key follows from seed and step, so it is not stored."""
 
-    step: jax.Array  # int32 scalar
+    step: jax.Array  # int32 scalar: updates done
     params: Any
     batch_stats: Any
     ema_params: Any
@@ -37,9 +37,9 @@ def init_state(
     seed: int,
     start: Callable[[Any], Any] = lambda variables: variables,
 ) -> TrainState:
-    """The state before the first step; pure, so that it can be traced for shapes and jitted with shardings.
+    """Returns the state before the first step; pure, so it can be traced for shapes and jitted with shardings.
 
-    `start` may put trained weights in the place of drawn ones.
+    `start` may replace drawn weights by trained ones.
     """
     images_1xHxWxC = jnp.zeros((1, *image_shape))
     variables = start(model.init(jax.random.key(seed), images_1xHxWxC, train=False))
@@ -60,7 +60,7 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state, with no array made."""
+    """Returns the shapes, dtypes and shardings of the state without making an array."""
     shapes = jax.eval_shape(lambda: init_state(model, optimizer, image_shape, 0))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -1,4 +1,4 @@
-"""The training step and the evaluation step: pure, and written once for any mesh."""
+"""The training step and the evaluation step: pure functions, written once for any mesh."""
 
 import contextlib
 import dataclasses
@@ -26,17 +26,17 @@ Teacher = Callable[[Any, jax.Array], jax.Array]
 
 
 def averaged(old: Any, new: Any, decay: jax.Array) -> Any:
-    """Returns the moving average `old` with `new` taken in, leaf by leaf."""
+    """Returns decay * old + (1 - decay) * new, leaf by leaf."""
     return jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, old, new)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """What the training step does besides model and optimizer; settings/groups.py has their meanings."""
+    """The settings of a training step besides model and optimizer; settings/groups.py says what each one means."""
 
     preview_weight: float = 1.0
     label_smoothing: float = 0.0
-    mix: str = "none"  # or one of mixing.MIXES
+    mix: str = "none"  # 'none' or one of mixing.MIXES
     mix_alpha: float = 1.0
     distillation: Distillation | None = None
     accumulate_steps: int = 1
@@ -47,7 +47,7 @@ class TrainSettings:
 
 
 def make_teacher(model: BasisNet, resolution: int) -> Teacher:
-    """Makes a teacher of a network: it sees the student's crop, mixed as the student's, at its own resolution."""
+    """Makes a teacher of a network: it sees the student's images, cropped and mixed, resized to `resolution`."""
 
     def teacher(variables: Variables, images_BxHxWxC: jax.Array) -> jax.Array:
         outputs: Outputs = model.apply(variables, resize(images_BxHxWxC, resolution), train=False)  # type: ignore[assignment]
@@ -58,15 +58,15 @@ def make_teacher(model: BasisNet, resolution: int) -> Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a training step is made of.
+    """The parts of a training step.
 
     Attributes:
       model: the network that is trained.
-      optimizer: one of `optimizers.make_optimizer`; its update is given the learning rate.
-      learning_rate: (schedule, step) -> the rate.
-      settings: the numbers of the step.
-      teacher: None where there is none, or its logits come with the batch.
-      gather: makes the parameters whole on each device for the model to use, where they are split between devices.
+      optimizer: from `optimizers.make_optimizer`; its update takes the learning rate.
+      learning_rate: (schedule, step) -> the learning rate.
+      settings: the settings of the step.
+      teacher: None where there is no teacher, or its logits come with the batch.
+      gather: makes parameters that are split between devices whole on each device, for the model to use.
     """
 
     model: BasisNet
@@ -78,7 +78,7 @@ class Parts:
 
 
 class Gradients(NamedTuple):
-    """What a batch, or a chunk of one, gives: gradients and batch norm's own statistics, metrics, `debug`'s checks."""
+    """Gradients of a batch or a chunk, and what comes with them: batch norm's statistics, metrics, `debug`'s checks."""
 
     params: Any
     batch_stats: Any
@@ -87,13 +87,13 @@ class Gradients(NamedTuple):
 
 
 def make_train_step(parts: Parts) -> Callable[[TrainState, Batch, Schedule, Any], tuple[TrainState, dict[str, Any]]]:
-    """Returns train_step(state, batch, schedule, teacher_variables) -> (state after one update, float32 scalars on it).
+    """Returns train_step(state, batch, schedule, teacher_variables) -> (state after one update, float32 metrics).
 
-    Where the loss or the gradient is not finite, the update is left out: only `step` goes on, and 'skipped' is 1 for 0.
-    A gradient of which the norm overflows counts as one. With `settings.debug` there is 'finite' besides: checks of
-    every layer's output and gradient, see `finite.py`.
+    Where the loss or the gradient is not finite, the update is skipped: only `step` advances, and the metric 'skipped'
+    is 1 instead of 0. A gradient whose norm overflows counts as not finite. With `settings.debug` the metrics have
+    'finite' too: checks of every layer's output and gradient, see `finite.py`.
 
-    `teacher_variables` are None where there is no teacher. Distillation without one takes the batch's teacher_logits.
+    `teacher_variables` are None where no teacher runs. Distillation then takes the batch's teacher_logits.
     """
     settings = parts.settings
     compute = accumulated_gradients if settings.accumulate_steps > 1 else gradients_of
@@ -140,7 +140,7 @@ def inputs_and_targets(
 def gradients_of(
     parts: Parts, state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
 ) -> Gradients:
-    """Returns the gradients of a batch at once."""
+    """Returns the gradients of a whole batch."""
     settings = parts.settings
     mix_key, dropout_key = jax.random.split(key)
     images_BxHxWxC, targets = inputs_and_targets(parts, batch, teacher_variables, mix_key)
@@ -179,9 +179,9 @@ def gradients_of(
 def accumulated_gradients(
     parts: Parts, state: TrainState, batch: Batch, schedule: Schedule, teacher_variables: Any, key: jax.Array
 ) -> Gradients:
-    """Returns the mean gradients of a batch's chunks, one after the other; batch norm sees one chunk at a time."""
+    """Returns the mean gradients of a batch processed in chunks, in sequence; batch norm sees one chunk at a time."""
     count = parts.settings.accumulate_steps
-    # Every count-th image, so that each device's share of a chunk is of its share of the batch.
+    # A chunk has every count-th image, so each device takes its part of the chunk from its own part of the batch.
     chunks = {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}
 
     def add(total: Any, chunk_and_key: Any) -> tuple[Any, Any]:
@@ -197,7 +197,7 @@ def accumulated_gradients(
 
 
 def updated_state(parts: Parts, state: TrainState, gradients: Gradients, rate: jax.Array) -> TrainState:
-    """Returns the state with parameters, running statistics and moving averages after an update; `step` as before."""
+    """Returns the state with parameters, running statistics and moving averages updated; `step` does not change."""
     settings = parts.settings
     updates, opt_state = parts.optimizer.update(gradients.params, state.opt_state, state.params, learning_rate=rate)
     params = optax.apply_updates(state.params, updates)

@@ -1,1 +1,1 @@
-"""Weights that others trained, under our names; stages that start from trained weights."""
+"""Published weights under this package's names, and stages that start from trained weights."""

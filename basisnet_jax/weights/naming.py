@@ -1,7 +1,7 @@
-"""What publishers call the layers of a network: our names onto theirs, for every table, from the table.
+"""Maps our names of a network's layers to each publisher's names, derived from the network's table.
 
-A publisher is a library whose weights are files of arrays by name. Its naming of a family of networks is a rule, so it
-is written down once and holds for every width and depth of the family.
+A publisher is a library whose weights are files of named arrays. A publisher names a family of networks by a rule, so
+the rule is written down once and holds for every width and depth of the family.
 """
 
 import collections
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from basisnet_jax.models.architectures import Architecture, Conv, ResNetBlock
 
-# {our layer: its name in the file}, from the first to the last
+# {our layer: its name in the file}, in the order of the layers
 Names = dict[str, str]
 
 
@@ -19,25 +19,29 @@ class Naming:
     """How a publisher's file names and lays out the arrays of a network.
 
     Attributes:
-      layers: the names of a table's layers; raises KeyError if the publisher has no such network.
-      array: format of an array's name, of `layer` and `leaf`.
-      leaves: {our leaf: theirs}.
-      outputs_first: a kernel is [O, I, K, K], as PyTorch's; otherwise [K, K, I, O], as here.
-      ignored: parts of the names of arrays that are no weights.
+      layers: returns the names of a table's layers; raises KeyError if the publisher has no such network.
+      array: format of an array's name, with `layer` and `leaf`.
+      leaves: {our leaf: the publisher's}.
+      outputs_first: kernels are [O, I, K, K], as in PyTorch; otherwise [K, K, I, O], as here.
+      ignored: parts of the names of arrays that are not weights.
     """
 
     layers: Callable[[Architecture], Names]
     array: str = "{layer}.{leaf}"
     leaves: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: {
-            **{"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+            "kernel": "weight",
+            "bias": "bias",
+            "scale": "weight",
+            "mean": "running_mean",
+            "var": "running_var",
         }
     )
     outputs_first: bool = True
     ignored: tuple[str, ...] = ("num_batches_tracked",)
 
     def names(self, table: Architecture) -> dict[tuple[str, str], str]:
-        """{(our layer, our leaf): the array's name}, of all leaves that a layer might have; empty if none is known."""
+        """Returns {(our layer, our leaf): array name} of all leaves a layer might have; {} for an unknown network."""
         try:
             layers = self.layers(table)
         except KeyError:
@@ -50,7 +54,7 @@ class Naming:
 
 
 def _staged(table: Architecture) -> Iterator[tuple[str, int, int, tuple[Conv, ...]]]:
-    """(block's name, its stage, its place there, its convolutions); a stage begins where the shape changes."""
+    """Yields (block, stage, place in the stage, convolutions); a stage begins where the shape changes."""
     stage = place = -1
     out = 0
     for name, inputs, block in table.named_blocks():
@@ -64,7 +68,7 @@ def _is_resnet(table: Architecture) -> bool:
 
 
 def _resnet(table: Architecture) -> Names:
-    """torchvision's, which timm has too."""
+    """Returns torchvision's names of a ResNet, which timm uses too."""
     names = {"stem": "conv1", "stem_norm": "bn1"}
     for block, stage, place, convs in _staged(table):
         for conv in convs:
@@ -132,15 +136,15 @@ def _efficientnet_pytorch(table: Architecture) -> Names:
 
 
 def _keras(table: Architecture) -> Names:
-    """Keras 3 numbers the layers of each class in their order, whatever their names."""
+    """Returns Keras 3's names: the layers of each class are numbered in order, whatever their own names."""
     if _is_resnet(table):
         raise KeyError("Keras's ResNets have biases that these have not")
-    seen: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     names: Names = {}
 
     def add(ours: str, kind: str) -> None:
-        names[ours] = f"{kind}_{seen[kind]}" if seen[kind] else kind
-        seen[kind] += 1
+        names[ours] = f"{kind}_{counts[kind]}" if counts[kind] else kind
+        counts[kind] += 1
 
     def convolution(ours: str, kind: str = "conv2d") -> None:
         add(ours, kind)
@@ -168,12 +172,12 @@ NAMINGS = {
     "torchvision": Naming(layers=_torchvision),
     "timm": Naming(layers=_timm),
     "efficientnet_pytorch": Naming(layers=_efficientnet_pytorch),
-    # keras.applications'
+    # the files of keras.applications
     "keras": Naming(
         layers=_keras,
         array="layers/{layer}/vars/{leaf}",
         leaves={"kernel": "0", "bias": "1", "scale": "0", "mean": "2", "var": "3"},
         outputs_first=False,
-        ignored=("/normalization/",),  # of the input: `backbones.published_by` has it
+        ignored=("/normalization/",),  # of the input, which `architectures.published_by` declares
     ),
 }

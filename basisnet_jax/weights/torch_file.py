@@ -1,9 +1,9 @@
-"""Reads a PyTorch weights file into NumPy arrays, without PyTorch and without running anything that is in the file.
+"""Reads a PyTorch weights file into NumPy arrays, without PyTorch and without running anything in the file.
 
 A .pth file is a pickle, and a pickle may call any function of any module. The unpickler here knows an ordered
-dictionary, the rebuilding of a tensor and the names of number types; all else is refused. The pickle only describes
-the tensors; their numbers are read afterwards, and only after every size has been compared with what is there. Both
-of PyTorch's layouts are read: a zip (1.6 and newer), and a stream of pickles followed by the numbers (before that).
+dictionary, the rebuilding of a tensor and the names of number types; everything else is refused. The pickle only
+describes the tensors; their numbers are read afterwards, after every size has been compared with the file's. Both of
+PyTorch's layouts are read: a zip (1.6 and newer), and a stream of pickles followed by the numbers (before 1.6).
 """
 
 import collections
@@ -23,7 +23,7 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 
-MAX_BYTES = 2**30  # of a file: fifty times the largest network here
+MAX_BYTES = 2**30  # in a file: fifty times the largest network here
 
 _DATES = ("%Y%m%d", "%d%m%Y", "%m%d%Y")
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -49,7 +49,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage; offset and strides in numbers, not bytes."""
+    """A view of a storage; offset and strides count numbers, not bytes."""
 
     storage: _Storage
     offset: int
@@ -58,18 +58,18 @@ class _Tensor(NamedTuple):
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """{name: array} of a file that `torch.save(model.state_dict(), path)` wrote, in the file's order.
+    """Reads {name: array}, in the file's order, from what `torch.save(model.state_dict(), path)` wrote.
 
     Args:
-      path: of the file. If its name ends in a hash as those of torch.hub do ('mobilenet_v2-b0353104.pth'), the
-        file's SHA-256 must begin with it; an ending that may be a date or a count need not be a hash.
+      path: path of the file. If its name ends in a hash, as torch.hub's do ('mobilenet_v2-b0353104.pth'), the file's
+        SHA-256 must begin with that hash; an ending that may be a date or a count need not be a hash.
 
     Returns:
       Arrays in the layout and dtype of the file.
 
     Raises:
-      UserError: the file is not there, too large, cut off or damaged, its hash is another, or it holds anything but
-        a dictionary of dense tensors.
+      UserError: the file does not exist, is too large, cut off or damaged, has another hash, or holds anything but a
+        dictionary of dense tensors.
     """
     path = pathlib.Path(path)
     try:
@@ -83,22 +83,22 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a .pth file.") from error
     except _RefusedError as error:
-        raise UserError(f"{path} asks for {error}, which is no part of a state_dict, and was not run.") from error
+        raise UserError(f"{path} asks for {error}, which is not part of a state_dict, and was not run.") from error
     except UserError:
         raise
-    except Exception as error:  # zipfile and pickle raise all sorts of them for a file that is not what it should be
+    except Exception as error:  # zipfile and pickle raise errors of all kinds for a file that is not what its name says
         raise UserError(f"{path} is cut off, damaged or no state_dict of PyTorch's ({error}); get it again.") from error
 
 
 class _RefusedError(Exception):
-    """What the pickle asked for and is not allowed."""
+    """A request of the pickle that is not allowed."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows three things, none of which a pickle can alter for those that are read after it."""
+    """An unpickler that knows three things; a pickle can change none of them for the pickles read after it."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle's `module.name` stands for here."""
+        """Returns what a pickle's `module.name` stands for here."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -108,10 +108,10 @@ class _Unpickler(pickle.Unpickler):
         raise _RefusedError(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """The storage that a tensor refers to."""
+        """Returns the storage that a tensor refers to."""
         kind, dtype, key, _, length, *rest = pid
         if kind != "storage" or dtype not in _DTYPES.values() or any(x is not None for x in rest):
-            raise ValueError(f"{pid} is no storage")
+            raise ValueError(f"{pid} is not a storage")
         return _Storage(str(key), dtype, int(length))
 
     def _rebuild_tensor(self, storage, offset, shape, strides, *_: Any) -> _Tensor:
@@ -121,10 +121,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _unpickle(file: IO[bytes], size: int) -> Any:
-    """The next pickle of a file of `size` bytes; afterwards the file stands behind it."""
+    """Reads the next pickle of a file of `size` bytes, and leaves the file's position after it."""
     start = file.tell()
     for opcode, argument, _ in pickletools.genops(file):
-        # An unpickler makes room for as many entries as the largest number that its memory is asked for.
+        # An unpickler's memory has as many entries as the largest number in a PUT opcode.
         if "PUT" in opcode.name and int(argument or 0) > size:
             raise ValueError(f"its memory would have {argument} entries")
     file.seek(start)
@@ -141,11 +141,11 @@ def _check_hash(path: pathlib.Path) -> None:
 
 
 def _is_plainly_a_hash(ending: str) -> bool:
-    """Returns whether an ending of 8 to 64 hexadecimal digits was hardly chosen by a person.
+    """Returns whether an ending of 8 to 64 hexadecimal digits is a hash, rather than chosen by a person.
 
-    One with a letter is a hash. One of decimal digits alone is a hash if it is as long as torch.hub's, eight digits,
-    and neither a date ('20240131', '31012024', '01312024') nor a count padded with zeros ('00100000'): one hash in
-    forty has no letter.
+    An ending with a letter is a hash. One hash in forty has no letter, so an ending of decimal digits alone is a hash
+    if it is as long as torch.hub's, eight digits, and neither a date ('20240131', '31012024', '01312024') nor a count
+    padded with zeros ('00100000').
     """
     if not ending.isdecimal():
         return True
@@ -160,7 +160,7 @@ def _is_date(digits: str, form: str) -> bool:
 
 
 def _read_zip(file: IO[bytes], size: int) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
-    """({name: tensor}, {storage's key: its bytes}) of the zip layout."""
+    """Reads ({name: tensor}, {storage's key: its bytes}) from the zip layout."""
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         # PyTorch does not compress, so a small file cannot hold large members.
@@ -180,7 +180,7 @@ def _read_zip(file: IO[bytes], size: int) -> tuple[dict[str, _Tensor], dict[str,
 
 
 def _read_stream(file: IO[bytes], size: int) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
-    """The same of the layout before PyTorch 1.6: five pickles, then each storage's length and bytes."""
+    """Reads the same from the layout before PyTorch 1.6: five pickles, then each storage's length and bytes."""
     file.seek(0)
     if _unpickle(file, size) != _MAGIC or _unpickle(file, size) != _PROTOCOL:
         raise ValueError("it does not begin as one")
@@ -198,10 +198,10 @@ def _read_stream(file: IO[bytes], size: int) -> tuple[dict[str, _Tensor], dict[s
 
 
 def _tensors(tree: Any) -> dict[str, _Tensor]:
-    """The pickled object, if it is a dictionary of tensors that memory has room for."""
+    """Returns the pickled object if it is a dictionary of tensors that memory has room for; else raises ValueError."""
     if not isinstance(tree, dict) or not all(isinstance(k, str) and isinstance(x, _Tensor) for k, x in tree.items()):
         raise ValueError("it holds something else than a dictionary of tensors")
-    # Many tensors may be views of one storage.
+    # Together they may be larger than the file, since many tensors may be views of one storage.
     if sum(math.prod(x.shape) * np.dtype(x.storage.dtype).itemsize for x in tree.values()) > MAX_BYTES:
         raise ValueError("its tensors say that they are larger than the file")
     return dict(tree)

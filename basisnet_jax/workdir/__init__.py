@@ -1,1 +1,1 @@
-"""What a run leaves in its folder: checkpoints, their checksums, the lock, results."""
+"""The files of a run's folder: checkpoints, their checksums, the lock, results."""

@@ -22,49 +22,49 @@ from basisnet_jax.training import finite
 from basisnet_jax.training.state import TrainState
 from basisnet_jax.workdir import integrity
 
-_BYTES_BESIDES = 2**13  # of each array, for its metadata and while it is written; measured, with room to spare
+_BYTES_BESIDES = 2**13  # per array, for its metadata and its writing; measured, with room to spare
 _EVALUATION = "evaluation.json"  # in a checkpoint's folder: the metrics of its state, added once they are known
-_FULL = ("no space left", "disk quota exceeded")  # as tensorstore, whose errors have no number, says it
+_FULL = ("no space left", "disk quota exceeded")  # in tensorstore's messages: its errors have no number
 
 
 @dataclasses.dataclass(frozen=True)
 class _NewestAndBest:
-    """Orbax's question which checkpoints to keep."""
+    """The policy that tells Orbax which checkpoints to keep: the newest and the best."""
 
-    keep: int  # newest
-    evaluations: Mapping[int, dict[str, float]]  # by step
+    keep: int  # number of newest checkpoints to keep
+    evaluations: Mapping[int, dict[str, float]]  # metrics by step
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """Returns the newest of some steps, and the best of those that were evaluated."""
+        """Returns the newest `keep` of the steps, and the best evaluated one."""
         evaluated = [step for step in steps if step in self.evaluations]
         return {*sorted(steps)[-self.keep :], *_best_first(evaluated, self.evaluations)[:1]}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's interface."""
+        """Returns, for each checkpoint, whether to keep it; called by Orbax."""
         kept = self.kept([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 def _best_first(steps: Sequence[int], evaluations: Mapping[int, dict[str, float]]) -> list[int]:
-    """Returns steps from the highest top-1 to the lowest; of equal ones the later first."""
+    """Returns steps from the highest top-1 to the lowest; at equal top-1 the later step comes first."""
     return sorted(steps, key=lambda step: (evaluations[step]["top1"], step), reverse=True)
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, by step; best is by the metric 'top1'. Use as a context manager.
+    """The checkpoints of one workdir, by step; the best has the highest 'top1'. Use as a context manager.
 
-    A checkpoint holds the state and a small dictionary of the run's own account, such as the seconds trained so far.
-    Its metrics are added once it has been evaluated, so that an evaluation which fails costs no step.
-    A save that is killed leaves a temporary folder, which no restore takes for a checkpoint and the next run removes.
-    What a newer checkpoint replaces is removed once that one is whole, with its checksums.
+    A checkpoint holds the state and the account: a small dictionary of the run's stats, such as the seconds trained.
+    Its metrics are added after its evaluation, so a failed evaluation loses no step.
+    A save that is killed leaves a temporary folder, which restoring ignores and the next run removes.
+    A checkpoint that a newer one replaces is removed once the newer one is whole, with its checksums.
 
     Attributes:
-      unsaved: why the newest save is not on disk, a sentence; None if it is. Up to date after `wait`.
+      unsaved: a sentence, why the newest save is not on disk; None if it is. Up to date after `wait`.
     """
 
     def __init__(self, directory: epath.Path, keep: int = 1, *, read_only: bool = False) -> None:
         self._directory, self._read_only = directory, read_only
-        self._evaluations: dict[int, dict[str, float]] = {}  # by step, the same on all processes
+        self._evaluations: dict[int, dict[str, float]] = {}  # metrics by step, the same on all processes
         self._policy = _NewestAndBest(keep, self._evaluations)
         self._saving: tuple[int, int] = (0, 0)  # (step, bytes) of the newest save
         self.unsaved: str | None = None
@@ -81,9 +81,9 @@ class Checkpoints:
         return ocp.CheckpointManager(self._directory, options=options, item_names=("state", "account"))
 
     def _read_evaluations(self) -> dict[int, dict[str, float]]:
-        """Returns what was recorded, by step. Process 0 reads it for all: they must not differ in what they know."""
-        found = {step: integrity.read_added(self._directory / str(step), _EVALUATION) for step in self.steps()}
-        read = [[step, json.loads(text)] for step, text in found.items() if text]
+        """Returns the recorded metrics by step. Process 0 reads them for all, so all processes have the same."""
+        texts = {step: integrity.read_added(self._directory / str(step), _EVALUATION) for step in self.steps()}
+        read = [[step, json.loads(text)] for step, text in texts.items() if text]
         text = distributed.from_process_0(json.dumps(read))
         return dict(json.loads(text))
 
@@ -95,42 +95,42 @@ class Checkpoints:
         self._manager.close()
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint."""
+        """Returns the step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, in order."""
+        """Returns the steps of all complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def is_sound(self, step: int) -> bool:
-        """Whether a checkpoint is as it was written; if it is not, a warning says so. The same on all processes."""
+        """Returns whether a checkpoint is as it was written, the same on all processes; warns if it is not."""
         damage = integrity.damage(self._directory / str(step)) if jax.process_index() == 0 else None
         if damage:
             logging.warning("the checkpoint of step %d in %s is damaged (%s)", step, self._directory, damage)
         return not any(distributed.total(int(damage is not None)))
 
     def newest_sound_step(self) -> int | None:
-        """Step of the newest checkpoint that is as it was written."""
+        """Returns the step of the newest checkpoint that is as it was written; None if there is none."""
         return next((step for step in reversed(self.steps()) if self.is_sound(step)), None)
 
     def best_step(self) -> int | None:
-        """Step of the sound checkpoint with the best top-1; None if none was evaluated."""
+        """Returns the step of the sound checkpoint with the best top-1; None if none was evaluated."""
         steps = _best_first([step for step in self.steps() if step in self._evaluations], self._evaluations)
         return next((step for step in steps if self.is_sound(step)), None)
 
     def evaluation(self, step: int) -> dict[str, float] | None:
-        """Returns the metrics that were recorded for a step's checkpoint; None if there are none."""
+        """Returns the metrics recorded for a step's checkpoint; None if there are none."""
         return self._evaluations.get(step)
 
     def save(self, step: int, state: TrainState, account: dict[str, Any]) -> None:
         """Writes a checkpoint in the background; the state may be changed as soon as this returns.
 
-        Where the disk is full, a warning says what is missing, and what is there is left as it is.
+        Where the disk is full, a warning says how much space is missing, and the files on disk do not change.
 
         Args:
           step: updates done; nothing is written if this step is saved already.
           state: what to save.
-          account: JSON values that are saved beside it.
+          account: JSON values that are saved beside the state.
 
         Raises:
           UserError: the state has numbers that are not finite.
@@ -149,13 +149,13 @@ class Checkpoints:
             self._manager.save(step, args=items)
 
     def record(self, step: int, evaluation: dict[str, float]) -> None:
-        """Adds the metrics of its state to a step's checkpoint, and removes the best one so far if this one is better.
+        """Adds metrics to a step's checkpoint, and removes the best checkpoint so far if this one is better.
 
-        Where the checkpoint is not on disk, as the disk was full, nothing is recorded.
+        Where the checkpoint is not on disk, because the disk was full, nothing is recorded.
 
         Args:
           step: of the checkpoint.
-          evaluation: its metrics, 'top1' among them; the same on all processes.
+          evaluation: metrics of the checkpoint's state, with 'top1'; the same on all processes.
         """
         self.wait()
         if step not in self.steps():
@@ -173,7 +173,7 @@ class Checkpoints:
             self._manager.delete(replaced)
 
     def wait(self) -> None:
-        """Returns when everything is on disk, or `unsaved` says why it is not."""
+        """Waits until everything is on disk, or `unsaved` says why it is not."""
         with self._surviving_a_full_disk():
             self._manager.wait_until_finished()
 
@@ -181,7 +181,7 @@ class Checkpoints:
         """Returns the state of a step, in the shardings of `abstract_state`, and the account.
 
         Raises:
-          UserError: it cannot be read.
+          UserError: the checkpoint cannot be read.
         """
         wanted = _as_dict(abstract_state)
         state = ocp.args.PyTreeRestore(wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))
@@ -194,11 +194,11 @@ class Checkpoints:
 
         Args:
           step: of the checkpoint.
-          ema: the moving averages rather than the newest variables.
-          like: shapes, dtypes and shardings; None reads arrays of NumPy as they were saved.
+          ema: read the moving averages rather than the newest variables.
+          like: shapes, dtypes and shardings to read into; None reads arrays of NumPy as they were saved.
 
         Raises:
-          UserError: they cannot be read.
+          UserError: the variables cannot be read.
         """
         directory, prefix = self._directory / str(step) / "state", "ema_" if ema else ""
         with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
@@ -218,7 +218,7 @@ class Checkpoints:
     def _reading(self, step: int) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Orbax and tensorstore raise whatever they like
+        except Exception as error:  # Orbax and tensorstore raise exceptions of many types
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(
                 f"the checkpoint of step {step} in {self._directory} cannot be read ({reason}); take another one, or "
@@ -226,13 +226,13 @@ class Checkpoints:
             ) from error
 
     def _add_checksums(self) -> None:
-        """Called by Orbax, in process 0, when all files of the newest save are written and it has yet to be named."""
+        """Adds checksums to the newest save; Orbax calls this in process 0, between writing its files and naming it."""
         step = self._saving[0]
         unnamed = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), self._directory / str(step)]
         integrity.write_checksums(unnamed[0])
 
     def _free_bytes(self) -> float:
-        """Of the disk; infinite where nobody knows."""
+        """Returns the free bytes of the disk; infinity where they are not known."""
         return shutil.disk_usage(self._directory).free if files.is_local(self._directory) else math.inf
 
     def _tell_of_a_full_disk(self) -> None:
@@ -246,22 +246,22 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _surviving_a_full_disk(self) -> Iterator[None]:
-        """Of many processes none can: each would have to know of the others' disks."""
+        """Turns a full disk into a warning, in a run of one process: several do not know of each other's disks."""
         try:
             yield
-        except Exception as error:  # Orbax passes on what its threads met
+        except Exception as error:  # Orbax raises its threads' errors here
             if not _disk_is_full(error) or jax.process_count() > 1:
                 raise
             with contextlib.suppress(Exception):  # the same error again
                 self._manager.close()
             for half_written in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 half_written.rmtree(missing_ok=True)
-            self._manager = self._open()  # one that knows of all that was to be replaced
+            self._manager = self._open()  # a new manager lists the checkpoints that were to be replaced, too
             self._tell_of_a_full_disk()
 
 
 class Restored(NamedTuple):
-    """The variables of a trained model, and the step after which they were saved."""
+    """Variables of a trained model, and the step after which they were saved."""
 
     step: int
     variables: Variables
@@ -293,7 +293,7 @@ def restore_model(folder: epath.Path, which: str, *, ema: bool, like: Variables 
 
 
 def _not_there(folder: epath.Path, which: str, steps: Sequence[int]) -> str:
-    """Returns the sentence for a checkpoint that cannot be had."""
+    """Returns the sentence that says why a checkpoint cannot be used, and which ones there are."""
     if not steps:
         return f"{folder} has no checkpoint yet; let its run reach one."
     there = ", ".join(map(str, steps))
@@ -310,7 +310,7 @@ def _not_there(folder: epath.Path, which: str, steps: Sequence[int]) -> str:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    """The fields by name: Orbax restores a dictionary as it was saved."""
+    """Returns the fields by name: Orbax restores a dictionary as it was saved."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 

@@ -23,7 +23,7 @@ _STYLES = {
 
 
 def plot_curves(event_dir: epath.Path, path: epath.Path) -> None:
-    """Draws losses, top-1 and learning rate over steps from a workdir's event files, as PNG."""
+    """Draws losses, top-1 and learning rate over steps from a workdir's event files, and saves a PNG."""
     from matplotlib.ticker import MaxNLocator
 
     series = read_events(event_dir)
@@ -48,7 +48,7 @@ def plot_curves(event_dir: epath.Path, path: epath.Path) -> None:
 
 
 def _draw(axes: "Axes", name: str, series: Series) -> None:
-    """Draws a line through the values, or its points where they are too few for one."""
+    """Draws a line through the values, with points where there are fewer than 3 values."""
     if not series:
         return
     steps, values = zip(*sorted(series.items()), strict=True)

@@ -1,4 +1,4 @@
-"""TensorBoard's event files of a run: written while the run trains, and read again."""
+"""TensorBoard's event files of a run: written while the run trains, and read back."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def event_writer(folder: epath.Path, config: Settings | None) -> metric_writers.MetricWriter:
-    """Returns what writes TensorBoard's event files; of many processes the first alone writes.
+    """Returns a writer of TensorBoard's event files; in processes other than the first it writes nothing.
 
     Args:
       folder: of the event files.
-      config: written once as text and as hyperparameters, where a run is new.
+      config: a new run's settings, written as text and as hyperparameters; None for a resumed run.
     """
-    from clu import metric_writers  # imports TensorFlow, which takes seconds: not at the top
+    from clu import metric_writers  # imported here, not at the top: it imports TensorFlow, which takes seconds
 
     if jax.process_index() > 0:
         return metric_writers.MultiWriter([])
@@ -36,7 +36,7 @@ def event_writer(folder: epath.Path, config: Settings | None) -> metric_writers.
 
 
 def write_evaluation(writer: metric_writers.MetricWriter, step: int, evaluation: dict[str, float]) -> None:
-    """Writes an evaluation's metrics into the event files, its count left out: it is always the same."""
+    """Writes an evaluation's metrics into the event files, without the count, which is always the same."""
     writer.write_scalars(step, {f"eval/{name}": value for name, value in evaluation.items() if name != "count"})
 
 
@@ -44,7 +44,7 @@ Series = dict[int, float]  # {step: value}
 
 
 def read_events(event_dir: epath.Path, groups: tuple[str, ...] = ("train/", "eval/")) -> dict[str, Series]:
-    """Returns {name: series}; where a run was stopped and a step was done again, the later value."""
+    """Returns {name: series}; where a step was repeated after a stop, the series has the later value."""
     from tensorboard.backend.event_processing import event_accumulator
     from tensorboard.util import tensor_util
 

@@ -1,4 +1,4 @@
-"""Checksums of checkpoints: written with them, compared before anything of them is used."""
+"""Checksums of checkpoints: written with a checkpoint, compared before anything in it is used."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,23 +10,23 @@ from etils import epath
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
 
-# Orbax writes the time of its commit into this one when all else is done. Nothing is restored from it.
+# Orbax writes the time of its commit into this file after all others. Nothing is restored from the file.
 _STAMPED_LATER = "_CHECKPOINT_METADATA"
-NAME = "checksums.sha256"  # in a checkpoint's folder, where `sha256sum -c` reads it too
-SET_ASIDE = "damaged"  # the folder beside `checkpoints/` for those that cannot be used
+NAME = "checksums.sha256"  # in a checkpoint's folder; `sha256sum -c` reads it too
+SET_ASIDE = "damaged"  # the folder beside `checkpoints/` for damaged checkpoints
 _HEADER = "# sha256 of {} files"
 
 
 def write_checksums(folder: epath.Path) -> None:
-    """Writes the checksums of all files that are in a folder, whole or not at all."""
+    """Writes the checksums of all files in a folder, as a whole or not at all."""
     lines = [f"{_sha256(path)}  {path.relative_to(folder)}" for path in sorted(_files(folder))]
     files.write(folder / NAME, "\n".join([_HEADER.format(len(lines)), *lines, ""]))
 
 
 def add_file(folder: epath.Path, name: str, content: str) -> None:
-    """Adds a file to a folder that has checksums, and the file's checksum to them, each whole or not at all.
+    """Adds a file to a folder that has checksums, then the file's checksum, each as a whole or not at all.
 
-    A file that a kill left without its checksum counts as not there: see `read_added`.
+    A file whose checksum is missing because of a kill counts as missing: see `read_added`.
     """
     files.write(folder / name, content)
     _, *lines = (folder / NAME).read_text().splitlines()
@@ -35,20 +35,20 @@ def add_file(folder: epath.Path, name: str, content: str) -> None:
 
 
 def read_added(folder: epath.Path, name: str) -> str | None:
-    """Returns the content of a file that `add_file` added; None if it is not there whole, or not what was written."""
+    """Returns the content of a file that `add_file` added; None if the file is missing or not as it was written."""
     try:
         if f"{_sha256(folder / name)}  {name}" in (folder / NAME).read_text().splitlines():
             return (folder / name).read_text()
-    except (OSError, ValueError):  # not there, or no UTF-8
+    except (OSError, ValueError):  # missing, or not UTF-8
         pass
     return None
 
 
 def damage(folder: epath.Path) -> str | None:
-    """What is wrong with a folder's files, as a part of a sentence; None if they are as they were written.
+    """Returns what is wrong with a folder's files, as a part of a sentence; None if they are as they were written.
 
-    A folder without checksums, as older versions wrote it, cannot be checked, which is logged; it is damaged if an
-    older one has them.
+    A folder without checksums, as older versions wrote it, cannot be checked, which is logged. If an older checkpoint
+    has checksums, the folder is damaged.
     """
     try:
         if not (folder / NAME).exists():
@@ -65,32 +65,32 @@ def damage(folder: epath.Path) -> str | None:
                 return f"{name} is missing"
             if _sha256(folder / name) != checksum:
                 return f"{name} is not what was written"
-    except (OSError, ValueError) as error:  # ValueError: no lines, no UTF-8, or no file's name
+    except (OSError, ValueError) as error:  # ValueError: no lines, not UTF-8, or an invalid file name
         return f"its files cannot be read ({str(error).splitlines()[0]})"
     return None
 
 
 def quarantine_damaged_checkpoints(checkpoints: epath.Path) -> None:
-    """Moves damaged checkpoints out of the way, so that a run resumes from the newest one before them.
+    """Moves damaged checkpoints out of the way, so that a run resumes from the newest sound one.
 
     Raises:
-      UserError: there would be none left.
+      UserError: all checkpoints are damaged.
     """
     steps = checkpoint_folders(checkpoints)
-    damaged = {folder: found for folder in steps if (found := damage(folder))}
+    damaged = {folder: reason for folder in steps if (reason := damage(folder))}
     if damaged and len(damaged) == len(steps):
-        told = "; ".join(f"step {folder.name}: {found}" for folder, found in damaged.items())
-        raise UserError(f"all checkpoints in {checkpoints} are damaged ({told}); give another --workdir.")
-    for folder, found in damaged.items():
+        reasons = "; ".join(f"step {folder.name}: {reason}" for folder, reason in damaged.items())
+        raise UserError(f"all checkpoints in {checkpoints} are damaged ({reasons}); give another --workdir.")
+    for folder, reason in damaged.items():
         place = checkpoints.parent / SET_ASIDE
         place.mkdir(exist_ok=True)
         target = next(path for number in range(10**6) if not (path := place / f"{folder.name}.{number}").exists())
         folder.rename(target)
-        logging.warning("the checkpoint of step %s is damaged (%s); it is now %s", folder.name, found, target)
+        logging.warning("the checkpoint of step %s is damaged (%s); it is now %s", folder.name, reason, target)
 
 
 def checkpoint_folders(checkpoints: epath.Path) -> list[epath.Path]:
-    """The folders of the steps in a folder of checkpoints, in order."""
+    """Returns the folders of complete checkpoints in order of their steps."""
     folders = checkpoints.iterdir() if checkpoints.is_dir() else ()
     steps = (path for path in folders if path.name.isdecimal() and ocp.utils.is_checkpoint_finalized(path))
     return sorted(steps, key=lambda path: int(path.name))

@@ -17,19 +17,19 @@ from basisnet_jax.workdir import integrity
 from basisnet_jax.workdir.results import RunResults
 from basisnet_jax.workdir.run_folder import check_same_run
 
-_REWRITTEN = ("config.json", "data.json")  # at the start of a run, also where it is resumed
-_MADE = (*_REWRITTEN, "checkpoints", "events", ".lock")  # before the first step of a run
+_REWRITTEN = ("config.json", "data.json")  # written at each start of a run, new or resumed
+_MADE = (*_REWRITTEN, "checkpoints", "events", ".lock")  # made before the first step of a run
 
 
 @contextlib.contextmanager
 def opened(config: Settings, folder: epath.Path) -> Iterator[Callable[[], None]]:
-    """Makes the folder if it is not there, and holds it for this process alone.
+    """Makes the folder if it does not exist, locks it for this process alone, and yields a function.
 
-    What ends in here with an exception before the function that this yields is called leaves the folder as it was: not
-    there, empty, or with the files that it had. That function is to be called once the first step is done.
+    Call that function once the first step is done. An exception in the context before that call leaves the folder as
+    it was: missing, empty, or with the files that it had.
 
     Raises:
-      UserError: it cannot be written, another run has it, or it belongs to a run of another config.
+      UserError: the folder cannot be written, another run has it, or it belongs to a run of another config.
     """
     with made(folder):
         had = {name for name in _MADE if (folder / name).exists()}
@@ -40,10 +40,10 @@ def opened(config: Settings, folder: epath.Path) -> Iterator[Callable[[], None]]
 
 @contextlib.contextmanager
 def made(folder: epath.Path) -> Iterator[None]:
-    """Makes a folder for results; if it was not there, and nothing is in it at the end, it is removed again.
+    """Makes a folder for results; removes it at the end if it is new and empty.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the folder cannot be written.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()] if files.is_local(folder) else []
     try:
@@ -63,11 +63,11 @@ def made(folder: epath.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_it_was(folder: epath.Path, had: set[str]) -> Iterator[Callable[[], None]]:
-    """Yields a function; an exception before it is called undoes what a run writes before its first step.
+    """Yields a function; an exception before its call undoes what a run writes before its first step.
 
     Args:
       folder: a run's.
-      had: those of `_MADE` that it had before.
+      had: the names in `_MADE` that the folder had before.
     """
     contents = {name: (folder / name).read_bytes() for name in _REWRITTEN if (folder / name).is_file()}
     begun: list[bool] = []
@@ -90,7 +90,7 @@ def _undo(folder: epath.Path, had: set[str], contents: dict[str, bytes]) -> None
 
 
 def finished(config: Settings, folder: epath.Path) -> RunResults | None:
-    """Returns the results if a run of this config was finished in the folder; None otherwise.
+    """Returns the results if the folder has a finished run of this config; None otherwise.
 
     Raises:
       UserError: the folder belongs to a run of another config.
@@ -102,16 +102,16 @@ def finished(config: Settings, folder: epath.Path) -> RunResults | None:
         results = RunResults.load(folder)
         newest = integrity.checkpoint_folders(folder / "checkpoints")[-1]
         whole = int(newest.name) == results.step and integrity.damage(newest) is None
-    except (OSError, ValueError, LookupError):  # damaged, or there are no checkpoints any more
+    except (OSError, ValueError, LookupError):  # damaged, or the checkpoints are gone
         return None
     return results if whole else None
 
 
 @contextlib.contextmanager
 def _locked(folder: epath.Path) -> Iterator[None]:
-    """Holds `.lock` by the operating system's flock, which ends with the process, however that ends.
+    """Locks `.lock` with the operating system's flock, which is released however the process ends.
 
-    Network file systems pass it on to other hosts. Buckets know no locks, so there nothing is held.
+    Network file systems pass the lock on to other hosts. Buckets have no locks, so nothing is locked there.
     """
     if not files.is_local(folder):
         yield
@@ -119,7 +119,7 @@ def _locked(folder: epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             lock = -1
-            while lock < 0 or not _is_file(lock, folder / ".lock"):  # which a refused run removes
+            while lock < 0 or not _is_file(lock, folder / ".lock"):  # a refused run removes the file
                 lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,5 +159,5 @@ def _check_config(config: Settings, folder: epath.Path) -> None:
             raise UserError(f"{folder} has checkpoints but no config.json to tell whose; give another --workdir.")
     except OSError as error:
         raise UserError(f"cannot read {folder} ({error.strerror}); give another --workdir.") from None
-    except (ValueError, AttributeError):  # no UTF-8, no JSON, or no fields
+    except (ValueError, AttributeError):  # not UTF-8, not JSON, or not a dictionary
         raise UserError(f"{folder}/config.json is not a config; give another --workdir, or remove it.") from None

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: `results.json`, typed, and the lines that are printed."""
+"""Results of a finished run: `results.json`, typed, and the lines that are printed."""
 
 import dataclasses
 import json
@@ -25,19 +25,19 @@ class FinalEvaluation:
 
 @dataclasses.dataclass(frozen=True)
 class RunResults:
-    """What `results.json` holds; the README documents it.
+    """The content of `results.json`; the README documents it.
 
     Attributes:
       config: the run's, as JSON values.
-      step: the last one.
-      train_seconds: in the loop, compilation, evaluation and saving included.
-      skipped_steps: that changed nothing, as their loss or gradient was not finite.
+      step: the last step.
+      train_seconds: time in the loop, compilation, evaluation and saving included.
+      skipped_steps: steps that changed nothing, as their loss or gradient was not finite.
       recompilations: of the training or evaluation step.
-      images_per_second: of training steps alone; None where no step was timed: each process's first is not.
-      input_wait_share: share of that time spent waiting for data; None likewise.
-      eval: of the last step.
+      images_per_second: of training steps alone, each process's first left out; None where no step was timed.
+      input_wait_share: share of the timed steps' time spent waiting for data; None where no step was timed.
+      eval: metrics of the last step.
       madds: multiply-adds of an image, by stage and in 'total'.
-      parameters: of the network.
+      parameters: number of the network's parameters.
       versions: of everything that the results may depend on.
     """
 
@@ -58,7 +58,7 @@ class RunResults:
         """Reads the results of a run's folder.
 
         Raises:
-          OSError: there are none, or they cannot be read.
+          OSError: the file is missing or cannot be read.
           ValueError: the file is not JSON, or holds something else.
         """
         content = json.loads((folder / FILE).read_text())
@@ -89,6 +89,6 @@ class RunResults:
 
 
 def evaluation_line(step: int, epoch: int, evaluation: dict[str, float]) -> str:
-    """Returns the line that is printed of an evaluation while a run trains."""
+    """Returns the line printed for an evaluation while a run trains."""
     preview = f", the preview alone {evaluation['preview_top1']:.4f}" if "preview_top1" in evaluation else ""
     return f"step {step:,}, epoch {epoch}: top-1 {evaluation['top1']:.4f}{preview}, loss {evaluation['loss']:.4f}"

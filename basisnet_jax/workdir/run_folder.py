@@ -1,4 +1,4 @@
-"""What a run's folder is taken for: a run, an export, and whether a config is the run's own."""
+"""Checks of a run's folder: whether it holds a run or an export, and whether a config is the run's own."""
 
 import json
 import os
@@ -27,11 +27,11 @@ def check_same_run(
 ) -> None:
     """Raises UserError, which ends with `way_out`, if a workdir's run was started with another config.
 
-    Fields that are `free` may differ. So may the path of `distill.cache`, whose logits are checked against the teacher;
-    but a run either has one or has none.
+    Fields that are `free` may differ. The path of `distill.cache` may differ, too, because its logits are checked
+    against the teacher; but a run with a cache must keep one, and a run without must not get one.
     """
     wanted = flatten(as_json(validate(config)))
-    had = {**flatten(as_json(Settings())), **flatten(saved)}  # an older version's run lacks fields
+    had = {**flatten(as_json(Settings())), **flatten(saved)}  # the defaults: an older version's run lacks fields
     if bool(wanted.get("distill.cache")) == bool(had.get("distill.cache")):
         wanted.pop("distill.cache", None)
         had.pop("distill.cache", None)
@@ -48,15 +48,15 @@ def check_same_run(
 
 
 def open_run(workdir: str, config: Config | None = None, *, or_export: bool = False) -> tuple[epath.Path, Settings]:
-    """Returns the folder of a run that was trained, and the settings to use it with.
+    """Returns the folder of a trained run, and the settings to use the run with.
 
     Args:
       workdir: the folder.
-      config: the run's, though it may differ in what evaluation alone reads; None is the run's own.
-      or_export: the folder that --mode=export wrote will do, too.
+      config: the run's config, which may differ in settings that only evaluation reads; None is the run's own.
+      or_export: accept a folder that --mode=export wrote, too.
 
     Raises:
-      UserError: there is no run, or it is another config's.
+      UserError: there is no run, or the run has another config.
     """
     folder = files.absolute(workdir)
     of_export = or_export and is_export(workdir)
@@ -77,7 +77,7 @@ def open_run(workdir: str, config: Config | None = None, *, or_export: bool = Fa
 
 
 def without_folders(value: Any) -> Any:
-    """Returns JSON values with the last name alone of each absolute path, as an export says nothing of its machine."""
+    """Returns JSON values with each absolute path cut to its last name, so an export does not reveal its machine."""
     if isinstance(value, dict):
         return {name: without_folders(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -88,7 +88,7 @@ def without_folders(value: Any) -> Any:
 
 
 def portable(saved: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config's JSON values as an export has them: without absolute paths, its data in the default place."""
+    """Returns a config's JSON values as an export has them: without absolute paths, and with the default data.dir."""
     content = without_folders(saved)
     if content["data"]["dir"] != saved["data"]["dir"]:
         content["data"]["dir"] = Settings().data.dir
@@ -96,7 +96,7 @@ def portable(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restore_folders(config: ml_collections.ConfigDict, own: dict[str, Any]) -> None:
-    """Gives an export's config the absolute paths of the run beside it, where they end in the names that it has."""
+    """Restores absolute paths in an export's config from the run beside it, where they end in the config's names."""
     exported, mine = flatten(portable(own)), flatten(config)
     config.update_from_flattened_dict(
         {
@@ -108,5 +108,5 @@ def _restore_folders(config: ml_collections.ConfigDict, own: dict[str, Any]) -> 
 
 
 def is_export(workdir: str) -> bool:
-    """Whether --mode=export wrote this folder."""
+    """Returns whether --mode=export wrote this folder."""
     return (files.absolute(workdir) / "manifest.json").exists()

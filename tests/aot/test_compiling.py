@@ -274,7 +274,7 @@ def test_the_evaluation_step_is_compiled_as_it_would_run(config, tmp_path, monke
 def test_sizes_of_data_that_is_not_here(tmp_path):
     data = datasets.describe_dataset("imagenet2012", str(tmp_path), "train[:90%]", "validation")
     assert (len(data.train), len(data.eval), data.num_classes, data.channels) == (1_153_050, 50_000, 1000, 3)
-    with pytest.raises(UserError, match=r"'test' is no split of 'imagenet2012'.*it has train, validation"):
+    with pytest.raises(UserError, match=r"'test' is not a split of 'imagenet2012'.*it has train, validation"):
         datasets.describe_dataset("imagenet2012", str(tmp_path), "train", "test")
     with pytest.raises(UserError, match=r"'cifar10' is not prepared"):
         datasets.describe_dataset("cifar10", str(tmp_path), "train", "test")

@@ -174,7 +174,7 @@ def test_a_split_that_is_not_here_stays_one_with_tasks():
 def test_mistakes_are_answered_in_a_sentence(config):
     where = config.data.dir
     for name, split, words in (
-        ("digitz", "train", "is no data set of TFDS"),
+        ("digitz", "train", "is not a data set of TFDS"),
         ("mnist", "train", "download_and_prepare"),
         ("digits", "trian", "it has train, test"),
         ("digits", "train[:0]", "no examples"),
@@ -208,7 +208,7 @@ def test_bad_training_examples_are_told_once_and_replaced_by_the_next(workers, c
         np.testing.assert_array_equal(batch["image"][good], expected["image"][good])
     said = [record.getMessage() for record in caplog.records if "bad training example" in record.getMessage()]
     assert len(said) == 3, "once for each, though three epochs met them"
-    assert any("example 3 (3.png) is no image: 0 bytes" in line for line in said)
+    assert any("example 3 (3.png) is not an image: 0 bytes" in line for line in said)
     assert any("example 4 (4.png) has label 23, which is not in 0 to 22" in line for line in said)
 
 

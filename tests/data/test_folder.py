@@ -66,7 +66,7 @@ def test_a_config_reads_a_folder_with_crops_and_a_bad_image(photos, config):
     assert [labels.count(label) for label in range(3)] == [16, 16, 16], "bee/3.JPEG takes the place of bee/2.JPEG"
     assert sum(float(batch["mask"].sum()) for batch in experiment.eval_batches()) == 6
     (photos / "val" / "cat" / "1.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"^example 5 \(cat/1.png\) of the evaluation split is no image"):
+    with pytest.raises(UserError, match=r"^example 5 \(cat/1.png\) of the evaluation split is not an image"):
         list(experiment.eval_batches())
 
 
@@ -78,9 +78,9 @@ def test_mistakes_in_a_folder_are_answered_in_a_sentence(photos):
         return str(error.value)
 
     assert "config.data.dir = '': " not in sentence("/nowhere")
-    assert "config.data.dir = '' is no folder" in sentence("")
-    assert "config.data.dir = '/nowhere' is no folder" in sentence("/nowhere")
-    assert "config.data.eval_split = 'test' is no folder of" in sentence(split="test")
+    assert "config.data.dir = '' is not a folder" in sentence("")
+    assert "config.data.dir = '/nowhere' is not a folder" in sentence("/nowhere")
+    assert "config.data.eval_split = 'test' is not a folder of" in sentence(split="test")
     assert "which has train, val" in sentence(split="val[:1]")
     (photos / "val" / "dog").mkdir()
     assert "has the class 'dog' in only one of 'train' and 'val'" in sentence()
@@ -197,7 +197,7 @@ def test_mistakes_in_a_folder_without_splits_are_answered_in_a_sentence(unsplit)
         return str(error.value)
 
     assert (
-        f"config.data.train_split = 'train' is no folder of {unsplit}, which has classes, whose folders hold images "
+        f"config.data.train_split = 'train' is not a folder of {unsplit}, which has classes, whose folders hold images "
         "themselves (ant, bee, cat); --config.data.eval_share=0.2 keeps a fifth" in sentence(share=0.0)
     )
     assert "'val': with config.data.eval_share it must be 'train' or 'test'" in sentence(split="val")

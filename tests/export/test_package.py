@@ -266,7 +266,7 @@ def test_a_specialist_is_frozen_for_photographs(trained, trained_config, images,
     cv2.imwrite(str(tmp_path / "unknown" / "a.png"), images[0])
     assert "taking both stages' answers for true" in specialize_run(trained_config, str(trained), f"{tmp_path}/*/*")
     (tmp_path / "unknown" / "b.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"b.png is no image.*; 1 of 7 files of --specialize"):
+    with pytest.raises(UserError, match=r"b.png is not an image.*; 1 of 7 files of --specialize"):
         specialize_run(trained_config, str(trained), f"{tmp_path}/*/*")
     with pytest.raises(UserError, match="matches no files"):
         specialize_run(trained_config, str(trained), f"{tmp_path}/*.gif")

@@ -192,7 +192,7 @@ def test_the_command_line_predicts_without_the_data(trained, photos):
     code, printed, said = run(*config, "--config.data.dir=/nowhere", names)
     assert code == 1, said
     assert len(printed.splitlines()) == 4
-    assert f"error: {photos / 'c.jpg'} is no image" in said
+    assert f"error: {photos / 'c.jpg'} is not an image" in said
     # Without --config the run's own is taken; this one has a backbone that the tests alone know.
     code, _, said = run(names)
     assert code == 2

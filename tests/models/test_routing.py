@@ -192,7 +192,9 @@ def test_what_a_backbone_cannot_serve_is_named(all_kinds, changes, sentence):
         config_lib.validate(all_kinds)
 
 
-@pytest.mark.parametrize(("task", "sentence"), [("image", "is no integer feature"), ("label", "num_tasks = 2, but an")])
+@pytest.mark.parametrize(
+    ("task", "sentence"), [("image", "is not an integer feature"), ("label", "num_tasks = 2, but an")]
+)
 def test_a_task_that_the_data_does_not_have_is_named(all_kinds, task, sentence):
     all_kinds.model.update(routing="task", num_tasks=2)
     all_kinds.data.task = task

@@ -88,14 +88,14 @@ DAMAGES = {
     "manifest_folder": (directory, "manifest.json cannot be read"),
     "manifest_missing": (
         lambda folder: (folder / "manifest.json").unlink(),
-        "has no manifest.json, so it is no export",
+        "has no manifest.json, so it is not an export",
     ),
     "newer": (lambda folder: changed(folder, schema=2), "has schema 2, and this version reads 1; update basisnet_jax"),
     "older": (lambda folder: changed(folder, schema=None), "has schema None, .* run --mode=export again"),
     "no_files": (lambda folder: changed(folder, files=None), "manifest.json is damaged: it is not what --mode=export"),
     "no_input": (lambda folder: changed(folder, input={}), "manifest.json is damaged"),
     "side_is_text": (lambda folder: changed(folder, input=lambda x: {**x, "side": "8"}), "manifest.json is damaged"),
-    "no_rule": (lambda folder: changed(folder, rule=None), "knows no threshold; give one, or run --mode=evaluate"),
+    "no_rule": (lambda folder: changed(folder, rule=None), "has no threshold; give one, or run --mode=evaluate"),
     "rule_nan": (
         lambda folder: changed(folder, rule=lambda x: {**x, "threshold": float("nan")}),
         "has no exit rule that",

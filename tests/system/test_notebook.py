@@ -67,7 +67,7 @@ def test_it_runs_from_top_to_bottom_on_a_run_and_on_its_export(digits_run, monke
         assert "shuffle_layers" in said["evaluate"]
         assert (drawn["plots"], drawn["show"]) == (4, 1)
         assert re.search(r"a\.png +\d +\d\.\d+ +preview", said["classify"])
-        assert "c.png is no image" in said["classify"]
+        assert "c.png is not an image" in said["classify"]
         assert not said["install"]
         assert not said["train"]
 
