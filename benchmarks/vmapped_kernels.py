@@ -11,6 +11,7 @@ channels it does not compile there. openxla/xla#47945 is about grouped convoluti
 about their speed: it calls the result semantically correct.
 """
 
+import argparse
 import os
 import sys
 
@@ -33,6 +34,7 @@ def convolve(image_HxWxI: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
 
 def main() -> None:
     """Compares, prints, and ends with code 1 if a value is wrong."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     rng = np.random.default_rng(0)
     images_BxHxWxI = rng.normal(size=(16, 6, 6, 8)).astype(np.float32)
     kernels_BxIxO = rng.normal(size=(16, 8, 8)).astype(np.float32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from basisnet_jax.aot import batch_checks, compiling, hlo, topology
+from basisnet_jax.config import validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
@@ -238,6 +239,7 @@ def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
 
 
 def test_the_batch_of_a_chip(config):
+    config = validate(config)
     changed = compiling.with_batch(config, "train", 128, chips=256)
     assert (changed.batch_size, changed.eval.batch_size) == (128 * 256, 16)
     changed = compiling.with_batch(config, "eval", 128, chips=256)

@@ -123,7 +123,7 @@ def test_a_cache_is_the_teacher_and_goes_on_where_it_was_stopped(plain, tmp_path
     with pytest.raises(UserError, match=r"holds 0 of 3 files of teacher logits; make them .* --mode=teacher"):
         make_experiment(plain)
 
-    write, written = cache_teacher.write_file, []
+    write, written = teacher_logits.write_file, []
 
     def write_one(path, logits):
         if len(written) == 1:

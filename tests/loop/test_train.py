@@ -21,13 +21,13 @@ from basisnet_jax.evaluation.whole_split import evaluate
 from basisnet_jax.experiment import cost_table
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import checks, package
-from basisnet_jax.loop import train
+from basisnet_jax.loop import train, training_loop
 from basisnet_jax.loop.run_stats import RunStats
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.training import step
 from basisnet_jax.workdir import checkpoint, integrity
 from basisnet_jax.workdir.events import read_events
-from basisnet_jax.workdir.results import RunResults
+from basisnet_jax.workdir.results import FinalEvaluation, RunResults
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -104,8 +104,10 @@ def test_no_convolution_has_groups_that_grow_with_the_batch(config, what):
         batches = experiment.train_batches(0) if what == "train" else experiment.eval_batches()
         step = experiment.train_step() if what == "train" else experiment.eval_step()
         images = next(batches)
-        given = (images, experiment.schedule, None) if what == "train" else (np.float32(0.0), images)
-        traced = step.trace(experiment.abstract_state, *given)
+        if what == "train":
+            traced = step.trace(experiment.abstract_state, images, experiment.schedule, None)
+        else:
+            traced = step.trace(experiment.abstract_variables, np.float32(0.0), images)
         optimized = traced.lower().compile().as_text()
         for_tpu = traced.lower(lowering_platforms=("tpu",)).as_text()
         assert "convolution" in optimized
@@ -158,7 +160,7 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(train.RunStats, "add", add_and_stop)
         assert train.train(config, str(workdir)) is None
-        patch.setattr(train, "evaluate", die)
+        patch.setattr(training_loop, "evaluate", die)
         with pytest.raises(KilledError):
             train.train(config, str(workdir))
     assert not (workdir / "results.json").exists()
@@ -234,11 +236,13 @@ def test_a_run_that_is_refused_before_its_first_step_leaves_nothing_behind(confi
 
 def test_a_teacher_whose_weights_have_changed_is_refused(config, tmp_path):
     """By the fingerprint of its weights, as its name may be that of a folder in which training went on."""
-    experiment = types.SimpleNamespace(config=config, data=types.SimpleNamespace(facts=lambda: {"channels": 1}))
+    data = types.SimpleNamespace(facts=lambda: {"channels": 1})
+    experiment = types.SimpleNamespace(config=validate(config), data=data)
     for fingerprint in (None, "first", "first"):  # a run without one, then one that begins and one that is resumed
         experiment.teacher_fingerprint = fingerprint
         train._write_start(experiment, epath.Path(tmp_path))
-    config.distill.teacher, experiment.teacher_fingerprint = "runs/teacher", "second"
+    config.distill.teacher = "runs/teacher"
+    experiment.config, experiment.teacher_fingerprint = validate(config), "second"
     with pytest.raises(
         UserError, match=r"config.distill.teacher = 'runs/teacher' has other weights than when the run in"
     ):
@@ -265,12 +269,20 @@ def test_stats_of_another_version_is_read():
 
 def test_a_run_whose_first_step_was_its_only_one_is_summed_up():
     """It has no speed: the first step of each process is not timed."""
-    results = {
-        **{"step": 1, "train_seconds": 2.0, "images_per_second": None, "parameters": 7},
-        "madds": {"preview": 0, "synthesis": 0, "specialist": 9, "total": 9},
-        "eval": {"top1": 0.5, "top5": 1.0, "count": 4, "preview_top1": None},
-    }
-    assert results.summary(results).endswith("1 steps in 2 s")
+    results = RunResults(
+        config={},
+        step=1,
+        train_seconds=2.0,
+        skipped_steps=0,
+        recompilations=0,
+        images_per_second=None,
+        input_wait_share=None,
+        eval=FinalEvaluation(count=4, top1=0.5, top5=1.0, preview_top1=None, loss=0.1),
+        madds={"preview": 0, "synthesis": 0, "specialist": 9, "total": 9},
+        parameters=7,
+        versions={},
+    )
+    assert results.summary().endswith("1 steps in 2 s")
 
 
 def test_a_signal_in_compilation_or_in_mid_save_stops_the_run_as_any_other(config, tmp_path, monkeypatch):
@@ -380,9 +392,10 @@ def test_the_newest_and_the_best_checkpoints_are_kept(config, tmp_path):
         assert checkpoints.best_step() == 3
         _, account = checkpoints.restore(3, experiment.abstract_state)
         assert account == {"train_seconds": 3.0}
-        without_optimizer = dataclasses.replace(experiment.abstract_state, opt_state=())
-        model, _ = checkpoints.restore(3, without_optimizer)
-        assert jax.tree.structure(model) == jax.tree.structure(without_optimizer)
+        for like in (None, experiment.abstract_variables):
+            for ema in (True, False):
+                variables = checkpoints.restore_variables(3, ema=ema, like=like)
+                jax.tree.map(np.testing.assert_array_equal, variables, state.variables(ema=ema))
 
 
 def test_averages_and_weight_decay_follow_their_formulas(config):
