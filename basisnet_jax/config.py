@@ -4,6 +4,7 @@ A file in `configs/` starts from `default()` and changes what its run needs. `va
 which the code below is given. `python -m basisnet_jax.config` prints docs/settings.md.
 """
 
+import argparse
 import difflib
 from typing import Any, TypeAlias
 
@@ -125,4 +126,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m basisnet_jax.config", description="Prints docs/settings.md.").parse_args()
     print(page(), end="")

@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, a network small enough to train in one, and its config."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -88,3 +89,24 @@ def trained_config(config) -> ml_collections.ConfigDict:
     """The config that `trained` was trained with, for each test to change."""
     config.optimizer.learning_rate = TRAINED_RATE
     return config
+
+
+def run_results(**changes):
+    """The results of a run that nobody trained."""
+    from basisnet_jax.workdir.results import FinalEvaluation, RunResults
+
+    madds = {"preview": 0, "synthesis": 0, "specialist": 9, "total": 9}
+    results = RunResults(
+        config={},
+        step=1,
+        train_seconds=2.0,
+        skipped_steps=0,
+        recompilations=0,
+        images_per_second=None,
+        input_wait_share=None,
+        eval=FinalEvaluation(count=4, top1=0.5, top5=1.0, preview_top1=None, loss=0.1),
+        madds=madds,
+        parameters=7,
+        versions={},
+    )
+    return dataclasses.replace(results, **changes)

@@ -10,7 +10,8 @@ from etils import epath
 
 from basisnet_jax import compare
 from basisnet_jax.errors import UserError
-from basisnet_jax.workdir.results import FinalEvaluation, RunResults
+from basisnet_jax.workdir.results import FinalEvaluation
+from tests.conftest import run_results
 
 
 def finished(folder, seed, top1, routing="static", madds=100, split="test", data=(), classes=()):
@@ -19,18 +20,11 @@ def finished(folder, seed, top1, routing="static", madds=100, split="test", data
     config = {"seed": seed, "data": data, "model": {"routing": routing}}
     if classes:
         (folder / "data.json").write_text(json.dumps({"classes": classes}))
-    RunResults(
+    run_results(
         config=config,
-        step=10,
         train_seconds=10.0 * seed,
-        skipped_steps=0,
-        recompilations=0,
-        images_per_second=None,
-        input_wait_share=None,
         eval=FinalEvaluation(count=500, top1=top1, top5=1.0, preview_top1=None, loss=0.1),
         madds={"total": madds},
-        parameters=7,
-        versions={},
     ).save(epath.Path(folder))
     return folder
 

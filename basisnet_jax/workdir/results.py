@@ -61,10 +61,9 @@ class RunResults:
           OSError: the file is missing or cannot be read.
           ValueError: the file is not JSON, or holds something else.
         """
-        content = json.loads((folder / FILE).read_text())
         try:
-            return typed(cls, {**content, "eval": typed(FinalEvaluation, content["eval"])})
-        except (TypeError, KeyError) as error:
+            return typed(cls, json.loads((folder / FILE).read_text()))
+        except TypeError as error:
             raise ValueError(f"{folder / FILE} does not hold the results of a run: {error}") from None
 
     def save(self, folder: epath.Path) -> None:

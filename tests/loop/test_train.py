@@ -27,7 +27,8 @@ from basisnet_jax.models.stages import normalize
 from basisnet_jax.training import step
 from basisnet_jax.workdir import checkpoint, integrity
 from basisnet_jax.workdir.events import read_events
-from basisnet_jax.workdir.results import FinalEvaluation, RunResults
+from basisnet_jax.workdir.results import RunResults
+from tests.conftest import run_results
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -187,7 +188,7 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
 def test_a_finished_run_says_so_and_what_it_reached(config, trained_config, trained, monkeypatch, capsys):
     monkeypatch.setattr(train, "make_experiment", lambda *_: pytest.fail("nothing is opened, and nothing compiled"))
     results = train.train(trained_config, str(trained))
-    assert results == json.loads((trained / "results.json").read_text())
+    assert dataclasses.asdict(results) == json.loads((trained / "results.json").read_text())
     told = capsys.readouterr().out
     assert f"{trained}: this run was finished already, at step 16" in told
     assert f"--config.model.specialist.start_from={trained}" in told
@@ -269,20 +270,7 @@ def test_stats_of_another_version_is_read():
 
 def test_a_run_whose_first_step_was_its_only_one_is_summed_up():
     """It has no speed: the first step of each process is not timed."""
-    results = RunResults(
-        config={},
-        step=1,
-        train_seconds=2.0,
-        skipped_steps=0,
-        recompilations=0,
-        images_per_second=None,
-        input_wait_share=None,
-        eval=FinalEvaluation(count=4, top1=0.5, top5=1.0, preview_top1=None, loss=0.1),
-        madds={"preview": 0, "synthesis": 0, "specialist": 9, "total": 9},
-        parameters=7,
-        versions={},
-    )
-    assert results.summary().endswith("1 steps in 2 s")
+    assert run_results(step=1, train_seconds=2.0).summary().endswith("1 steps in 2 s")
 
 
 def test_a_signal_in_compilation_or_in_mid_save_stops_the_run_as_any_other(config, tmp_path, monkeypatch):

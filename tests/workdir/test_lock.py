@@ -16,6 +16,7 @@ from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
 from basisnet_jax.workdir import integrity, lock
+from tests.conftest import run_results
 
 HOLD = """
 import sys, time
@@ -171,18 +172,18 @@ def test_a_finished_run_is_known_by_its_results_and_its_last_checkpoint(tmp_path
     folder, config = epath.Path(tmp_path), config_lib.default()
     assert lock.finished(config, folder) is None
     files.write(folder / "config.json", config.to_json())
-    files.write(folder / "results.json", '{"step": 20}')
+    run_results(step=20).save(folder)
     assert lock.finished(config, folder) is None
     (folder / "checkpoints" / "20").mkdir(parents=True)
     integrity.write_checksums(folder / "checkpoints" / "20")
-    assert lock.finished(config, folder) == {"step": 20}
+    assert lock.finished(config, folder) == run_results(step=20)
     (folder / "checkpoints" / "21").mkdir()
     integrity.write_checksums(folder / "checkpoints" / "21")
     assert lock.finished(config, folder) is None
     for damaged in ("{", "[]", "7"):
         files.write(folder / "results.json", damaged)
         assert lock.finished(config, folder) is None
-    files.write(folder / "results.json", '{"step": 21}')
+    run_results(step=21).save(folder)
     config.seed = 1
     with pytest.raises(UserError, match="seed was 0 and is 1"):
         lock.finished(config, folder)
