@@ -94,7 +94,7 @@ def test_stdout_ends_with_the_process():
 
 RECORDS = """
 import logging, types
-from basisnet_jax import terminal
+from basisnet_jax.host import terminal
 from absl import logging as absl_logging
 noise.log_own_lines(terminal.log)
 def record(name, path, level, text):
@@ -112,7 +112,7 @@ absl_logging.info('somebody else')
 
 
 def test_the_converters_own_warnings_are_dropped():
-    code = "from basisnet_jax import terminal\nimport warnings\nnoise.log_own_lines(terminal.log)\n"
+    code = "from basisnet_jax.host import terminal\nimport warnings\nnoise.log_own_lines(terminal.log)\n"
     for module in ("tensorflow.lite.python.interpreter", "tf2onnx.tfonnx", "basisnet_jax.train"):
         code += f"warnings.warn_explicit('of {module}', UserWarning, 'a.py', 1, {module!r})\n"
     assert stderr_of(code) == ["a.py:1: UserWarning: of basisnet_jax.train"]
