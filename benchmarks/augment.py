@@ -29,14 +29,14 @@ AUGMENTATIONS: dict[str, Augment] = {
 
 
 def photographs(count: int) -> list[np.ndarray]:
-    """Blurred noise, uint8[224, 224, 3]: photographs' smoothness, without their files."""
+    """Returns blurred noise, uint8[224, 224, 3]: photographs' smoothness, without their files."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
     return [cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for image in small]
 
 
 def augment_all(change: Augment, images: list[np.ndarray]) -> None:
-    """Each image in its own way; with the making of its generator, as in the pipeline."""
+    """Augments each image in its own way, its random generator made as in the pipeline."""
     for position, image in enumerate(images):
         change(image, np.random.default_rng((0, position)))
 

@@ -93,7 +93,7 @@ def _top1(answers, labels_N, classes):
 
 
 def table(places, count) -> str:
-    """The mean over places of each network, and in how many of them the one that is frozen there is better."""
+    """Returns the mean over places of each network, and in how many places the one frozen there is better."""
     lines = [f"{len(places)} places, {count} images reported on"]
     lines.append(f"{'':24}{'top-1':>10}{'frozen here better, worse':>28}{'among its classes':>20}{'better, worse':>16}")
     for name in places[0]["top1"]:

@@ -45,35 +45,35 @@ SKIPPED_WORDS = ("emoji", "symbol", "dingbat", "barcode", "icon", "ornament", "b
 
 
 def span(first: int, last: int) -> str:
-    """The characters from one code point to another, both included."""
+    """Returns the characters from one code point to another, both included."""
     return "".join(chr(code) for code in range(first, last + 1))
 
 
 def without(characters: str, left_out: str) -> str:
-    """The characters that are not in `left_out`."""
+    """Returns the characters that are not in `left_out`."""
     return "".join(character for character in characters if character not in left_out)
 
 
 def rows(codec: str, first: int, last: int) -> list[str]:
-    """The characters of some rows of a 94 x 94 character set, in its order."""
+    """Returns the characters of some rows of a 94 x 94 character set, in its order."""
     pairs = [bytes([row + 0xA0, cell + 0xA0]) for row in range(first, last + 1) for cell in range(1, 95)]
     return [text for text in (pair.decode(codec, "ignore") for pair in pairs) if text]
 
 
 def spread(characters: list[str], count: int) -> str:
-    """`count` of the characters, evenly spread over their order."""
+    """Returns `count` of the characters, evenly spread over their order."""
     return "".join(characters[index * len(characters) // count] for index in range(count))
 
 
 def common_han() -> list[str]:
-    """What is common in China, Taiwan and Japan: in the first level of all three national character sets."""
+    """Returns the characters that are in the first level of the national character sets of China, Taiwan and Japan."""
     trails = [*range(0x40, 0x7F), *range(0xA1, 0xFF)]
     big5 = {bytes([lead, trail]).decode("big5", "ignore") for lead in range(0xA4, 0xC7) for trail in trails}
     return sorted(set(rows("gb2312", 16, 55)) & set(rows("euc_jp", 16, 47)) & big5)
 
 
 def candidates() -> dict[str, str]:
-    """{script: characters}. Of two that are drawn alike, the earlier one becomes the class."""
+    """Returns {script: characters}. Of two that are drawn alike, the earlier one becomes the class."""
     return {
         "digit": "0123456789",
         "latin": span(0x41, 0x5A) + span(0x61, 0x7A) + "ßæœøđłþð",
@@ -101,7 +101,7 @@ def candidates() -> dict[str, str]:
 
 
 def read_packages(debs: str, root: str) -> dict[str, dict]:
-    """{package: version, licence, font files below the root}."""
+    """Returns {package: version, licence, font files below the root}."""
     packages = {}
     for deb in sorted(pathlib.Path(debs).glob("*.deb")):
         words = subprocess.run(["dpkg-deb", "--show", deb], capture_output=True, text=True, check=True).stdout.split()
@@ -115,7 +115,7 @@ def read_packages(debs: str, root: str) -> dict[str, dict]:
 
 
 def licence(text: str) -> str:
-    """The licences that a package's copyright file names, those of its Debian packaging included."""
+    """Returns the licences that a package's copyright file names, those of its Debian packaging included."""
     fields = re.findall(r"^License: *(\S[^\n]*)$", text, re.MULTILINE)
     if fields:
         return ", ".join(dict.fromkeys(" ".join(field.split()) for field in fields))[:120]
@@ -136,7 +136,7 @@ def licence(text: str) -> str:
 
 
 def open_all(packages: dict[str, dict], root: str, wanted: set[str]) -> Iterator[Face]:
-    """The faces of all packages that are not symbols; of each family the first few."""
+    """Returns the faces of all packages that are not symbols; of each family the first few."""
     for package, entry in packages.items():
         families: dict[str, list[Face]] = collections.defaultdict(list)
         for file in sorted(
@@ -156,12 +156,12 @@ def open_all(packages: dict[str, dict], root: str, wanted: set[str]) -> Iterator
 
 
 def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """float32[len(a), len(b)]: bits that differ."""
+    """Returns float32[len(a), len(b)]: bits that differ."""
     return a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - 2 * a @ b.T
 
 
 def merge(faces: list[Face], classes: list[tuple[str, str]]) -> dict[str, str]:
-    """{character: the earlier one that it is drawn like}, by one face of `FACES_TO_MERGE_BY`.
+    """Returns {character: the earlier character that is drawn like it}, by one face of `FACES_TO_MERGE_BY`.
 
     Only characters of different scripts and the two cases of a letter are compared: within a script, characters that
     differ by a dot are none the less different.
@@ -197,7 +197,7 @@ def merge(faces: list[Face], classes: list[tuple[str, str]]) -> dict[str, str]:
 def unrecognized(
     faces: list[Face], classes: list[tuple[str, str]], drawings: list[list[Drawing]]
 ) -> dict[tuple[int, str], float]:
-    """{(face, script): share of its characters that the nearest drawing of another package tells}, where too small."""
+    """Returns {(face, script): share of characters that another package's nearest drawing tells}, where too small."""
     bits, labels, packages = [], [], []
     for label, found in enumerate(drawings):
         step = max(1, len(found) // 8)
@@ -272,7 +272,7 @@ def write(
 
 
 def _json(values: dict, indent: int) -> str:
-    """A JSON object with one line a key."""
+    """Returns a JSON object with one line a key."""
     lines = [f"{' ' * indent}{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in values.items() if v]
     return "{\n" + ",\n".join(lines) + "\n" + " " * (indent - 1) + "}"
 

@@ -23,7 +23,7 @@ from basisnet_jax.models.stages import normalize
 
 
 def inference_call(model: BasisNet, batch: int, devices: int = 1) -> Callable[[], object]:
-    """A call that classifies a batch."""
+    """Returns a call that classifies a batch."""
     devices_mesh = mesh.make_mesh(jax.devices()[:devices])
     images = jax.device_put(rivals.batch_of(batch)["image"], mesh.batch_sharding(devices_mesh))
     one_image = normalize(rivals.batch_of(1)["image"])

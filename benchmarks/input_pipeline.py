@@ -56,7 +56,7 @@ class Memory:
 
 
 def our_batches(jpegs: list[bytes], threads: int, workers: int) -> Iterator[Any]:
-    """What training reads."""
+    """Yields the batches that training reads."""
     from absl import flags
 
     from basisnet_jax.data import pipeline, preprocess
@@ -78,7 +78,7 @@ def our_batches(jpegs: list[bytes], threads: int, workers: int) -> Iterator[Any]
 
 
 def tf_data_batches(jpegs: list[bytes], threads: int) -> Iterator[Any]:
-    """The same in tf.data, as the MobileNet and MnasNet trainers have it: crop fused into decoding, bilinear resize."""
+    """Yields the same from tf.data, as the MobileNet and MnasNet trainers have it: crop and decoding fused."""
     import tensorflow as tf
 
     def prepare(encoded: Any) -> Any:
@@ -104,7 +104,7 @@ def tf_data_batches(jpegs: list[bytes], threads: int) -> Iterator[Any]:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and its living children, so far."""
+    """Returns User and system time of this process and its living children, so far."""
     own = os.times()
     total, ticks = own.user + own.system, os.sysconf("SC_CLK_TCK")
     for child in multiprocessing.active_children():

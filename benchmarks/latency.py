@@ -42,7 +42,7 @@ PAPERS_EXIT_RATE = 0.388  # at which 290M multiply-adds become the paper's 198M 
 
 
 def drawn(config: str, **changes: Any) -> tuple[BasisNet, Any]:
-    """A network, with weights of about the size that initialization gives them, and biases that are not zero."""
+    """Returns a network with random weights of about the initial size, and biases that are not zero."""
     model_config = importlib.import_module(f"configs.{config}").get_config().model
     model_config.update(dtype="float32", tpu_kernels=False, **changes)
     model = make_model(model_config, CLASSES)
@@ -58,7 +58,7 @@ def drawn(config: str, **changes: Any) -> tuple[BasisNet, Any]:
 
 
 def synthesis_alone(model: BasisNet, variables: Any, rows: int) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-    """coefficients_1xLxN -> all kernels."""
+    """Returns a function: coefficients_1xLxN -> all kernels."""
     params = flatten_dict(folding.fold_batch_norm(model, variables)["params"]["specialist"], sep="/")
     vectors = routing.coefficient_vectors(model.synthesized, model.granularity)
     return lambda coefficients_1xLxN: tuple(
@@ -120,7 +120,7 @@ class Loaded:
 
 
 def contestants(folder: pathlib.Path, kind: str) -> dict[str, Callable[[], object]]:
-    """What is timed, of one kind of files."""
+    """Returns the calls to time for one kind of files."""
     rng = np.random.default_rng(0)
     image = {"image": rng.integers(0, 256, (1, SIDE, SIDE, 3)).astype(np.float32)}
     calls: dict[str, Callable[[], object]] = {

@@ -33,7 +33,7 @@ MODES = ("forward", "training")
 
 
 def layers() -> dict[str, tuple[int, int, int, int, int]]:
-    """{name: (side of the image, input channels, output channels or 0 if depthwise, side of the kernel, stride)}."""
+    """Returns {name: (image side, input channels, output channels or 0 if depthwise, kernel side, stride)}."""
     found, side = {}, 112
 
     def pointwise(inputs: int, outputs: int) -> None:
@@ -57,7 +57,7 @@ def synthesized(x, bases, coefficients, stride):
 
 
 def static(x, bases, coefficients, stride):
-    """One kernel for all images: the first basis."""
+    """Returns a static convolution: one kernel for all images, the first basis."""
     return rivals.convolution(x, bases[0], 1) if bases.ndim == 3 else synthesis.static_depthwise(x, bases[0], stride)
 
 
@@ -65,7 +65,7 @@ FORMS = {"synthesized": synthesized, "static": static, "vmapped": rivals.vmapped
 
 
 def jax_call(form: Callable[..., jax.Array], mode: str, arrays: list[np.ndarray], dy: np.ndarray, stride: int):
-    """A call of a JAX form that returns when its work is done."""
+    """Returns a call of a JAX form that returns when its work is done."""
 
     @jax.jit
     def run(inputs, dy):
@@ -79,7 +79,7 @@ def jax_call(form: Callable[..., jax.Array], mode: str, arrays: list[np.ndarray]
 
 
 def torch_call(mode: str, arrays: list[np.ndarray], dy: np.ndarray, stride: int):
-    """The same for PyTorch."""
+    """Returns a call of a PyTorch form that returns when its work is done."""
     import torch
     from torch.nn import functional
 
@@ -118,7 +118,7 @@ def torch_call(mode: str, arrays: list[np.ndarray], dy: np.ndarray, stride: int)
 def contestants(
     layer: tuple[int, int, int, int, int], mode: str, forms: list[str], batch: int, num_bases: int
 ) -> dict[str, Callable[[], Any]]:
-    """{form: call}, all on the same numbers, and checked to compute the same where they should."""
+    """Returns {form: call}, all on the same numbers, and checks that they compute the same where they should."""
     side, inputs, outputs, kernel, stride = layer
     rng, out_side = np.random.default_rng(0), -(-side // stride)
     shape = (inputs, outputs) if outputs else (kernel, kernel, inputs)

@@ -30,24 +30,24 @@ SIDE = 112  # of what the first block sees
 
 
 def taps(x, kernel_KxKxC, stride):
-    """Depthwise convolution as a sum of shifted images."""
+    """Computes a depthwise convolution as a sum of shifted images."""
     return taps_lib.depthwise(x, kernel_KxKxC[None], stride, "same")
 
 
 def convolution(x, kernel, stride):
-    """As LiteRT's own operator."""
+    """Computes a depthwise convolution by LiteRT's own operator."""
     if kernel.shape[0] == kernel.shape[1] and kernel.shape[-1] == x.shape[-1] and kernel.ndim == 3:
         return synthesis.xla_depthwise(x, kernel[None], stride, "same")
     return lax.conv_general_dilated(x, kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def product(x, kernel_IxO, stride):
-    """Pointwise convolution as a product of matrices."""
+    """Computes a pointwise convolution as a product of matrices."""
     return (x.reshape(-1, x.shape[-1]) @ kernel_IxO).reshape(*x.shape[:3], -1)
 
 
 def swapped(x, kernel_IxO, stride):
-    """The same from the other side, so that the image is packed and the kernel is not: channels first."""
+    """Computes the product with swapped sides, channels first: the image is packed, and the kernel is not."""
     return kernel_IxO.T @ x.reshape(-1, x.shape[-1]).T
 
 
@@ -58,7 +58,7 @@ FORMS: dict[str, dict[str, Form]] = {
 
 
 def layers() -> dict[tuple[str, tuple[int, ...], tuple[int, ...], int], int]:
-    """{(kind, image, kernel, stride): how often}."""
+    """Returns {(kind, image, kernel, stride): how often}."""
     counts: collections.Counter[tuple[str, tuple[int, ...], tuple[int, ...], int]] = collections.Counter()
     side = SIDE
     for _, inputs, block in ARCHITECTURES["mobilenet_v3_large"].named_blocks():
@@ -73,7 +73,7 @@ def layers() -> dict[tuple[str, tuple[int, ...], tuple[int, ...], int], int]:
 
 
 def loaded(form: Form, stride: int, image: np.ndarray, kernel: np.ndarray, constant: bool) -> Callable[[], None]:
-    """A file of one layer."""
+    """Returns a file of one layer, loaded."""
     given = {"image": image} if constant else {"image": image, "kernel": kernel}
     weights = [jnp.asarray(kernel)] if constant else []
     shapes = {name: array.shape for name, array in given.items()}

@@ -37,14 +37,14 @@ class TensorType(ctypes.Structure):
 
 
 def call(name: str, *arguments: Any) -> None:
-    """A function of the library; raises if it does not say that all is well."""
+    """Calls a function of the library, and raises if the function reports an error."""
     status = getattr(LIBRARY, name)(*arguments)
     if status:
         raise RuntimeError(f"{name} gives status {status}")
 
 
 def made(name: str, *arguments: Any) -> Handle:
-    """What a function of the library returns in its last argument."""
+    """Returns the value that a function of the library writes to its last argument."""
     handle = Handle()
     call(name, *arguments, ctypes.byref(handle))
     return handle
@@ -58,7 +58,7 @@ def add_options(options: Handle, name: bytes, toml: bytes) -> None:
 
 
 def buffers(environment: Handle, model: Handle, compiled: Handle, kind: str) -> tuple[ctypes.c_size_t, Any]:
-    """(how many, array of buffers) of kind 'Input' or 'Output', filled with numbers between 0 and 1."""
+    """Returns (how many, array of buffers) of kind 'Input' or 'Output', filled with numbers between 0 and 1."""
     first, count = ctypes.c_size_t(0), ctypes.c_size_t()
     signature = made("LiteRtGetModelSignature", model, first)
     call(f"LiteRtGetNumSignature{kind}s", signature, ctypes.byref(count))
@@ -78,7 +78,7 @@ def buffers(environment: Handle, model: Handle, compiled: Handle, kind: str) -> 
 
 
 def profile(path: pathlib.Path, runs: int) -> tuple[dict[str, float], dict[str, float]]:
-    """({operator: ms a run}, {operator: how many})."""
+    """Returns ({operator: ms a run}, {operator: how many})."""
     environment = made("LiteRtCreateEnvironment", 0, None)
     model = made("LiteRtCreateModelFromFile", environment, str(path).encode())
     options = made("LiteRtCreateOptions")

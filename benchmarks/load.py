@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def row_of(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Of a part of the run: its first step, the median of memory, and the fewest of the rest, as between two saves."""
+    """Returns a row for a part of the run: first step, median memory, the fewest of the rest between two saves."""
     fewest = {name: min(x[name] for x in samples) for name in samples[0]}
     return {**fewest, "memory_mb": statistics.median(x["memory_mb"] for x in samples)}
 
@@ -79,7 +79,7 @@ def watch(scratch: pathlib.Path, steps: int) -> list[dict[str, float]]:
 
 
 def look(pid: int, workdir: pathlib.Path) -> dict[str, float] | None:
-    """Resident memory, threads and open files of a process, and files in its workdir; None where it has just ended."""
+    """Returns a process's memory, threads, open files and workdir's files; None where it has just ended."""
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
         memory, threads = (int(re.findall(rf"{name}:\s+(\d+)", status)[0]) for name in ("VmRSS", "Threads"))

@@ -102,7 +102,7 @@ def _folder(package: str) -> pathlib.Path:
 def _crop(
     photo: Image.Image, side: int, rng: np.random.Generator, least: float = 0.5, most: float = 0.95
 ) -> Image.Image:
-    """A random crop of a share of a photograph's sides, by default of half to nearly all, perhaps mirrored."""
+    """Crops a random part of a photograph, by default half to nearly all of each side, and perhaps mirrors it."""
     width, height = (round(size * rng.uniform(least, most)) for size in photo.size)
     left, top = rng.integers(photo.width - width + 1), rng.integers(photo.height - height + 1)
     crop = photo.crop((left, top, left + width, top + height))
@@ -112,7 +112,7 @@ def _crop(
 
 
 def _write_train(path: pathlib.Path, draw: dict[str, Callable[[], Image.Image]], count: int) -> int:
-    """An archive of an archive for each class."""
+    """Writes an archive that holds an archive for each class."""
     classes = {x: {f"{x}_{i + 1}": _encoded(crop(), "JPEG") for i in range(count)} for x, crop in draw.items()}
     for name, kind in ODD.items():
         image = next(iter(draw.values()))()
@@ -129,7 +129,7 @@ def _write_train(path: pathlib.Path, draw: dict[str, Callable[[], Image.Image]],
 
 
 def _write_validation(path: pathlib.Path, draw: dict[str, Callable[[], Image.Image]], count: int) -> int:
-    """TFDS gives the i-th name of the archive the i-th official label, so what lies between is an empty folder."""
+    """Writes the validation archive. TFDS gives name i the official label i: empty folders fill the gaps."""
     labels = (_folder("tensorflow_datasets") / "datasets/imagenet2012/validation_labels.txt").read_text().split()
     left = dict.fromkeys(draw, count)
     with tarfile.open(path, "w") as archive:

@@ -43,7 +43,7 @@ class Runs:
         self.scratch = scratch
 
     def start(self, workdir: pathlib.Path, processes: int, devices: int, *settings: str) -> list[subprocess.Popen]:
-        """One run; process i writes to workdir.i."""
+        """Starts the processes of one run; process i writes to workdir.i."""
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
@@ -65,7 +65,7 @@ class Runs:
         return started
 
     def finish(self, name: str, processes: int, devices: int, *settings: str) -> pathlib.Path:
-        """One run to its end; its workdir."""
+        """Runs one run to its end, and returns its workdir."""
         workdir = self.scratch / name
         for number, process in enumerate(self.start(workdir, processes, devices, *settings)):
             if process.wait():
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def compared(runs: Runs, one: pathlib.Path, processes: int, devices: int, fsdp: int) -> list[float]:
-    """The relative differences of a layout, as named above."""
+    """Returns the relative differences of a layout, as named above."""
     settings = (f"--config.mesh.fsdp={fsdp}",)
     many = runs.finish(f"many{processes}{devices}{fsdp}", processes, devices, *settings)
     alone = runs.finish(f"alone{processes}{devices}{fsdp}", 1, processes * devices, *settings)
@@ -114,7 +114,7 @@ def compared(runs: Runs, one: pathlib.Path, processes: int, devices: int, fsdp: 
 
 
 def difference(ours: pathlib.Path, theirs: pathlib.Path, name: str) -> float:
-    """Largest relative difference of two runs' curves."""
+    """Returns largest relative difference of two runs' curves."""
     from basisnet_jax.workdir.events import read_events
 
     curves = [read_events(run / "events")[name] for run in (ours, theirs)]
@@ -145,7 +145,7 @@ def lose_one() -> list[tuple[float, int, str]]:
 
 
 def said(log: str) -> str:
-    """The sentence that a process ended with: ours, or JAX's."""
+    """Returns the sentence that a process ended with: ours, or JAX's."""
     lines = [x for x in log.splitlines() if x.startswith("error: ") or "another task died" in x]
     return lines[-1][:160] if lines else "nothing"
 

@@ -31,14 +31,14 @@ def convolution(x_BxHxWxI: jax.Array, kernel: jax.Array, stride: int) -> jax.Arr
 
 
 def vmapped(x_BxHxWxI: jax.Array, bases: jax.Array, coefficients_BxN: jax.Array, stride: int = 1) -> jax.Array:
-    """A convolution of each image with its own kernel, by `jax.vmap`: one group an image."""
+    """Convolves each image with its own kernel by `jax.vmap`: one group an image."""
     one_image = jax.vmap(lambda image, kernel: convolution(image[None], kernel, stride)[0])
     return one_image(x_BxHxWxI, synthesis.combine(coefficients_BxN, bases))
 
 
 @contextlib.contextmanager
 def layers_of(form: str) -> Iterator[None]:
-    """What is traced in here has 'ours', 'vmapped' synthesized layers, or static depthwise ones of 'xla'."""
+    """Traces the context with 'ours' or 'vmapped' synthesized layers, or static depthwise ones of 'xla'."""
     replaced = {
         "ours": {},
         "vmapped": {
@@ -54,7 +54,7 @@ def layers_of(form: str) -> Iterator[None]:
 
 
 def network(num_bases: int, preview: str = "tiny") -> BasisNet:
-    """MobileNetV3-Large at 224, all bottlenecks synthesized from N bases, or static where N is 0.
+    """Returns MobileNetV3-Large at 224, all bottlenecks synthesized from N bases, or static where N is 0.
 
     Args:
       num_bases: N.
@@ -78,7 +78,7 @@ def run_once(function: Callable[[], Any]) -> Any:
 
 
 def batch_of(images: int) -> dict[str, jax.Array]:
-    """A batch as the training step takes it."""
+    """Returns a batch as the training step takes it."""
     rng = jax.random.key(0)
     return {
         "image": jax.random.randint(rng, (images, SIDE, SIDE, 3), 0, 256).astype(jnp.uint8),

@@ -21,7 +21,7 @@ import timing
 
 
 def child(config_file: str, started: float) -> dict[str, float]:
-    """{phase: seconds}, in this process, which was started at that time of the monotonic clock."""
+    """Returns {phase: seconds} of this process, which was started at that time of the monotonic clock."""
     phases, mark = {}, started
 
     def done(phase: str) -> None:
@@ -60,7 +60,7 @@ def child(config_file: str, started: float) -> dict[str, float]:
 
 
 def phases_of(config_file: str, environment: dict[str, str]) -> dict[str, float]:
-    """{phase: seconds} of a fresh process, and their sum."""
+    """Returns {phase: seconds} of a fresh process, and their sum."""
     arguments = [sys.executable, __file__, "--config", config_file, "--child", str(time.monotonic())]
     printed = subprocess.run(arguments, env=environment, check=True, capture_output=True, text=True).stdout
     phases = json.loads(printed.splitlines()[-1])

@@ -38,13 +38,13 @@ TURNED_LONG = TURNED | {"epochs": 3.0, "warm_start_epochs": 0.75, "schedule.warm
 
 
 def both(name: str, what: str, overrides: Mapping[str, Any]) -> dict[str, tuple[str, str, Mapping[str, Any]]]:
-    """A row of either side under another recipe."""
+    """Makes a row of either side under another recipe."""
     sides = {"static": STATIC, "preview_n4": PREVIEW}
     return {f"{side}_{name}": (what, config, overrides) for side, config in sides.items()}
 
 
 def bases(number: int, width: float, preview_width: float, preview_resolution: int) -> Mapping[str, Any]:
-    """N bases, and widths that make the multiply-adds those of the static network, within 2%."""
+    """Makes a row with N bases, and with widths that keep the multiply-adds within 2% of the static network's."""
     preview = {"model.preview.width": preview_width, "model.preview.resolution": preview_resolution}
     return {"model.num_bases": number, "model.specialist.width": width, **preview}
 
@@ -90,7 +90,7 @@ class Run:
         return self.out / f"{self.row}{f'-rate{self.rate}' if self.rate else ''}-{self.seed}"
 
     def command(self, mode: str) -> list[str]:
-        """What trains or evaluates it."""
+        """Returns the command that trains or evaluates the run."""
         _, config, overrides = ROWS[self.row]
         fields = {"seed": self.seed, **overrides}
         if self.rate:
@@ -110,7 +110,7 @@ class Run:
 
 
 def measured(workdir: pathlib.Path) -> dict[str, float]:
-    """An evaluated run's figures: 'madds', 'top1', and of two stages 'preview', 'curve', 'class_share', 'lost_60%', ...
+    """Returns a run's figures: 'madds', 'top1', and of two stages 'preview', 'curve', 'class_share', 'lost_60%', ...
 
     'curve' is top-1 averaged over all exit rates, by the criterion that is best on the other half. What early
     termination loses is in top-1 on the half of the images that no threshold was chosen on.
@@ -137,7 +137,7 @@ def measured(workdir: pathlib.Path) -> dict[str, float]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Markdown: a line a row, the mean over its seeds and their sample standard deviation."""
+    """Returns Markdown: a line for each row, the mean over its seeds and their sample standard deviation."""
     columns = ["top1", "preview", "curve", *(f"lost_{share:.0%}" for share in SHARES), "class_share"]
     lost = (f"lost at {share:.0%} of the MAdds" for share in SHARES)
     titles = ["top-1", "preview", "mean over exit rates", *lost, "class share"]
@@ -157,7 +157,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def main() -> int:
-    """The command line; 1 if a run failed."""
+    """Runs the command line; returns 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", nargs="?", default="rows", choices=["rows", "run", "commands", "table"])
     parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")

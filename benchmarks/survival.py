@@ -148,20 +148,20 @@ def survive(
 
 
 def entries(diary: pathlib.Path) -> list[tuple[float, str, str]]:
-    """(time, what began, more on it) of a diary; a last line that is not whole is left out."""
+    """Returns (time, what began, more on it) of a diary; a last line that is not whole is left out."""
     lines = diary.read_text().split("\n")[:-1] if diary.exists() else []
     return [(float(when), phase, detail) for when, phase, detail in (line.split(" ", 2) for line in lines)]
 
 
 def durations(workdir: pathlib.Path) -> dict[str, float]:
-    """Median seconds of each phase of a run's first life."""
+    """Returns median seconds of each phase of a run's first life."""
     noted = [x for x in entries(workdir.with_suffix(".diary") / "00") if x[1] not in ("batch", "from")]
     pairs = list(itertools.pairwise([*noted, (noted[-1][0] + 1.0, "end", "")]))
     return {phase: statistics.median(b[0] - a[0] for a, b in pairs if a[1] == phase) for phase in (*PHASES, "finish")}
 
 
 def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
-    """What differs between two finished runs: arrays of the state, figures of the result, points of the curves."""
+    """Lists the differences of two finished runs: arrays of the state, figures of the result, points of the curves."""
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
@@ -188,7 +188,7 @@ def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
 
 
 def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """(step, digest) of every batch that any life of a run took."""
+    """Returns (step, digest) of every batch that any life of a run took."""
     for diary in workdir.with_suffix(".diary").glob("[0-9][0-9]"):
         for _, phase, detail in entries(diary):
             if phase == "batch":
@@ -197,7 +197,7 @@ def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 
 def digest(batch: dict[str, Any]) -> str:
-    """Of all that is in a batch."""
+    """Returns the digest of everything in a batch."""
     import numpy as np
 
     found = hashlib.sha256()
@@ -207,7 +207,7 @@ def digest(batch: dict[str, Any]) -> str:
 
 
 def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
-    """`python -m basisnet_jax.main` with these arguments, which notes what it begins."""
+    """Runs `python -m basisnet_jax.main` with these arguments, and notes what it begins."""
     file = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(phase: str, detail: object = "") -> None:

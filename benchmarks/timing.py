@@ -44,12 +44,12 @@ def interleaved(
 
 
 def ratio(times: Mapping[str, list[float]], of: str, to: str) -> float:
-    """Median over the rounds of one contestant's time over another's."""
+    """Returns median over the rounds of one contestant's time over another's."""
     return statistics.median(a / b for a, b in zip(times[of], times[to], strict=True))
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """{name: median over the rounds}."""
+    """Returns {name: median over the rounds}."""
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -60,7 +60,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def machine() -> str:
-    """What the figures are of."""
+    """Describes the machine and the versions that the figures are of."""
     return f"{platform.machine()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
 
 

@@ -38,7 +38,7 @@ ROWS = [f"{what}-{how}" for what in ("train", "inference") for how in ("static",
 
 
 def executed_bundles(listing: str) -> int:
-    """Instruction bundles that a kernel executes: those of loops as often as their exit tests say."""
+    """Returns instruction bundles that a kernel executes: those of loops as often as their exit tests say."""
     trips: dict[str, int] = {}
     for match in re.finditer(r"%(\w+) = scmp\.ge\.s32\.totalorder [^;]*?, (\d+) /\* loop exit test", listing):
         trips[match[1]] = int(match[2])
@@ -59,7 +59,7 @@ def executed_bundles(listing: str) -> int:
 
 
 def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, tuple]:
-    """(jitted step, the shapes of its arguments) of a row."""
+    """Returns (jitted step, the shapes of its arguments) of a row."""
     what, how = row.split("-", 1)
     table = architectures.MOBILENET_V3_LARGE
     table = dataclasses.replace(table, blocks=tuple(table.blocks[index] for index in blocks))
@@ -102,7 +102,7 @@ def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, 
 
 
 def estimate(step: Callable, arguments: tuple, chip: Chip, dumped: pathlib.Path) -> dict[str, float]:
-    """The figures of one row."""
+    """Returns the figures of one row."""
     start = time.monotonic()
     compiled = step.lower(*arguments).compile()
     seconds = time.monotonic() - start

@@ -78,7 +78,7 @@ class FashionMnistTurned(tfds.core.GeneratorBasedBuilder, skip_registration=True
 
 
 def main() -> int:
-    """The command line; 2 if Fashion-MNIST is not prepared."""
+    """Runs the command line; returns 2 if Fashion-MNIST is not prepared."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="", help="where TFDS keeps prepared data (default: TFDS's own)")
     options = parser.parse_args()

@@ -38,7 +38,7 @@ BOTH, PREVIEW, SPECIALIST = "always both", "preview", "specialist"
 
 
 def make_classifier(config: str, channels: int, classes: int) -> TwoStageClassifier:
-    """A classifier with random weights, its stages as `TwoStageClassifier.from_checkpoint` makes them."""
+    """Returns a classifier with random weights, its stages as `TwoStageClassifier.from_checkpoint` makes them."""
     settings = importlib.import_module(f"configs.{config}").get_config().model
     settings.dtype = "float32"
     model, side = make_model(settings, classes), settings.specialist.resolution
