@@ -65,7 +65,7 @@ RUNS = (
 )
 # Python of the pages that runs in the same checkout afterwards, in this folder.
 SNIPPETS = (
-    ("from basisnet_jax.inference.jax_classifier import TwoStageClassifier", "."),
+    ("from basisnet_jax.inference import TwoStageClassifier", "."),
     ('from_export("runs/digits/export")  # or with threshold=0.9', "."),
     ('cv2.imread("photo.jpg"', "."),
     ('with open("preview.stablehlo", "rb") as file:', "runs/digits/export"),
@@ -73,8 +73,9 @@ SNIPPETS = (
 
 
 def test_every_command_has_a_rule():
-    for command in doc_commands.commands():
-        rule_of(command)
+    rules = [rule_of(command) for command in doc_commands.commands()]
+    assert len(rules) > 100, "the pages' commands are not found any more"
+    assert all(map(callable, rules))
 
 
 def test_every_command_that_is_run_stands_in_a_page():
@@ -170,8 +171,10 @@ def rule_of(command: Command) -> Callable[[Command], None]:
 
 
 def test_every_command_passes_its_rule():
-    for command in doc_commands.commands():
+    commands = doc_commands.commands()
+    for command in commands:
         rule_of(command)(command)
+    assert len(commands) > 100, "the pages' commands are not found any more"
 
 
 # What `python` is called with
