@@ -23,8 +23,8 @@ from basisnet_jax.evaluation.coefficient_plot import draw_coefficients
 from basisnet_jax.evaluation.coefficients import CoefficientSums
 from basisnet_jax.evaluation.early_exit import Candidate
 from basisnet_jax.evaluation.plots import Network, Picture
-from basisnet_jax.evaluation.predictions import Predictions, predict, summarize
 from basisnet_jax.evaluation.results import Best, Criterion, EarlyTermination, EvaluationResults, ExitPoint, Half
+from basisnet_jax.evaluation.whole_split import Predictions, predict, summarize
 from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.export import package

@@ -1,13 +1,12 @@
 """An evaluation's results: `evaluation/results.json` as dataclasses, and the lines to print."""
 
 import dataclasses
-import json
 from typing import Any, Self
 
 from etils import epath
 
 from basisnet_jax.host import files, tables
-from basisnet_jax.host.records import typed
+from basisnet_jax.host.records import read
 from basisnet_jax.serving.exit_rule import ChosenRule
 
 FILE = "results.json"
@@ -104,16 +103,8 @@ class EvaluationResults:
 
     @classmethod
     def load(cls, folder: epath.Path) -> Self:
-        """Reads the results in an evaluation's folder.
-
-        Raises:
-          OSError: the file is missing or cannot be read.
-          ValueError: the file is not JSON, or does not hold an evaluation's results.
-        """
-        try:
-            return typed(cls, json.loads((folder / FILE).read_text()))
-        except TypeError as error:
-            raise ValueError(f"{folder / FILE} does not hold the results of an evaluation: {error}") from None
+        """Reads the results in an evaluation's folder. Raises OSError or ValueError, see `records.read`."""
+        return read(cls, folder / FILE)
 
     def save(self, folder: epath.Path) -> None:
         """Writes the results into an evaluation's folder. Raises OSError if they cannot be written."""

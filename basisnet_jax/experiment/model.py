@@ -16,7 +16,7 @@ def make_model(config: ModelSettings, num_classes: int) -> BasisNet:
     dtype = jnp.dtype(config.dtype)
 
     def backbone(settings: BackboneSettings) -> Backbone:
-        return Backbone(_architecture(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
+        return Backbone(architecture_of(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
 
     specialist = backbone(config.specialist)
     if config.routing == "static":
@@ -51,7 +51,8 @@ def make_model(config: ModelSettings, num_classes: int) -> BasisNet:
     return BasisNet(specialist, routing=route)
 
 
-def _architecture(settings: BackboneSettings) -> Architecture:
+def architecture_of(settings: BackboneSettings) -> Architecture:
+    """Returns the table of a backbone at its width and with its publisher's conventions."""
     table = scaled(ARCHITECTURES[settings.backbone], settings.width)
     return published_by(table, settings.conventions) if settings.conventions else table
 

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from basisnet_jax.config import validate, with_defaults
 from basisnet_jax.data.preprocess import EvalCrop
 from basisnet_jax.errors import UserError
-from basisnet_jax.experiment.model import _architecture, eval_crop, make_model
+from basisnet_jax.experiment.model import architecture_of, eval_crop, make_model
 from basisnet_jax.host import files
 from basisnet_jax.models.architectures import ARCHITECTURES, scaled
 from basisnet_jax.models.basisnet import BasisNet, Variables
@@ -136,7 +136,7 @@ def starting_weights(stage: str, settings: BackboneSettings) -> list[Variables]:
             return trained.variables
         name = f"{settings.backbone} of width {settings.width:g}"
         variables = pretrained.load_file(
-            files.absolute(source), _architecture(settings), name, stage, settings.conventions != ""
+            files.absolute(source), architecture_of(settings), name, stage, settings.conventions != ""
         )
         return {collection: {"specialist": tree} for collection, tree in variables.items()}
 

@@ -1,6 +1,7 @@
 """JSON objects as typed dataclasses."""
 
 import dataclasses
+import json
 import types
 import typing
 from typing import Any, TypeVar
@@ -23,6 +24,23 @@ def typed(kind: type[T], content: Any) -> T:
         raise TypeError(f"{kind.__name__} is not an object")
     kinds = {field.name: field.type for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: _value(name, kinds.get(name), value) for name, value in content.items()})
+
+
+def read(kind: type[T], path: Any) -> T:
+    """Reads a dataclass from a JSON file, as `typed` makes it.
+
+    Args:
+      kind: the dataclass.
+      path: the file, a path of pathlib or epath.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: the file is not JSON, or holds something else.
+    """
+    try:
+        return typed(kind, json.loads(path.read_text()))
+    except TypeError as error:
+        raise ValueError(f"{path} does not hold {kind.__name__}: {error}") from None
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:

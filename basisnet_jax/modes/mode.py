@@ -62,7 +62,7 @@ class Mode:
 
     Attributes:
       help: what the mode does, in a few words.
-      examples: command lines after `python -m basisnet_jax.main`.
+      examples: command lines after `PROGRAM`.
       run: executes the mode, and returns the exit code. It imports its own modules, so other modes start without them.
       flags: the mode's own flags.
       check: raises UserError if the flags' values do not fit; called before slow work starts.
@@ -81,10 +81,13 @@ class Mode:
     keeps_programs: bool = True
 
 
+PROGRAM = "python -m basisnet_jax.main"
+
+
 def next_command(mode: str, workdir: str, *arguments: str) -> str:
     """Returns a line that proposes the next mode to run on a workdir."""
     words = " ".join([f"--mode={mode}", f"--workdir={shlex.quote(workdir)}", *arguments])
-    return f"next: python -m basisnet_jax.main {words}"
+    return f"next: {PROGRAM} {words}"
 
 
 PROCESSES = (

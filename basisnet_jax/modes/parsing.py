@@ -11,10 +11,9 @@ from ml_collections import config_flags
 from basisnet_jax.errors import UserError
 from basisnet_jax.host.command_line import on_one_line
 from basisnet_jax.modes import MODES, config_files
-from basisnet_jax.modes.mode import Command, read_flags
+from basisnet_jax.modes.mode import PROGRAM, Command, read_flags
 
 _TITLE = "Trains, evaluates, uses and exports two-stage image classifiers (BasisNet)."
-PROGRAM = "python -m basisnet_jax.main"
 _NO_CONFIG = (
     "--config is missing; give a file of configs/, as in --config=configs/digits.py, or the --workdir of a run, which "
     "has its own."

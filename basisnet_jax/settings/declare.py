@@ -1,7 +1,6 @@
 """How a setting is declared, once, as a field of a typed dataclass.
 
-From a declaration come the ConfigDict that users see, its validation, the typed object that
-the code below is given, and the page docs/settings.md.
+The ConfigDict that users see, its validation, the typed settings and the page docs/settings.md come from it.
 """
 
 import dataclasses
@@ -118,11 +117,11 @@ def from_config(kind: type[T], config: Mapping[str, Any], prefix: str = "") -> T
 
     Args:
       kind: the settings dataclass.
-      config: a ConfigDict with its fields.
+      config: a ConfigDict with its fields, which has checked their types.
       prefix: of the fields' names in sentences.
 
     Raises:
-      UserError: a field is missing, not finite, of another type, or breaks its rule; the sentence names it.
+      UserError: a field is missing, is not finite, or breaks its rule; the sentence names the field.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]

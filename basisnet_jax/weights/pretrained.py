@@ -159,7 +159,7 @@ def _convert(arrays: dict[str, np.ndarray], table: Architecture, publisher: str,
     wanted = flatten_dict(shapes, sep="/")
     for path in sorted(wanted, key=lambda path: order[name_of(path)]):
         name, shape = names[name_of(path)], wanted[path].shape
-        array = _take(arrays, name, _file_shapes(shape, name_of(path)[0], naming.outputs_first), trouble)
+        array = take(arrays, name, _file_shapes(shape, name_of(path)[0], naming.outputs_first), trouble)
         if naming.outputs_first and array.ndim > 1:
             array = np.moveaxis(array, (0, 1), (-1, -2))
         flat[path] = array.reshape(shape).astype(np.float32, copy=False)
@@ -186,7 +186,7 @@ def _file_shapes(shape: tuple[int, ...], layer: str, outputs_first: bool) -> lis
     return [shape]
 
 
-def _take(arrays: Mapping[str, Any], name: str, shapes: Sequence[tuple[int, ...]], trouble: str) -> Any:
+def take(arrays: Mapping[str, Any], name: str, shapes: Sequence[tuple[int, ...]], trouble: str) -> Any:
     """Returns the array of that name and one of those shapes. Raises UserError with the mismatch or a near name."""
     candidate = arrays.get(name)
     if candidate is not None and candidate.shape in shapes:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from basisnet_jax.models.basisnet import Variables
-from basisnet_jax.weights.pretrained import _take
+from basisnet_jax.weights.pretrained import take
 
 
 def start_stage(
@@ -44,7 +44,7 @@ def start_stage(
         is_bases = path.endswith("/bases") and path not in flat_sources[0]
         name, shape = (f"{path.removesuffix('bases')}kernel", leaf.shape[1:]) if is_bases else (path, leaf.shape)
         copies = [
-            jnp.asarray(_take(source, name, [shape], f"source {number} does not fit the {stage}"), leaf.dtype)
+            jnp.asarray(take(source, name, [shape], f"source {number} does not fit the {stage}"), leaf.dtype)
             for number, source in enumerate(flat_sources)
         ]
         if is_bases:

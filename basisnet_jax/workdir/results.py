@@ -1,13 +1,12 @@
 """Results of a finished run: `results.json`, typed, and the lines that are printed."""
 
 import dataclasses
-import json
 from typing import Any, Self
 
 from etils import epath
 
 from basisnet_jax.host import files
-from basisnet_jax.host.records import typed
+from basisnet_jax.host.records import read
 
 FILE = "results.json"
 
@@ -55,16 +54,8 @@ class RunResults:
 
     @classmethod
     def load(cls, folder: epath.Path) -> Self:
-        """Reads the results of a run's folder.
-
-        Raises:
-          OSError: the file is missing or cannot be read.
-          ValueError: the file is not JSON, or holds something else.
-        """
-        try:
-            return typed(cls, json.loads((folder / FILE).read_text()))
-        except TypeError as error:
-            raise ValueError(f"{folder / FILE} does not hold the results of a run: {error}") from None
+        """Reads the results in a run's folder. Raises OSError or ValueError, see `records.read`."""
+        return read(cls, folder / FILE)
 
     def save(self, folder: epath.Path) -> None:
         """Writes the results into a run's folder. Raises OSError if they cannot be written."""

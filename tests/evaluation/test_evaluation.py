@@ -12,8 +12,8 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation.of_run import evaluate_run
-from basisnet_jax.evaluation.predictions import predict
 from basisnet_jax.evaluation.results import EvaluationResults
+from basisnet_jax.evaluation.whole_split import predict
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.models.ablations import ABLATIONS, random_cycle
 from basisnet_jax.workdir.checkpoint import restore_model

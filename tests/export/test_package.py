@@ -26,7 +26,7 @@ from basisnet_jax.experiment.model import make_model
 from basisnet_jax.export import checks, package, stablehlo
 from basisnet_jax.export.folded import Network
 from basisnet_jax.export.freeze import mean_coefficients, specialize_run
-from basisnet_jax.inference.jax_classifier import TwoStageClassifier
+from basisnet_jax.inference import TwoStageClassifier
 from basisnet_jax.models import folding
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule

@@ -17,10 +17,9 @@ from etils import epath
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import early_exit
 from basisnet_jax.evaluation.of_run import evaluate_run
-from basisnet_jax.evaluation.predictions import predict as predict_split
+from basisnet_jax.evaluation.whole_split import predict as predict_split
 from basisnet_jax.experiment.run import make_experiment
-from basisnet_jax.inference import batching, image_files, jax_classifier, trained_run
-from basisnet_jax.inference.jax_classifier import TwoStageClassifier
+from basisnet_jax.inference import TwoStageClassifier, batching, image_files, jax_classifier, trained_run
 from basisnet_jax.training.losses import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
 from tests.conftest import TRAINED_RATE, save_untrained

@@ -11,8 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from basisnet_jax import config as config_lib
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation.predictions import predict, summarize
-from basisnet_jax.evaluation.whole_split import evaluate
+from basisnet_jax.evaluation.whole_split import evaluate, predict, summarize
 from basisnet_jax.experiment.model import make_model, model_cost
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.models import routing

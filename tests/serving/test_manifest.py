@@ -11,8 +11,8 @@ import pytest
 
 from basisnet_jax import runtime
 from basisnet_jax.errors import UserError
+from basisnet_jax.inference import TwoStageClassifier
 from basisnet_jax.inference.image_files import predict_files
-from basisnet_jax.inference.jax_classifier import TwoStageClassifier
 from basisnet_jax.serving.exit_rule import ExitRule
 from basisnet_jax.serving.manifest import Manifest, file_facts
 from tests.serving.test_exit_rule import CHOSEN
