@@ -15,7 +15,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.host import noise
 from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 from basisnet_jax.serving.exit_rule import ExitRule, softmax, threshold_rule
-from basisnet_jax.serving.manifest import Manifest
+from basisnet_jax.serving.manifest import Export
 from basisnet_jax.serving.tflite import LiteRTStage
 
 
@@ -84,20 +84,20 @@ class TwoStageClassifier:
           UserError: the folder is not an export or is damaged, has no such files, or has no rule and no threshold is
             given.
         """
-        manifest = Manifest.load(folder)
-        names = manifest.stages(suffix)
-        rule = _rule(manifest, threshold, list(names.values())) if "preview" in names else ExitRule()
-        classes = manifest.classes()
-        stages = {stage: _loaded(manifest, name, threads) for stage, name in names.items()}
-        _check_shapes(manifest, len(classes), stages)
+        export = Export.open(folder)
+        names, image, madds = export.stages(suffix), export.manifest.input, export.manifest.madds
+        rule = _rule(export, threshold, list(names.values())) if "preview" in names else ExitRule()
+        classes = export.classes()
+        stages = {stage: _loaded(export, name, threads) for stage, name in names.items()}
+        _check_shapes(export, len(classes), stages)
         return cls(
             first_stage=stages.get("preview"),
             second_stage=stages["specialist"],
             rule=rule,
-            cost=_Madds(manifest.preview_madds, manifest.total_madds),
+            cost=_Madds(madds["preview"], madds["total"]),
             classes=classes,
-            side=manifest.side,
-            channels=manifest.channels,
+            side=image.side,
+            channels=image.channels,
         )
 
     def classify(self, images_BxHxWxC: np.ndarray) -> Answers:
@@ -143,43 +143,44 @@ class TwoStageClassifier:
         return list(function(*arrays_Bx))
 
 
-def _rule(manifest: Manifest, threshold: float | None, names: Sequence[str]) -> ExitRule:
+def _rule(export: Export, threshold: float | None, names: Sequence[str]) -> ExitRule:
     """Returns the rule to use. Raises UserError if there is no rule, or no rule for these files."""
     if threshold is not None:
         return threshold_rule(threshold)
-    if manifest.rule is None:
+    if export.manifest.rule is None:
         raise UserError(
-            f"the export in {manifest.folder} has no threshold; give one, or run --mode=evaluate "
-            f"--workdir={manifest.folder}, which chooses it."
+            f"the export in {export.folder} has no threshold; give one, or run --mode=evaluate "
+            f"--workdir={export.folder}, which chooses it."
         )
-    manifest.check_rule(names)
-    return manifest.rule.rule
+    export.check_rule(names)
+    return export.manifest.rule.rule
 
 
-def _loaded(manifest: Manifest, name: str, threads: int) -> LiteRTStage:
-    content = manifest.read(name)
+def _loaded(export: Export, name: str, threads: int) -> LiteRTStage:
+    content = export.read(name)
     try:
         return LiteRTStage(content, threads)
     except (ValueError, RuntimeError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise UserError(f"{manifest.folder / name} cannot be run by LiteRT ({reason}); export again.") from None
+        raise UserError(f"{export.folder / name} cannot be run by LiteRT ({reason}); export again.") from None
 
 
-def _check_shapes(manifest: Manifest, classes: int, stages: Mapping[str, LiteRTStage]) -> None:
+def _check_shapes(export: Export, classes: int, stages: Mapping[str, LiteRTStage]) -> None:
     """Raises UserError if a file's inputs and outputs are not what the manifest and the other file say."""
-    image: dict[str, tuple[int, ...]] = {"image": (manifest.batch, manifest.side, manifest.side, manifest.channels)}
-    logits: dict[str, tuple[int, ...]] = {"logits": (manifest.batch, classes)}
+    taken = export.manifest.input
+    image: dict[str, tuple[int, ...]] = {"image": (taken.batch, taken.side, taken.side, taken.channels)}
+    logits: dict[str, tuple[int, ...]] = {"logits": (taken.batch, classes)}
     coefficients: dict[str, tuple[int, ...]] = {}
     for name, stage in stages.items():
         if name == "preview":
             vectors = stage.outputs.get("coefficients", ())
-            coefficients = {"coefficients": (manifest.batch, *vectors[1:])}
+            coefficients = {"coefficients": (taken.batch, *vectors[1:])}
             expected = image, {**logits, **coefficients}
         else:
             expected = {**image, **coefficients}, logits
         if (stage.inputs, stage.outputs) != expected:
             raise UserError(
-                f"the {name} in {manifest.folder} has inputs {stage.inputs} and outputs {stage.outputs}, and the "
+                f"the {name} in {export.folder} has inputs {stage.inputs} and outputs {stage.outputs}, and the "
                 f"manifest and labels.txt say {expected[0]} and {expected[1]}; export again."
             )
 

@@ -110,3 +110,25 @@ def run_results(**changes):
         versions={},
     )
     return dataclasses.replace(results, **changes)
+
+
+def make_manifest(**changes):
+    """Returns the manifest of an export of nothing, with other values where given."""
+    from basisnet_jax.serving.manifest import Accuracy, Data, Input, Manifest, file_facts
+
+    image = Input(8, 1, "gray", 1, {"tflite": "float32"}, "none", None, "none", "ignored", None)
+    manifest = Manifest(
+        step=0,
+        input=image,
+        outputs={},
+        madds={"preview": 1, "total": 2},
+        parameters=0,
+        files={},
+        labels=file_facts(b""),
+        data=Data("digits", "train"),
+        config={},
+        versions={},
+        accuracy=Accuracy("no images", {}),
+        warnings=[],
+    )
+    return dataclasses.replace(manifest, **changes)

@@ -32,7 +32,7 @@ from basisnet_jax.host import compilation_cache, distributed, files, terminal, v
 from basisnet_jax.inference import trained_run
 from basisnet_jax.models.stages import Stages
 from basisnet_jax.serving.exit_rule import FILE, NEVER, ChosenRule, Provenance
-from basisnet_jax.serving.manifest import Manifest
+from basisnet_jax.serving.manifest import Export
 from basisnet_jax.settings.declare import as_json, fail
 from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.losses import is_correct
@@ -133,8 +133,9 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Prove
         return stage(*(np.asarray(array_Bx) for array_Bx in arrays_Bx if array_Bx is not None))
 
     first = functools.partial(on_host, classifier.first_stage) if classifier.first_stage else None
-    manifest = Manifest.load(os.fspath(folder))
-    hashes = {name: manifest.files[name].sha256 for name in manifest.stages().values()}
+    export = Export.open(os.fspath(folder))
+    manifest = export.manifest
+    hashes = {name: manifest.files[name].sha256 for name in export.stages().values()}
     exported = manifest.config["eval"]  # the exported weights do not depend on the current config
     provenance = dataclasses.replace(
         trained_run.provenance_of(experiment.config, experiment.data.name, manifest.step, hashes),

@@ -1,50 +1,48 @@
 """Describes an export in words: the lines to print, and model_card.md."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from basisnet_jax.host import tables
 from basisnet_jax.serving.exit_rule import ChosenRule
+from basisnet_jax.serving.manifest import Manifest
 
 
-def _files(manifest: dict[str, Any]) -> list[tuple[str, int, float]]:
-    return [(name, item["bytes"], item["worst_relative_error"]) for name, item in manifest["files"].items()]
+def _files(manifest: Manifest) -> list[tuple[str, int, float]]:
+    return [(name, facts.bytes, facts.worst_relative_error or 0.0) for name, facts in manifest.files.items()]
 
 
-def _accuracy(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    """Returns (network or format, text with its top-1 figures) for each; top-1 is from 0 to 1."""
+def _accuracy(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns (network or format, text with its top-1 figures) for each."""
     rows = []
-    for name, figures in manifest["accuracy"].items():
-        if not isinstance(figures, dict):
-            continue
-        stages = [f"{key.removesuffix('_top1')} {value:.4f}" for key, value in figures.items() if key.endswith("top1")]
-        if "two_stages" in figures:
-            both = figures["two_stages"]
+    for name, reached in manifest.accuracy.top1.items():
+        stages = [f"specialist {reached.specialist:.4f}"]
+        if reached.preview is not None:
+            stages.append(f"preview {reached.preview:.4f}")
+        if both := reached.two_stages:
             stages.append(
-                f"both with early termination {both['top1']:.4f} ({both['exit_rate']:.1%} exit, {both['madds']:,.0f} "
+                f"both with early termination {both.top1:.4f} ({both.exit_rate:.1%} exit, {both.madds:,.0f} "
                 "multiply-adds on average)"
             )
         rows.append((name, ", ".join(stages)))
     return rows
 
 
-def summary(out: str, manifest: dict[str, Any]) -> str:
+def summary(out: str, manifest: Manifest) -> str:
     """Returns the lines to print about the export in the folder `out`."""
     files = [("file", "bytes", "worst error")]
     files += [(name, f"{size:,}", f"{error:.1e}") for name, size, error in _files(manifest)]
     accuracy = [(f"  {name}", what) for name, what in _accuracy(manifest)]
-    lines = [*tables.align(files), f"top-1 on {manifest['accuracy']['images']}:", *tables.align(accuracy, left=(0, 1))]
-    lines += [f"warning: {sentence}." for sentence in manifest["warnings"]]
-    if "preview" in manifest["outputs"]:
-        lines.append(_rule(manifest["rule"]))
+    lines = [*tables.align(files), f"top-1 on {manifest.accuracy.images}:", *tables.align(accuracy, left=(0, 1))]
+    lines += [f"warning: {sentence}." for sentence in manifest.warnings]
+    if "preview" in manifest.outputs:
+        lines.append(_rule(manifest.rule))
     return "\n".join([*lines, f"{out}: the files, labels.txt, model_card.md, manifest.json"])
 
 
-def _rule(content: dict[str, Any] | None) -> str:
+def _rule(chosen: ChosenRule | None) -> str:
     """Returns a sentence on which images the preview answers alone, and on how that rule was chosen."""
-    if not content:
+    if not chosen:
         return "No threshold was chosen: run --mode=evaluate on this folder."
-    chosen = ChosenRule.from_json(content, "the manifest")
     rule, was = chosen.rule, chosen.provenance
     text = (
         f"An image is answered by the preview alone where its {rule.criterion} at temperature {rule.temperature:.4g} "
@@ -62,37 +60,37 @@ def _rule(content: dict[str, Any] | None) -> str:
     )
 
 
-def model_card(manifest: dict[str, Any], classes: Sequence[str]) -> str:
+def model_card(manifest: Manifest, classes: Sequence[str]) -> str:
     """Returns Markdown for readers who have the files without the run."""
-    model, data, shape = manifest["config"]["model"], manifest["data"], manifest["input"]
+    model, data, image = manifest.config["model"], manifest.data, manifest.input
     shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-    madds = {name: count for name, count in manifest["madds"].items() if count}
+    madds = {name: count for name, count in manifest.madds.items() if count}
     lines = [
-        f"# {model['specialist']['backbone']} for {data['name']}",
+        f"# {model['specialist']['backbone']} for {data.name}",
         "",
         f"A classifier of {len(classes)} classes ({shown}), trained with basisnet_jax "
-        f"{manifest['versions']['basisnet_jax']} on `{data['name']}`, split `{data['train_split']}`, "
-        f"{manifest['step']} steps. Routing: {manifest.get('frozen', model['routing'])}.",
+        f"{manifest.versions['basisnet_jax']} on `{data.name}`, split `{data.train_split}`, "
+        f"{manifest.step} steps. Routing: {manifest.frozen or model['routing']}.",
         "",
         "## Input",
         "",
-        f"{shape['color']} pixels from 0 to 255, {shape['layout']}, {shape['side']} x {shape['side']} x "
-        f"{shape['channels']}; .tflite and .onnx take float32, .stablehlo uint8. Crop: {shape['crop']}. "
-        f"Resizing: {shape['resize']}. EXIF orientation: {shape['exif_orientation']}.",
-        *(["", f"The preview's small image is {shape['preview_image']}."] if shape["preview_image"] else []),
+        f"{image.color} pixels from 0 to 255, {image.layout}, {image.side} x {image.side} x "
+        f"{image.channels}; .tflite and .onnx take float32, .stablehlo uint8. Crop: {image.crop}. "
+        f"Resizing: {image.resize}. EXIF orientation: {image.exif_orientation}.",
+        *(["", f"The preview's small image is {image.preview_image}."] if image.preview_image else []),
         "",
         "## Cost",
         "",
         ", ".join(f"{name} {count:,}" for name, count in madds.items())
-        + f" multiply-adds an image; {manifest['parameters']:,} parameters.",
-        *(["", _rule(manifest["rule"])] if "preview" in madds else []),
+        + f" multiply-adds an image; {manifest.parameters:,} parameters.",
+        *(["", _rule(manifest.rule)] if "preview" in madds else []),
         "",
         "## Accuracy",
         "",
-        f"Top-1 on {manifest['accuracy']['images']}:",
+        f"Top-1 on {manifest.accuracy.images}:",
         "",
         *(f"- {name}: {what}" for name, what in _accuracy(manifest)),
-        *(f"- **Warning**: {sentence}." for sentence in manifest["warnings"]),
+        *(f"- **Warning**: {sentence}." for sentence in manifest.warnings),
         "",
         "| file | bytes | worst error, of an image's largest logit, against the trained network |",
         "|---|---|---|",

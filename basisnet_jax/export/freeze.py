@@ -8,7 +8,6 @@ the result with the uniform average of the bases.
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,11 +18,12 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
 from basisnet_jax.export.folded import Network
-from basisnet_jax.export.package import describe, lost_accuracy, open_network, write
+from basisnet_jax.export.package import describe, open_network, write
 from basisnet_jax.host import terminal
 from basisnet_jax.inference.image_files import READ_AT_ONCE, read_images
 from basisnet_jax.models import folding
 from basisnet_jax.serving.formats import check_installed
+from basisnet_jax.serving.manifest import Accuracy, Top1
 from basisnet_jax.settings.groups import Settings
 from basisnet_jax.workdir.run_folder import without_folders
 
@@ -89,16 +89,13 @@ def _specialize(config: Settings, workdir: str, pattern: str, progress: terminal
     labels_N = _labels(files, opened.classes)
     truth_N = full.specialist.argmax(-1) if labels_N is None else labels_N
     truth = "" if labels_N is not None else ", taking both stages' answers for true"
-    reached = {name: {"top1": float((x.specialist.argmax(-1) == truth_N).mean())} for name, x in answers.items()}
-    shown = without_folders(pattern)
-    manifest: dict[str, Any] = {
-        **describe(opened, here, contents, logits),
-        "rule": None,
-        "frozen": f"none, frozen for {len(files)} images of {shown}",
-        "coefficients": coefficients_LxN.tolist(),
-        "accuracy": {"images": f"{len(files)} images of {shown}{truth}", **reached},
-        "warnings": list(lost_accuracy(reached["frozen here"], {name: reached[name] for name in formats})),
-    }
+    reached = {name: Top1(float((x.specialist.argmax(-1) == truth_N).mean())) for name, x in answers.items()}
+    photos = f"{len(files)} images of {without_folders(pattern)}"
+    manifest = dataclasses.replace(
+        describe(opened, here, contents, logits, Accuracy(photos + truth, reached), own="frozen here"),
+        frozen=f"none, frozen for {photos}",
+        coefficients=coefficients_LxN.tolist(),
+    )
     shown = os.path.join(workdir, "specialized")
     return write(opened.folder / "specialized", contents, manifest, opened.classes, shown=shown)
 

@@ -6,8 +6,7 @@
 import dataclasses
 import importlib.metadata
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -25,9 +24,21 @@ from basisnet_jax.host import terminal, versions
 from basisnet_jax.inference.trained_run import OpenedRun, open_trained, rule_of
 from basisnet_jax.models.cost import Cost
 from basisnet_jax.serving import exit_rule
-from basisnet_jax.serving import manifest as manifest_lib
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule
 from basisnet_jax.serving.formats import FORMATS, check_installed
+from basisnet_jax.serving.manifest import (
+    CARD,
+    LABELS,
+    NAME,
+    Accuracy,
+    Data,
+    Export,
+    Input,
+    Manifest,
+    Top1,
+    TwoStages,
+    file_facts,
+)
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.losses import is_correct
@@ -73,13 +84,11 @@ def _export(config: Settings, workdir: str, threshold: float | None, progress: t
     files, logits = convert_and_check(network, config.export.formats, batches(), images, progress)
     labels_N = np.concatenate(labels)
     rule, cost = chosen.rule if chosen else None, cost_of(network)
-    reached = {name: accuracy(x, labels_N, rule, cost) for name, x in logits.items()}
-    manifest = {
-        **describe(opened, network, files, logits),
-        "rule": chosen.to_json() if chosen else None,
-        "accuracy": {"images": f"{len(labels_N)} of {opened.data_name} {config.data.eval_split}", **reached},
-        "warnings": list(lost_accuracy(reached["jax"], {name: reached[name] for name in config.export.formats})),
-    }
+    reached = Accuracy(
+        f"{len(labels_N)} of {opened.data_name} {config.data.eval_split}",
+        {name: top1(x, labels_N, rule, cost) for name, x in logits.items()},
+    )
+    manifest = dataclasses.replace(describe(opened, network, files, logits, reached), rule=chosen)
     return write(opened.folder / "export", files, manifest, opened.classes, shown=os.path.join(workdir, "export"))
 
 
@@ -103,37 +112,37 @@ def cost_of(network: Network) -> Cost:
     return model_cost(network.model, network.side, network.channels)
 
 
-def accuracy(logits: Logits, labels_N: np.ndarray, rule: ExitRule | None, cost: Cost) -> dict[str, Any]:
+def top1(logits: Logits, labels_N: np.ndarray, rule: ExitRule | None, cost: Cost) -> Top1:
     """Computes the top-1 of each stage, and of both stages together if there is a rule."""
     correct_N = is_correct(logits.specialist, labels_N)
-    figures: dict[str, Any] = {"specialist_top1": float(correct_N.mean())}
     if logits.preview is None:
-        return figures
+        return Top1(float(correct_N.mean()))
     preview_correct_N = is_correct(logits.preview, labels_N)
-    figures["preview_top1"] = float(preview_correct_N.mean())
+    both = None
     if rule:
         exits_N = rule.exits(logits.preview)
-        figures["two_stages"] = {
-            "top1": float(np.where(exits_N, preview_correct_N, correct_N).mean()),
-            "exit_rate": float(exits_N.mean()),
-            "madds": float(cost.average(exits_N.mean())),
-        }
-    return figures
+        both = TwoStages(
+            top1=float(np.where(exits_N, preview_correct_N, correct_N).mean()),
+            exit_rate=float(exits_N.mean()),
+            madds=float(cost.average(exits_N.mean())),
+        )
+    return Top1(float(correct_N.mean()), float(preview_correct_N.mean()), both)
 
 
-def lost_accuracy(own: Mapping[str, Any], formats: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def lost_accuracy(own: Top1, formats: Mapping[str, Top1]) -> Iterator[str]:
     """Yields a sentence for each format that loses more than MAX_LOSS of the network's own top-1.
 
     Args:
-      own: the network's figures from `accuracy`.
-      formats: {format: its figures}.
+      own: the network's top-1.
+      formats: {format: its top-1}.
     """
-    for name, figures in formats.items():
-        for key, what in (("specialist_top1", "specialist"), ("preview_top1", "preview"), ("top1", "specialist")):
-            if key in own and own[key] - figures[key] > MAX_LOSS:
+    for name, reached in formats.items():
+        for stage in ("specialist", "preview"):
+            before, after = getattr(own, stage), getattr(reached, stage)
+            if before is not None and before - after > MAX_LOSS:
                 yield (
-                    f"{what}.{name} loses {100 * (own[key] - figures[key]):.1f} points of top-1: {figures[key]:.4f}, "
-                    f"and the network has {own[key]:.4f}"
+                    f"{stage}.{name} loses {100 * (before - after):.1f} points of top-1: {after:.4f}, and the network "
+                    f"has {before:.4f}"
                 )
 
 
@@ -145,53 +154,65 @@ def _rule(opened: OpenedRun, threshold: float | None) -> ChosenRule | None:
 
 
 def describe(
-    opened: OpenedRun, network: Network, files: Mapping[str, bytes], logits: Mapping[str, Logits]
-) -> dict[str, Any]:
-    """Returns the entries that every `manifest.json` has."""
+    opened: OpenedRun,
+    network: Network,
+    files: Mapping[str, bytes],
+    logits: Mapping[str, Logits],
+    accuracy: Accuracy,
+    own: str = "jax",
+) -> Manifest:
+    """Describes an export's network and files.
+
+    Args:
+      opened: the run.
+      network: the network that was exported.
+      files: {name: content} of the stages' files.
+      logits: of the network ('jax') and of each format.
+      accuracy: of the network and of each format.
+      own: the network's name in `accuracy`.
+
+    Returns:
+      The manifest, without the rule.
+    """
     crop, cost = eval_crop(opened.config.data), cost_of(network)
     share = None if crop.padding is None else network.side / (network.side + crop.padding)
+    formats = [name for name in logits if name != "jax"]
     errors = {
-        f"{stage}.{name}": error
-        for name in logits
-        if name != "jax"
-        for stage, error, _ in differences(logits["jax"], logits[name])
+        f"{stage}.{name}": error for name in formats for stage, error, _ in differences(logits["jax"], logits[name])
     }
-    packages = {package for name in logits for package in (FORMATS[name].packages if name in FORMATS else ())}
-    preview = network.model.preview
-    return {
-        "schema": manifest_lib.SCHEMA,
-        "step": opened.step,
-        "computes_in": "float32",  # whatever dtype the run was trained in; quantized files excepted
-        "input": {
-            "side": network.side,
-            "channels": network.channels,
-            "layout": "NHWC",
-            "color": "RGB" if network.channels == 3 else "gray",
-            "range": [0, 255],  # the files contain the networks' normalization of pixels
-            "dtype": {"tflite": "float32", "onnx": "float32", "stablehlo": "uint8"},
-            "batch": {"tflite": network.batch, "onnx": network.batch, "stablehlo": "any"},
-            "crop": "none; all of the image, squeezed to a square"
+    packages = {package for name in formats for package in FORMATS[name].packages}
+    small = network.model.preview_resolution
+    return Manifest(
+        step=opened.step,
+        input=Input(
+            side=network.side,
+            channels=network.channels,
+            color="RGB" if network.channels == 3 else "gray",
+            batch=network.batch,
+            dtype={"tflite": "float32", "onnx": "float32", "stablehlo": "uint8"},
+            crop="none; all of the image, squeezed to a square"
             if share is None
             else f"the central square of {share:.4f} of the shorter side",
-            "crop_share": share,
-            "resize": "a JPEG of at least 2, 4 or 8 times the size is decoded at 1/2, 1/4 or 1/8 of it; then area if "
+            crop_share=share,
+            resize="a JPEG of at least 2, 4 or 8 times the size is decoded at 1/2, 1/4 or 1/8 of it; then area if "
             "it shrinks to a half or less, else bilinear",
-            "exif_orientation": "applied; the image is turned upright first" if crop.exif_orientation else "ignored",
-            "preview_image": f"made inside the preview's file, which is given the same {network.side} x {network.side} "
-            f"pixels: {network.model.preview_resolution} x {network.model.preview_resolution}, bilinear, antialiased"
-            if preview
+            exif_orientation="applied; the image is turned upright first" if crop.exif_orientation else "ignored",
+            preview_image=f"made inside the preview's file, which is given the same {network.side} x {network.side} "
+            f"pixels: {small} x {small}, bilinear, antialiased"
+            if network.model.preview
             else None,
-        },
-        "outputs": {stage: OUTPUTS[stage] for stage in network.stages().named()},
-        "madds": cost.madds(),
-        "parameters": cost.parameters,
-        "files": {
-            name: dataclasses.asdict(manifest_lib.file_facts(content, errors[name])) for name, content in files.items()
-        },
-        "data": {"name": opened.data_name, "train_split": opened.config.data.train_split},
-        "config": portable(as_json(opened.config)),
-        "versions": {**versions.versions(), **_versions(packages)},
-    }
+        ),
+        outputs={stage: list(OUTPUTS[stage]) for stage in network.stages().named()},
+        madds=cost.madds(),
+        parameters=cost.parameters,
+        files={name: file_facts(content, errors[name]) for name, content in files.items()},
+        labels=file_facts(_labels(opened.classes)),
+        data=Data(opened.data_name, opened.config.data.train_split),
+        config=portable(as_json(opened.config)),
+        versions={**versions.versions(), **_versions(packages)},
+        accuracy=accuracy,
+        warnings=list(lost_accuracy(accuracy.top1[own], {name: accuracy.top1[name] for name in formats})),
+    )
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
@@ -204,15 +225,20 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
     return installed
 
 
+def _labels(classes: Sequence[str]) -> bytes:
+    """Returns the content of labels.txt: a class a line, in the order of the logits."""
+    return "".join(f"{name}\n" for name in classes).encode()
+
+
 def write(
-    out: epath.Path, files: Mapping[str, bytes], manifest: dict[str, Any], classes: Iterable[str], *, shown: str
+    out: epath.Path, files: Mapping[str, bytes], manifest: Manifest, classes: Sequence[str], *, shown: str
 ) -> str:
     """Writes all files of an export, and removes an older export's files.
 
     Args:
       out: the export's folder.
       files: {name: content} of the stages' files.
-      manifest: the contents of `manifest.json`, without the labels.
+      manifest: the content of `manifest.json`.
       classes: names of the classes.
       shown: the folder as the user gave it.
 
@@ -222,17 +248,14 @@ def write(
     Raises:
       UserError: the folder cannot be written.
     """
-    names = tuple(classes)
-    labels = "".join(f"{name}\n" for name in names).encode()
-    manifest = {**manifest, "labels": dataclasses.asdict(manifest_lib.file_facts(labels))}
     try:
         out.mkdir(parents=True, exist_ok=True)
         _remove_older(out)
         for name, content in files.items():
             file_lib.write(out / name, content)
-        file_lib.write(out / manifest_lib.LABELS, labels)
-        file_lib.write(out / manifest_lib.CARD, card.model_card(manifest, names))
-        file_lib.write_json(out / manifest_lib.NAME, manifest)
+        file_lib.write(out / LABELS, _labels(classes))
+        file_lib.write(out / CARD, card.model_card(manifest, classes))
+        file_lib.write_json(out / NAME, manifest.to_json())
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
     return card.summary(shown, manifest)
@@ -240,7 +263,7 @@ def write(
 
 def _remove_older(out: epath.Path) -> None:
     """Removes an older export, manifest first: a killed export then leaves no manifest that describes other files."""
-    (out / manifest_lib.NAME).unlink(missing_ok=True)
+    (out / NAME).unlink(missing_ok=True)
     for old in out.iterdir():
         if old.suffix[1:] in FORMATS:
             old.unlink()
@@ -256,11 +279,9 @@ def write_rule(folder: epath.Path, chosen: ChosenRule) -> None:
     Raises:
       OSError: the files cannot be written.
     """
-    manifest = manifest_lib.Manifest.load(os.fspath(folder))
-    accuracy = {
-        name: {key: value for key, value in row.items() if key != "two_stages"} if isinstance(row, dict) else row
-        for name, row in manifest.content["accuracy"].items()
-    }
-    content = {**manifest.content, "rule": chosen.to_json(), "accuracy": accuracy}
-    file_lib.write(folder / manifest_lib.CARD, card.model_card(content, manifest.classes()))
-    file_lib.write_json(folder / manifest_lib.NAME, content)
+    export = Export.open(os.fspath(folder))
+    reached = export.manifest.accuracy
+    without = {name: dataclasses.replace(row, two_stages=None) for name, row in reached.top1.items()}
+    manifest = dataclasses.replace(export.manifest, rule=chosen, accuracy=dataclasses.replace(reached, top1=without))
+    file_lib.write(folder / CARD, card.model_card(manifest, export.classes()))
+    file_lib.write_json(folder / NAME, manifest.to_json())

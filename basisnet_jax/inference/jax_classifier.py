@@ -19,7 +19,7 @@ from basisnet_jax.inference.trained_run import open_trained, rule_of
 from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
 from basisnet_jax.serving.exit_rule import ExitRule
-from basisnet_jax.serving.manifest import Manifest
+from basisnet_jax.serving.manifest import Export
 from basisnet_jax.workdir.run_folder import is_export, open_run
 
 
@@ -83,7 +83,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
         """Opens an export as `runtime.TwoStageClassifier.from_export` does, with the crop for image files."""
         classifier = super().from_export(folder, threshold, threads, suffix)
         return dataclasses.replace(
-            classifier, crop=eval_crop(validate(with_defaults(Manifest.load(folder).config)).data)
+            classifier, crop=eval_crop(validate(with_defaults(Export.open(folder).manifest.config)).data)
         )
 
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from basisnet_jax.serving.exit_rule import ChosenRule
 
 _LOG = logging.getLogger(__name__)
 
-SCHEMA = 1  # of manifest.json; raised where a reader of the schema before would be wrong
+SCHEMA = 2  # of manifest.json; raised where a reader of the schema before would be wrong
 NAME, LABELS, CARD = "manifest.json", "labels.txt", "model_card.md"
 MAX_BYTES = 2**24  # of manifest.json
 MAX_FILE_BYTES = 2**31  # of any other file: the most that a .tflite file can have
@@ -36,37 +36,134 @@ def file_facts(content: bytes, worst_relative_error: float | None = None) -> Fil
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
-    """An export's manifest.json: the fields that programs read.
+class Input:
+    """The images that the files take.
 
     Attributes:
-      folder: of the export.
-      content: all of manifest.json.
-      step: of the checkpoint that was exported.
       side: of the images, in pixels.
-      channels: of the images, 1 or 3.
-      batch: images that a .tflite file takes at once.
-      preview_madds: multiply-adds of an image that the preview answers alone.
-      total_madds: multiply-adds of an image that both stages see.
-      files: facts of the stages' files, by name.
-      labels: facts of labels.txt.
-      rule: which images exit early; None if no rule was chosen.
+      channels: 1 or 3.
+      color: 'RGB' or 'gray'.
+      batch: images that a .tflite or .onnx file takes at once; a .stablehlo file takes any number.
+      dtype: of the pixels, by kind of file.
+      crop: what is cut out of an image, in words.
+      crop_share: side of the central square that is cut out / shorter side of the image; None where nothing is cut.
+      resize: how an image is resized, in words.
+      exif_orientation: whether photographs are turned upright first, in words.
+      preview_image: how the preview's small image is made, in words; None without a preview.
+      layout: order of the axes.
+      range: smallest and largest value of a pixel. The files contain the networks' normalization of pixels.
     """
 
-    folder: pathlib.Path
-    content: dict[str, Any]
-    step: int
     side: int
     channels: int
+    color: str
     batch: int
-    preview_madds: int
-    total_madds: int
+    dtype: dict[str, str]
+    crop: str
+    crop_share: float | None
+    resize: str
+    exif_orientation: str
+    preview_image: str | None
+    layout: str = "NHWC"
+    range: list[int] = dataclasses.field(default_factory=lambda: [0, 255])
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The images that the network was trained on."""
+
+    name: str
+    train_split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStages:
+    """Results of both stages under the exit rule."""
+
+    top1: float
+    exit_rate: float
+    madds: float  # multiply-adds of an image, on average
+
+
+@dataclasses.dataclass(frozen=True)
+class Top1:
+    """Accuracy of a network, or of its files of one kind, from 0 to 1."""
+
+    specialist: float
+    preview: float | None = None  # None without a preview
+    two_stages: TwoStages | None = None  # None without an exit rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of the trained network and of every kind of file.
+
+    Attributes:
+      images: the images that it was measured on, in words.
+      top1: of the trained network ('jax' or words) and of each format, by name.
+    """
+
+    images: str
+    top1: dict[str, Top1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The content of manifest.json.
+
+    Attributes:
+      step: of the checkpoint that was exported.
+      input: the images that the files take.
+      outputs: names of each stage's outputs.
+      madds: multiply-adds of an image, by part of the network; 'preview' of an image that the preview answers alone,
+        'total' of an image that both stages see.
+      parameters: of the network.
+      files: facts of the stages' files, by name.
+      labels: facts of labels.txt.
+      data: the training data.
+      config: the run's config as JSON values.
+      versions: of packages.
+      accuracy: before and after the export.
+      warnings: sentences about formats that lose accuracy.
+      rule: which images exit early; None if no rule was chosen.
+      frozen: what a network frozen for one place was frozen for; None for other networks.
+      coefficients: float[L, N] of a frozen network.
+      computes_in: dtype of the files, quantized files excepted, whatever dtype the run was trained in.
+      schema: of this content.
+    """
+
+    step: int
+    input: Input
+    outputs: dict[str, list[str]]
+    madds: dict[str, int]
+    parameters: int
     files: dict[str, FileFacts]
     labels: FileFacts
-    rule: ChosenRule | None
+    data: Data
+    config: dict[str, Any]
+    versions: dict[str, str]
+    accuracy: Accuracy
+    warnings: list[str]
+    rule: ChosenRule | None = None
+    frozen: str | None = None
+    coefficients: list[list[float]] | None = None
+    computes_in: str = "float32"
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content as JSON values."""
+        return {**dataclasses.asdict(self), "rule": self.rule.to_json() if self.rule else None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A folder that --mode=export wrote."""
+
+    folder: pathlib.Path
+    manifest: Manifest
 
     @classmethod
-    def load(cls, folder: str) -> Self:
+    def open(cls, folder: str) -> Self:
         """Reads the manifest of an export.
 
         Raises:
@@ -79,40 +176,20 @@ class Manifest:
             raise UserError(f"{root} has no {NAME}, so it is not an export; give the folder that --mode=export wrote.")
         content = _parsed(path)
         try:
-            image, madds = content["input"], content["madds"]
-            numbers = {
-                "step": content["step"],
-                "side": image["side"],
-                "channels": image["channels"],
-                "batch": image["batch"]["tflite"],
-                "preview_madds": madds["preview"],
-                "total_madds": madds["total"],
-            }
-            if not all(type(number) is int and number >= 0 for number in numbers.values()):
+            rule = content["rule"]
+            manifest = typed(Manifest, {**content, "rule": None})
+            image, madds = manifest.input, manifest.madds
+            numbers = (manifest.step, image.side, image.channels, image.batch, madds["preview"], madds["total"])
+            if min(numbers) < 0:
                 raise TypeError
-            files = {str(name): typed(FileFacts, facts) for name, facts in content["files"].items()}
-            if outside := [name for name in files if not _is_file_name(name)]:
-                raise UserError(
-                    f"{path} names the file {outside[0]!r}, and an export's files lie in its own folder; {_AGAIN}."
-                )
-            labels, rule = typed(FileFacts, content["labels"]), content["rule"]
-            if not isinstance(content["config"], dict):
-                raise TypeError
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError):
             raise UserError(f"{path} is damaged: it is not what --mode=export writes; {_AGAIN}.") from None
-        return cls(
-            folder=root,
-            content=content,
-            files=files,
-            labels=labels,
-            rule=ChosenRule.from_json(rule, path) if rule else None,
-            **numbers,
-        )
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Returns the run's config as JSON values."""
-        return self.content["config"]
+        if outside := [name for name in manifest.files if not _is_file_name(name)]:
+            raise UserError(
+                f"{path} names the file {outside[0]!r}, and an export's files lie in its own folder; {_AGAIN}."
+            )
+        chosen = ChosenRule.from_json(rule, path) if rule else None
+        return cls(root, dataclasses.replace(manifest, rule=chosen))
 
     def read(self, name: str) -> bytes:
         """Reads a file of the export.
@@ -120,7 +197,8 @@ class Manifest:
         Raises:
           UserError: the file is missing, or it is not the file that was exported.
         """
-        facts, path = self.labels if name == LABELS else self.files[name], self.folder / name
+        facts = self.manifest.labels if name == LABELS else self.manifest.files[name]
+        path = self.folder / name
         try:
             size = path.stat().st_size
             content = path.read_bytes() if size == facts.bytes <= MAX_FILE_BYTES else b""
@@ -160,12 +238,12 @@ class Manifest:
         Raises:
           UserError: there are no such files.
         """
-        kinds = [name.partition(".")[2] for name in self.files if name.endswith("tflite")]
+        kinds = [name.partition(".")[2] for name in self.manifest.files if name.endswith("tflite")]
         suffix = suffix or next(iter(kinds), "tflite")
         names = {stage: f"{stage}.{suffix}" for stage in ("preview", "specialist")}
-        if names["specialist"] not in self.files:
-            raise UserError(f"{self.folder} has no {names['specialist']}; it has {', '.join(self.files)}.")
-        return {stage: name for stage, name in names.items() if name in self.files}
+        if names["specialist"] not in self.manifest.files:
+            raise UserError(f"{self.folder} has no {names['specialist']}; it has {', '.join(self.manifest.files)}.")
+        return {stage: name for stage, name in names.items() if name in self.manifest.files}
 
     def check_rule(self, names: Sequence[str]) -> None:
         """Checks that the export's rule was chosen for the export's weights.
@@ -176,16 +254,17 @@ class Manifest:
         Raises:
           UserError: the rule was chosen for another export, checkpoint or resolution.
         """
-        was = self.rule.provenance if self.rule else None
+        manifest = self.manifest
+        was = manifest.rule.provenance if manifest.rule else None
         if was is None:
             return
-        hashes = {name: facts.sha256 for name, facts in self.files.items()}
+        hashes = {name: facts.sha256 for name, facts in manifest.files.items()}
         others = ", ".join(name for name, sha256 in was.files.items() if hashes.get(name) != sha256)
-        if others or (was.step, was.resolution) != (self.step, self.side):
+        if others or (was.step, was.resolution) != (manifest.step, manifest.input.side):
             raise UserError(
                 f"{self.folder / NAME} has a rule that was chosen with {was.weights}"
-                f"{others and f' and another {others}'}, and the files are of step {self.step} at {self.side} pixels; "
-                f"run --mode=evaluate --workdir={self.folder}, or give --threshold."
+                f"{others and f' and another {others}'}, and the files are of step {manifest.step} at "
+                f"{manifest.input.side} pixels; run --mode=evaluate --workdir={self.folder}, or give --threshold."
             )
         if was.files and not was.files.keys() & set(names):
             _LOG.warning(

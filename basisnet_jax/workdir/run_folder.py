@@ -12,7 +12,7 @@ from etils import epath
 from basisnet_jax.config import MAY_CHANGE_ON_RESUME, Config, flatten, validate, with_defaults
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
-from basisnet_jax.serving.manifest import Manifest
+from basisnet_jax.serving.manifest import Export
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import Settings
 
@@ -61,7 +61,7 @@ def open_run(workdir: str, config: Config | None = None, *, or_export: bool = Fa
     folder = files.absolute(workdir)
     of_export = or_export and is_export(workdir)
     if of_export:
-        saved = Manifest.load(os.fspath(folder)).config
+        saved = Export.open(os.fspath(folder)).manifest.config
     elif (folder / "config.json").exists():
         saved = json.loads((folder / "config.json").read_text())
     else:

@@ -19,6 +19,7 @@ from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import card, package
 from basisnet_jax.inference import cache_teacher
 from basisnet_jax.loop import train
+from basisnet_jax.serving.manifest import Accuracy, Data, Top1
 from tests.conftest import save_untrained
 
 
@@ -157,10 +158,10 @@ def test_manifest_and_card_name_the_folder_and_the_orientation(photos, config, t
     (tmp_path / "run").mkdir()
     save_untrained(config, tmp_path / "run")
     opened, network = package.open_network(config, str(tmp_path / "run"))
-    manifest = package.describe(opened, network, {}, {})
-    assert manifest["data"] == {"name": photos.name, "train_split": "train"}
-    assert manifest["input"]["exif_orientation"] == "ignored"
-    text = card.model_card({**manifest, "rule": None, "accuracy": {"images": "none"}, "warnings": []}, opened.classes)
+    manifest = package.describe(opened, network, {}, {}, Accuracy("none", {"jax": Top1(0.5)}))
+    assert manifest.data == Data(photos.name, "train")
+    assert manifest.input.exif_orientation == "ignored"
+    text = card.model_card(manifest, opened.classes)
     assert text.startswith(f"# tiny for {photos.name}\n")
     assert "EXIF orientation: ignored." in text
 

@@ -30,6 +30,7 @@ from basisnet_jax.inference import TwoStageClassifier
 from basisnet_jax.models import folding
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule
+from basisnet_jax.serving.manifest import Accuracy, Export, Top1
 from basisnet_jax.workdir.run_folder import open_run
 from tests.conftest import EXPORTED_FORMATS, save_untrained
 
@@ -119,8 +120,8 @@ def test_an_export_says_what_it_is(exported, trained):
         assert name in printed
     results = json.loads((trained / "results.json").read_text())
     for name in ("jax", *EXPORTED_FORMATS):
-        assert manifest["accuracy"][name]["specialist_top1"] == pytest.approx(results["eval"]["top1"])
-        assert manifest["accuracy"][name]["preview_top1"] == pytest.approx(results["eval"]["preview_top1"])
+        assert manifest["accuracy"]["top1"][name]["specialist"] == pytest.approx(results["eval"]["top1"])
+        assert manifest["accuracy"]["top1"][name]["preview"] == pytest.approx(results["eval"]["preview_top1"])
     assert manifest["madds"] == results["madds"]
     assert (folder / "labels.txt").read_text().split() == list("0123456789")
     assert manifest["data"] == {"name": "digits", "train_split": "train"}
@@ -260,7 +261,7 @@ def test_a_specialist_is_frozen_for_photographs(trained, trained_config, images,
     got = stablehlo.load_stablehlo((folder / "specialist.stablehlo").read_bytes())(images)[0]
     np.testing.assert_allclose(got, classifier.second_stage(images, mean), rtol=1e-3, atol=1e-4)
     right = np.asarray(got).argmax(-1) == np.arange(len(images))
-    assert manifest["accuracy"]["frozen here"]["top1"] == pytest.approx(right.mean())
+    assert manifest["accuracy"]["top1"]["frozen here"]["specialist"] == pytest.approx(right.mean())
 
     (tmp_path / "unknown").mkdir()
     cv2.imwrite(str(tmp_path / "unknown" / "a.png"), images[0])
@@ -325,8 +326,8 @@ def test_a_new_export_clears_what_the_old_one_left(exported, tmp_path):
     shutil.copytree(exported[0], out)
     (out / "evaluation").mkdir()
     (out / "evaluation" / "results.json").write_text("{}")
-    manifest = json.loads((out / "manifest.json").read_text())
-    printed = package.write(out, {}, {**manifest, "files": {}}, ["a", "b"], shown="runs/digits/export")
+    manifest = dataclasses.replace(Export.open(str(out)).manifest, files={})
+    printed = package.write(out, {}, manifest, ["a", "b"], shown="runs/digits/export")
     assert printed.endswith("\nruns/digits/export: the files, labels.txt, model_card.md, manifest.json")
     assert sorted(x.name for x in out.iterdir()) == ["labels.txt", "manifest.json", "model_card.md"]
 
@@ -338,18 +339,18 @@ def test_a_bfloat16_run_is_exported_in_float32_and_remains_that_run(config, expo
     save_untrained(config, run)
     opened, network = package.open_network(config, str(run))
     assert network.model.specialist.dtype == "float32"
-    described = package.describe(opened, network, {}, {})
-    assert (described["config"]["model"]["dtype"], described["computes_in"]) == ("bfloat16", "float32")
+    described = package.describe(opened, network, {}, {}, Accuracy("none", {"jax": Top1(0.5)}))
+    assert (described.config["model"]["dtype"], described.computes_in) == ("bfloat16", "float32")
     folder = tmp_path / "export"
     shutil.copytree(exported[0], folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "config": described["config"]}))
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "config": described.config}))
     assert TwoStageClassifier.from_folder(str(folder), 0.5, config).classes == tuple("0123456789")
 
 
 def test_a_kind_that_loses_accuracy_is_warned_of():
-    own = {"specialist_top1": 0.98, "preview_top1": 0.96}
-    kinds = {"tflite": own, "int8.tflite": {"specialist_top1": 0.762, "preview_top1": 0.956}}
+    own = Top1(specialist=0.98, preview=0.96)
+    kinds = {"tflite": own, "int8.tflite": Top1(specialist=0.762, preview=0.956)}
     assert list(package.lost_accuracy(own, kinds)) == [
         "specialist.int8.tflite loses 21.8 points of top-1: 0.7620, and the network has 0.9800"
     ]

@@ -4,6 +4,8 @@ from basisnet_jax.evaluation.results import EvaluationResults
 from basisnet_jax.export import card
 from basisnet_jax.host import tables
 from basisnet_jax.host.records import typed
+from basisnet_jax.serving.manifest import Accuracy, FileFacts, Top1
+from tests.conftest import make_manifest
 from tests.serving.test_exit_rule import CHOSEN
 
 
@@ -56,12 +58,9 @@ def test_an_evaluation_with_a_large_loss_can_be_read():
 
 def test_an_export_with_long_names_can_be_read():
     name = "specialist_int8_weights_of_a_long_name.tflite"
-    manifest = {
-        "files": {name: {"bytes": 123_456_789_012, "worst_relative_error": 1e-6}},
-        "accuracy": {"images": "10 images", name: {"specialist_top1": 0.9}},
-        "warnings": [],
-        "outputs": {},
-    }
+    manifest = make_manifest(
+        files={name: FileFacts(123_456_789_012, "", 1e-6)}, accuracy=Accuracy("10 images", {name: Top1(0.9)})
+    )
     words = [line.split() for line in card.summary("out", manifest).splitlines()]
     assert [name, "123,456,789,012", "1.0e-06"] in words
     assert [name, "specialist", "0.9000"] in words

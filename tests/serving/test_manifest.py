@@ -14,7 +14,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.inference import TwoStageClassifier
 from basisnet_jax.inference.image_files import predict_files
 from basisnet_jax.serving.exit_rule import ExitRule
-from basisnet_jax.serving.manifest import Manifest, file_facts
+from basisnet_jax.serving.manifest import Export, file_facts
 from tests.serving.test_exit_rule import CHOSEN
 
 FILES = ("preview.tflite", "specialist.tflite")
@@ -30,7 +30,7 @@ def changed(folder, **fields):
 def with_hash(folder, name, content):
     """Writes a file, and has the manifest say so."""
     (folder / name).write_bytes(content)
-    facts = {"bytes": len(content), "sha256": file_facts(content).sha256}
+    facts = {"bytes": len(content), "sha256": file_facts(content).sha256, "worst_relative_error": None}
     if name == "labels.txt":
         changed(folder, labels=facts)
     else:
@@ -90,9 +90,13 @@ DAMAGES = {
         lambda folder: (folder / "manifest.json").unlink(),
         "has no manifest.json, so it is not an export",
     ),
-    "newer": (lambda folder: changed(folder, schema=2), "has schema 2, and this version reads 1; update basisnet_jax"),
+    "newer": (lambda folder: changed(folder, schema=3), "has schema 3, and this version reads 2; update basisnet_jax"),
     "older": (lambda folder: changed(folder, schema=None), "has schema None, .* run --mode=export again"),
     "no_files": (lambda folder: changed(folder, files=None), "manifest.json is damaged: it is not what --mode=export"),
+    "unknown_field": (lambda folder: changed(folder, other=1), "manifest.json is damaged"),
+    "no_madds": (lambda folder: changed(folder, madds={"total": 9}), "manifest.json is damaged"),
+    "negative": (lambda folder: changed(folder, step=-1), "manifest.json is damaged"),
+    "accuracy_is_text": (lambda folder: changed(folder, accuracy="high"), "manifest.json is damaged"),
     "no_input": (lambda folder: changed(folder, input={}), "manifest.json is damaged"),
     "side_is_text": (lambda folder: changed(folder, input=lambda x: {**x, "side": "8"}), "manifest.json is damaged"),
     "no_rule": (lambda folder: changed(folder, rule=None), "has no threshold; give one, or run --mode=evaluate"),
@@ -158,12 +162,12 @@ def test_a_whole_export_serves_by_its_rule(export, capsys):
 
 
 def test_a_rule_of_another_kind_of_files_is_warned_of(export, caplog):
-    facts = Manifest.load(str(export)).files[FILES[0]]
+    facts = Export.open(str(export)).manifest.files[FILES[0]]
     rule(step=16, files={FILES[0]: facts.sha256})(export)
-    manifest = Manifest.load(str(export))
-    manifest.check_rule(FILES)
+    opened = Export.open(str(export))
+    opened.check_rule(FILES)
     assert not caplog.messages
-    manifest.check_rule(["preview.int8.tflite", "specialist.int8.tflite"])
+    opened.check_rule(["preview.int8.tflite", "specialist.int8.tflite"])
     (message,) = caplog.messages
     assert "was chosen with preview.tflite, and preview.int8.tflite, specialist.int8.tflite are used now" in message
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basisnet_jax import config as config_lib
+from tests.conftest import make_manifest
 from tests.system.test_fuzz import fuzz
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -132,17 +133,8 @@ def test_a_workdir_alone_is_enough_with_other_settings_beside_it(run, tmp_path, 
     digits.data.dir = config.data.dir
     (folder / "export").mkdir(parents=True)
     (folder / "config.json").write_text(digits.to_json())
-    manifest = {
-        "schema": 1,
-        "step": 0,
-        "input": {"side": 24, "channels": 1, "batch": {"tflite": 1}},
-        "madds": {"preview": 1, "total": 2},
-        "files": {},
-        "labels": {"bytes": 0, "sha256": ""},
-        "rule": None,
-        "config": json.loads(digits.to_json()),
-    }
-    (folder / "export" / "manifest.json").write_text(json.dumps(manifest))
+    manifest = make_manifest(config=json.loads(digits.to_json()))
+    (folder / "export" / "manifest.json").write_text(json.dumps(manifest.to_json()))
     workdir, export = f"--workdir={folder}", f"--workdir={folder}/export"
     (tmp_path / "flags").write_text(f"--mode=cost\n{workdir}\n")
     other = f"{folder} holds a run of another config (seed was 0 and is 1); leave these settings as they were"
