@@ -35,7 +35,7 @@ from basisnet_jax.serving.exit_rule import FILE, NEVER, ChosenRule, Provenance
 from basisnet_jax.serving.manifest import Export
 from basisnet_jax.settings.declare import as_json, fail
 from basisnet_jax.settings.groups import Settings
-from basisnet_jax.training.losses import is_correct
+from basisnet_jax.training.metrics import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
 from basisnet_jax.workdir.run_folder import is_export, open_run
 

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from etils import epath
 
-from basisnet_jax.host import files, tables
+from basisnet_jax.host import command_line, files
 from basisnet_jax.host.records import read
 from basisnet_jax.serving.exit_rule import ChosenRule
 
@@ -120,7 +120,7 @@ class EvaluationResults:
             for name, row in rows.items()
             if row
         ]
-        lines += tables.align(cells)
+        lines += command_line.align(cells)
         if self.coefficients:
             share = self.coefficients["class_share"]["all"]
             lines.append(f"{share:.1%} of the coefficients' variance lies between the classes that the preview guesses")
@@ -150,7 +150,7 @@ class EvaluationResults:
             for row in found.criteria
             for name, point in row.points.items()
         ]
-        lines += tables.align([head, *points], left=(0, 4))
+        lines += command_line.align([head, *points], left=(0, 4))
         best, chosen = found.best, ChosenRule.from_json(found.rule, FILE)
         rule, was = chosen.rule, chosen.provenance
         assert was is not None  # --mode=evaluate chose it
@@ -165,7 +165,7 @@ class EvaluationResults:
             f"chosen with {was.weights} on {was.images}",
         ]
         halves = (("chosen on", chosen.chosen_on), ("reported on", chosen.reported_on))
-        return lines + tables.align(
+        return lines + command_line.align(
             [
                 ("", "images", "exits", "top-1", "multiply-adds"),
                 *((name, f"{x.count}", f"{x.exit_rate:.1%}", f"{x.top1:.4f}", f"{x.madds:,.0f}") for name, x in halves),

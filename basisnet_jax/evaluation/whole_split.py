@@ -11,10 +11,8 @@ from basisnet_jax.evaluation.coefficients import CoefficientSums
 from basisnet_jax.evaluation.results import StageMetrics
 from basisnet_jax.experiment.run import EvalStep, Experiment
 from basisnet_jax.host.terminal import Progress
-from basisnet_jax.models.ablations import ABLATIONS, random_cycle
-from basisnet_jax.models.stages import Stages
-from basisnet_jax.training.losses import is_correct
-from basisnet_jax.training.metrics import Metrics, merge
+from basisnet_jax.models.stages import ABLATIONS, Stages, random_cycle
+from basisnet_jax.training.metrics import Metrics, is_correct, merge
 from basisnet_jax.training.state import TrainState
 
 

@@ -6,7 +6,7 @@ from basisnet_jax.config import Config, validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import make_model, model_cost
-from basisnet_jax.host import files, tables
+from basisnet_jax.host import command_line, files
 from basisnet_jax.models.cost import Cost
 
 
@@ -49,5 +49,5 @@ def table(counted: Cost, exit_rate: float) -> str:
     if counted.preview:
         average = f"{round(counted.average(exit_rate)):,}"
         cells.append((f"average, {exit_rate:.1%} of images exit early", average, ""))
-    lines = tables.align(cells)
+    lines = command_line.align(cells)
     return "\n".join([*lines[:layers], "", *lines[layers:]])

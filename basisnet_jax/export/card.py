@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from basisnet_jax.host import tables
+from basisnet_jax.host import command_line
 from basisnet_jax.serving.exit_rule import ChosenRule
 from basisnet_jax.serving.manifest import Manifest
 
@@ -32,7 +32,11 @@ def summary(out: str, manifest: Manifest) -> str:
     files = [("file", "bytes", "worst error")]
     files += [(name, f"{size:,}", f"{error:.1e}") for name, size, error in _files(manifest)]
     accuracy = [(f"  {name}", what) for name, what in _accuracy(manifest)]
-    lines = [*tables.align(files), f"top-1 on {manifest.accuracy.images}:", *tables.align(accuracy, left=(0, 1))]
+    lines = [
+        *command_line.align(files),
+        f"top-1 on {manifest.accuracy.images}:",
+        *command_line.align(accuracy, left=(0, 1)),
+    ]
     lines += [f"warning: {sentence}." for sentence in manifest.warnings]
     if "preview" in manifest.outputs:
         lines.append(_rule(manifest.rule))

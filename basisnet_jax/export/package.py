@@ -41,7 +41,7 @@ from basisnet_jax.serving.manifest import (
 )
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import Settings
-from basisnet_jax.training.losses import is_correct
+from basisnet_jax.training.metrics import is_correct
 from basisnet_jax.workdir.run_folder import portable
 
 MAX_LOSS = 0.005  # top-1 that a format may lose without a warning

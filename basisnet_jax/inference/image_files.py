@@ -11,7 +11,7 @@ import numpy as np
 from basisnet_jax.data import preprocess
 from basisnet_jax.data.decode import BadExampleError
 from basisnet_jax.data.folder import as_text, find_images
-from basisnet_jax.host import tables, terminal
+from basisnet_jax.host import command_line, terminal
 from basisnet_jax.inference.jax_classifier import TwoStageClassifier
 
 READ_AT_ONCE = 256  # images whose pixels are in memory at a time
@@ -86,4 +86,4 @@ def table(rows: Sequence[Row], style: str) -> str:
         csv.writer(text, lineterminator="\n").writerows([Row._fields, *rows])
         return text.getvalue().rstrip("\n")
     cells = [Row._fields, *((x.file, x.label, f"{x.probability:.4f}", x.stage, f"{x.madds:,}") for x in rows)]
-    return "\n".join(tables.align(cells, left=(0, 1, 3)))
+    return "\n".join(command_line.align(cells, left=(0, 1, 3)))

@@ -1,4 +1,4 @@
-"""The two stages of a network, as functions of its variables and of pixels."""
+"""The two stages of a network, as functions of its variables and of pixels, and ablations of what goes between them."""
 
 import functools
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from basisnet_jax.models.basisnet import BasisNet, Variables
 
@@ -67,3 +68,34 @@ def make_stages(model: BasisNet) -> Stages:
         return model.apply(variables, images_BxHxWxC, coefficients_BxLxN, train=False, method="second_stage")
 
     return Stages(first if model.preview else None, second)
+
+
+def random_cycle(count: int) -> np.ndarray:
+    """Returns int64[count]: a fixed permutation of one cycle, so with two or more elements none keeps its place."""
+    order = np.random.default_rng(0).permutation(count)
+    cycle = np.empty(count, np.int64)
+    cycle[order] = np.roll(order, 1)
+    return cycle
+
+
+def _uniform(coefficients_BxLxN: jax.Array) -> jax.Array:
+    return jnp.full_like(coefficients_BxLxN, 1 / coefficients_BxLxN.shape[-1])
+
+
+def _argmax(coefficients_BxLxN: jax.Array) -> jax.Array:
+    return jax.nn.one_hot(jnp.argmax(coefficients_BxLxN, axis=-1), coefficients_BxLxN.shape[-1])
+
+
+def _shuffle_layers(coefficients_BxLxN: jax.Array) -> jax.Array:
+    return coefficients_BxLxN[:, random_cycle(coefficients_BxLxN.shape[1])]
+
+
+# What the specialist gets in place of the preview's coefficients, to see what they carry.
+# {name: coefficients_BxLxN -> coefficients_BxLxN}
+ABLATIONS = {
+    "predicted": lambda x: x,  # unchanged
+    "uniform": _uniform,  # the same weight for every basis
+    "argmax": _argmax,  # the strongest basis alone
+    "shuffle_images": lambda x: x,  # unchanged here: the caller shows the preview another image
+    "shuffle_layers": _shuffle_layers,  # each layer gets another layer's coefficients
+}

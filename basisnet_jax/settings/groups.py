@@ -7,9 +7,9 @@ the parameters nor the order of the data.
 import dataclasses
 
 from basisnet_jax.data import preprocess
-from basisnet_jax.models.ablations import ABLATIONS
 from basisnet_jax.models.architectures import ARCHITECTURES, PUBLISHERS
 from basisnet_jax.models.routing import GRANULARITIES, ROUTINGS, WARM_STARTS
+from basisnet_jax.models.stages import ABLATIONS
 from basisnet_jax.serving.formats import FORMATS
 from basisnet_jax.settings.declare import (
     above,
@@ -231,7 +231,7 @@ class EvalSettings:
     checkpoint: str = changeable("best", "'best' by top-1, 'newest', or a step such as '1621'.")
     coefficients: tuple[str, ...] = changeable(
         ("predicted",),
-        "What the specialist gets: 'predicted', and ablations of it (models/ablations.py).",
+        "What the specialist gets: 'predicted', and ablations of it (`ABLATIONS` in models/stages.py).",
         some_of(ABLATIONS),
     )
     madds_target: float = changeable(

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from basisnet_jax.models.basisnet import Outputs
@@ -70,17 +69,3 @@ def joint_loss(
     if outputs.preview_logits_BxK is None:
         return loss_B
     return loss_B + preview_weight * loss_of(outputs.preview_logits_BxK)
-
-
-def correct(logits_BxK: jax.Array, labels_B: jax.Array, k: int = 1) -> jax.Array:
-    """Returns float32[B]: 1.0 where the label is among the k largest logits. A tie counts against the label."""
-    label_logit_Bx1 = jnp.take_along_axis(logits_BxK, labels_B[:, None], axis=-1)
-    others_BxK = jnp.arange(logits_BxK.shape[-1]) != labels_B[:, None]
-    # Written as not less than: comparisons with NaN are false, so NaN logits count as ahead of the label.
-    ahead_B = jnp.sum(~(logits_BxK < label_logit_Bx1) & others_BxK, axis=-1)
-    return (ahead_B < k).astype(jnp.float32)
-
-
-def is_correct(logits_NxK: np.ndarray, labels_N: np.ndarray, k: int = 1) -> np.ndarray:
-    """Returns float64[N]: `correct`, as an array on the host."""
-    return np.asarray(correct(jnp.asarray(logits_NxK), jnp.asarray(labels_N), k), np.float64)

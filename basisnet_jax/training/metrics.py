@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics as clu_metrics
 
 from basisnet_jax.models.basisnet import Outputs
-from basisnet_jax.training.losses import correct
 
 Metrics = dict[str, clu_metrics.Average]
 
@@ -33,3 +33,17 @@ def measure(outputs: Outputs, labels_B: jax.Array, mask_B: jax.Array) -> Metrics
 def merge(first: Metrics | None, second: Metrics) -> Metrics:
     """Returns the metrics over both sets of images."""
     return second if first is None else {name: first[name].merge(second[name]) for name in second}
+
+
+def correct(logits_BxK: jax.Array, labels_B: jax.Array, k: int = 1) -> jax.Array:
+    """Returns float32[B]: 1.0 where the label is among the k largest logits. A tie counts against the label."""
+    label_logit_Bx1 = jnp.take_along_axis(logits_BxK, labels_B[:, None], axis=-1)
+    others_BxK = jnp.arange(logits_BxK.shape[-1]) != labels_B[:, None]
+    # Written as not less than: comparisons with NaN are false, so NaN logits count as ahead of the label.
+    ahead_B = jnp.sum(~(logits_BxK < label_logit_Bx1) & others_BxK, axis=-1)
+    return (ahead_B < k).astype(jnp.float32)
+
+
+def is_correct(logits_NxK: np.ndarray, labels_N: np.ndarray, k: int = 1) -> np.ndarray:
+    """Returns float64[N]: `correct`, as an array on the host."""
+    return np.asarray(correct(jnp.asarray(logits_NxK), jnp.asarray(labels_N), k), np.float64)

@@ -13,8 +13,8 @@ from clu.metrics import Average
 from basisnet_jax.models.basisnet import BasisNet, Outputs, Variables, resize
 from basisnet_jax.models.stages import make_stages, normalize
 from basisnet_jax.training import finite, mixing
-from basisnet_jax.training.losses import Distillation, correct, joint_loss, smoothed_targets
-from basisnet_jax.training.metrics import Metrics, measure
+from basisnet_jax.training.losses import Distillation, joint_loss, smoothed_targets
+from basisnet_jax.training.metrics import Metrics, correct, measure
 from basisnet_jax.training.schedule import Schedule, decay_at, warm_start
 from basisnet_jax.training.state import TrainState
 

@@ -15,7 +15,7 @@ from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.evaluation.results import EvaluationResults
 from basisnet_jax.evaluation.whole_split import predict
 from basisnet_jax.experiment.run import make_experiment
-from basisnet_jax.models.ablations import ABLATIONS, random_cycle
+from basisnet_jax.models.stages import ABLATIONS, random_cycle
 from basisnet_jax.workdir.checkpoint import restore_model
 from tests.conftest import save_untrained
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import basisnet_jax
 from basisnet_jax import compare
-from basisnet_jax.evaluation import calibration, coefficient_plot, early_exit, plots, published
+from basisnet_jax.evaluation import calibration, coefficient_plot, early_exit, plots
 from basisnet_jax.evaluation.plots import Network, Picture
 from basisnet_jax.host import plotting
 from basisnet_jax.workdir import curves
@@ -86,7 +86,7 @@ def test_one_curve_its_ends_the_chosen_point_and_others(tmp_path, saved, candida
     ):
         np.testing.assert_allclose(marked.get_xydata(), [point])
     key = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(key) == len(set(key)) == 6 + len(published.PUBLISHED["imagenet2012"])
+    assert len(key) == len(set(key)) == 6 + len(plots.PUBLISHED["imagenet2012"])
     assert key[0] == f"early termination by {candidate.criterion} at temperature {candidate.temperature:.2f}"
     assert key[1].endswith(f"{curve.exit_rate[chosen]:.1%} of images exit early")
     shapes = [line.get_marker() for line in axes.lines[1:6]]

@@ -2,7 +2,7 @@
 
 from basisnet_jax.evaluation.results import EvaluationResults
 from basisnet_jax.export import card
-from basisnet_jax.host import tables
+from basisnet_jax.host import command_line
 from basisnet_jax.host.records import typed
 from basisnet_jax.serving.manifest import Accuracy, FileFacts, Top1
 from tests.conftest import make_manifest
@@ -10,7 +10,7 @@ from tests.serving.test_exit_rule import CHOSEN
 
 
 def test_columns_are_as_wide_as_their_widest_cell():
-    lines = tables.align([("name", "loss"), ("a", "0.7600"), ("a name of many words", "462.6887")])
+    lines = command_line.align([("name", "loss"), ("a", "0.7600"), ("a name of many words", "462.6887")])
     assert lines == [
         "name                      loss",
         "a                       0.7600",
@@ -19,7 +19,7 @@ def test_columns_are_as_wide_as_their_widest_cell():
 
 
 def test_wide_characters_take_two_columns():
-    lines = tables.align([("猫", "1"), ("cat", "2"), ("e\N{COMBINING ACUTE ACCENT}", "3")])
+    lines = command_line.align([("猫", "1"), ("cat", "2"), ("e\N{COMBINING ACUTE ACCENT}", "3")])
     assert lines == ["猫   1", "cat  2", "e\N{COMBINING ACUTE ACCENT}    3"]
 
 

@@ -20,7 +20,7 @@ from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.evaluation.whole_split import predict as predict_split
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.inference import TwoStageClassifier, batching, image_files, jax_classifier, trained_run
-from basisnet_jax.training.losses import is_correct
+from basisnet_jax.training.metrics import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
 from tests.conftest import TRAINED_RATE, save_untrained
 

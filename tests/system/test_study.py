@@ -11,7 +11,7 @@ from basisnet_jax import config as config_lib
 from basisnet_jax.data import datasets
 from basisnet_jax.evaluation import early_exit, of_run
 from basisnet_jax.experiment.model import make_model, model_cost
-from basisnet_jax.training.losses import is_correct
+from basisnet_jax.training.metrics import is_correct
 from benchmarks import study, timing, turned
 
 
