@@ -1,6 +1,6 @@
-"""One table and one plot of finished runs: `python -m basisnet_jax.compare runs/fashion_mnist_*`.
+"""Makes one table and one plot of finished runs: `python -m basisnet_jax.compare runs/fashion_mnist_*`.
 
-Runs whose configs differ only in the seed make one row: their mean and their spread.
+Runs whose configs differ only in the seed share one row, with their mean and spread.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def _finished(folders: Sequence[str | os.PathLike]) -> tuple[dict[str, RunResult
         folder = epath.Path(name).expanduser()
         place = os.path.realpath(folder)
         if place in places:
-            left_out.append(f"{name} is {places[place]} again, and counts once")
+            left_out.append(f"{name} is the same folder as {places[place]}, and counts once")
             continue
         places[place] = name
         if not folder.is_dir():
@@ -108,7 +108,9 @@ def _row(runs: dict[str, RunResults]) -> Row:
     """Returns the row of one network, whose runs are {workdir: results}."""
     seeds = [results.config["seed"] for results in runs.values()]
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"{' and '.join(runs)} have a seed in common; a run counts once: leave the others out.")
+        raise UserError(
+            f"{' and '.join(runs)} have a seed in common, but each seed counts once; leave out all but one of them."
+        )
     top1 = [results.eval.top1 for results in runs.values()]
     folder, first = next(iter(runs.items()))
     return Row(

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         except UserError as error:
             parsing.fail(error)
         except KeyboardInterrupt:
-            print("error: stopped at once; the same command goes on from the newest checkpoint.", file=sys.stderr)
+            print("error: stopped at once; the same command resumes from the newest checkpoint.", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
 

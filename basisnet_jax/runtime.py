@@ -180,7 +180,7 @@ def _check_shapes(export: Export, classes: int, stages: Mapping[str, LiteRTStage
             expected = {**image, **coefficients}, logits
         if (stage.inputs, stage.outputs) != expected:
             raise UserError(
-                f"the {name} in {export.folder} has inputs {stage.inputs} and outputs {stage.outputs}, and the "
+                f"the {name} in {export.folder} has inputs {stage.inputs} and outputs {stage.outputs}, but the "
                 f"manifest and labels.txt say {expected[0]} and {expected[1]}; export again."
             )
 
@@ -195,8 +195,8 @@ def _pixels(path: str) -> np.ndarray:
         images = None
     if not isinstance(images, np.ndarray):
         raise UserError(
-            f"{path} is not a .npy file of pixels; image files are read by `python -m basisnet_jax.main --mode=predict "
-            f"--workdir=EXPORT --images={path}`, or make one with np.save, as docs/deploy.md shows."
+            f"{path} is not a .npy file of pixels; classify image files with `python -m basisnet_jax.main "
+            f"--mode=predict --workdir=EXPORT --images={path}`, or make a .npy file with np.save (see docs/deploy.md)."
         )
     return images
 
@@ -208,7 +208,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("export", help="the folder that --mode=export wrote")
     parser.add_argument("pixels", help="a .npy file, uint8[B, side, side, channels]")
-    parser.add_argument("--threshold", type=float, help="of the largest probability; default: the manifest's rule")
+    parser.add_argument(
+        "--threshold", type=float, help="threshold of the largest probability; default: the manifest's rule"
+    )
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     try:

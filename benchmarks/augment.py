@@ -1,8 +1,8 @@
-"""CPU time an image of each augmentation at 224 x 224, on one thread.
+"""Measures CPU time per image of each augmentation at 224 x 224, on one thread.
 
     python benchmarks/augment.py [--json augment.json]
 
-Reach: AutoAugment adds at most 1 ms on average. Every augmentation has the same images.
+Goal: AutoAugment adds at most 1 ms on average. All augmentations get the same images.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     """Prints a table; writes the same as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--images", type=int, default=250, help="a round, each in its own way")
+    parser.add_argument("--images", type=int, default=250, help="images per round, each augmented differently")
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
 

@@ -1,10 +1,10 @@
-"""Latency of finished runs' networks on one image, on this machine: what `basisnet_jax.compare` cannot know.
+"""Measures the latency of finished runs' networks on one image, on this machine.
 
     python benchmarks/compare_latency.py runs/fashion_mnist_* [--json compare_latency.json]
 
-One run of each network is timed, with the weights of its best checkpoint, jitted, in float32; all take turns, so that
-what else the machine does meets all alike. A network with a preview is timed as it runs on an image that goes through
-both stages, and its preview alone, which is what an image costs that exits early. Wall time; quartiles are the rounds'.
+One run of each network is timed, with the weights of its best checkpoint, jitted, in float32. The networks take turns,
+so that other load on the machine affects all of them alike. A network with a preview is timed on an image that goes
+through both stages, and its preview alone: the cost of an image that exits early. Wall time; quartiles over the rounds.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="workdirs of finished runs")
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--turn", type=float, default=0.1, help="seconds that a turn takes at least")
+    parser.add_argument("--turn", type=float, default=0.1, help="shortest duration of a turn, in seconds")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 

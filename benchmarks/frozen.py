@@ -1,10 +1,11 @@
-"""Is a specialist frozen for one place better there than other static networks of the same bases?
+"""Compares a specialist frozen for one place with other static networks of the same bases, on images of that place.
 
     python benchmarks/frozen.py --workdir=runs/fashion_mnist [--classes 3] [--data_dir=DIR] [--json frozen.json]
 
-A place is a set of so many classes; all of them are tried. Its coefficients are the average of what the preview gives,
-without labels, on its images in one half of the evaluation split (`termination.reported_half`), and all figures are of
-its images in the other half: top-1 among all classes, and among those of the place, for who knows which there are.
+A place is a set of --classes classes; all such sets are tried. The coefficients of a place are the average of those
+that the preview predicts, without labels, for its images in one half of the evaluation split
+(`early_exit.reported_half`). All figures are of its images in the other half: top-1 among all classes, and top-1 among
+the classes of the place, for a user who knows these.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--data_dir", help="where TFDS keeps its data, if not where the run had it")
-    parser.add_argument("--classes", type=int, default=3, help="of a place")
+    parser.add_argument("--classes", type=int, default=3, help="classes per place")
     parser.add_argument("--json", type=pathlib.Path, help="where to write the figures as JSON")
     arguments = parser.parse_args()
 

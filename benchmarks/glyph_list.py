@@ -2,8 +2,8 @@
 
     python benchmarks/glyph_list.py --debs=DEBS --root=FONTS --out=basisnet_jax/data/glyphs.json
 
-DEBS is a folder of fonts-*.deb files, FONTS the folder that they are unpacked in. Needs dpkg-deb. Nobody needs this
-program to build the data set: it made the list that the builder reads, and would make another one for newer packages.
+DEBS is a folder of fonts-*.deb files, FONTS the folder that they are unpacked in. Needs dpkg-deb. Building the data set
+does not need this program: it made the list that the builder reads, and can make a new list from newer packages.
 """
 
 import argparse

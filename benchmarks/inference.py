@@ -1,11 +1,11 @@
-"""Inference of MobileNetV3-Large at 224, synthesized and static: one image, and growth with N, batch and devices.
+"""Measures inference of MobileNetV3-Large at 224, synthesized and static: time over N, batch size and devices.
 
     python benchmarks/inference.py [--json inference.json]
     python benchmarks/inference.py --devices 1 2 4 8 [--json devices.json]
 
-'synthesized' has its coefficients from a preview that costs nothing to speak of; the preview of
-configs/imagenet_mbv3.py comes on top ('BasisNet'). With --devices the batch is split over that many devices, which on
-a CPU are forced and share its cores: there the time should stay what it is on one. Wall time, float32.
+The synthesized networks ('N = ...') get their coefficients from a preview of negligible cost; 'BasisNet' has the
+preview of configs/imagenet_mbv3.py. With --devices the batch is split over that many devices. On a CPU these are forced
+devices that share the cores, so the time should be the same as on one device. Wall time, float32.
 """
 
 import argparse
@@ -38,9 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bases", type=int, nargs="+", default=[1, 4, 16, 64], help="N, at batch 1")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 256], help="at N = 16")
-    parser.add_argument("--devices", type=int, nargs="+", help="nothing but these, at N = 16 and batch 32")
+    parser.add_argument("--devices", type=int, nargs="+", help="only these numbers of devices, at N = 16 and batch 32")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--turn", type=float, default=0.2, help="seconds that a turn takes at least")
+    parser.add_argument("--turn", type=float, default=0.2, help="shortest duration of a turn, in seconds")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 

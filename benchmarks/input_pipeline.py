@@ -1,10 +1,10 @@
-"""CPU time an image of the input pipeline, beside tf.data's fused decode-and-crop on the same JPEGs.
+"""Measures CPU time per image of the input pipeline, and of tf.data's fused decode-and-crop on the same JPEGs.
 
     python benchmarks/input_pipeline.py [--json input_pipeline.json]
 
 Each system reads 500 x 375 JPEGs of about 100 KB from memory, takes Inception's crop, resizes it to 224 and flips
-half of them. Each lives in a process of its own, and they take turns. A turn's time is user and system time of the
-process and its children from one idle state to the next, so what was prefetched is neither left out nor counted twice.
+half of them. Each system runs in its own process, and they take turns. A turn's time is the user and system time of
+the process and its children from one idle state to the next, so prefetched images count exactly once.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batches", type=int, default=8, help=f"of {BATCH} images, a turn")
+    parser.add_argument("--batches", type=int, default=8, help=f"batches of {BATCH} images per turn")
     parser.add_argument("--threads", type=int, default=2, help="threads, or worker processes of one each")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()

@@ -1,13 +1,12 @@
-"""Latency in LiteRT of exported networks: the stages of a BasisNet, and static networks. One image, one thread.
+"""Measures the latency in LiteRT of the stages of a BasisNet and of static networks: one image, one thread.
 
     taskset -c 0 python benchmarks/latency.py [--files DIR] [--json latency.json]
     taskset -c 0 python benchmarks/latency.py --kinds none float16 int8_weights int8
 
-The networks are those of configs/imagenet_*.py at 224, exported as --mode=export exports them. Weights are drawn at
-random, which changes no time, and so is the image that int8 is calibrated on. 'synthesis' is a file that does nothing
-but combine all kernels. 'average' takes the preview's time for all images, and the specialist's for those that do not
-exit. Files are written to --files, and those that are there are used again. Converting takes minutes; --export-only
-stops after it.
+The networks are those of configs/imagenet_*.py at 224, exported as by --mode=export. The weights are random, which does
+not change the time; so is the image for int8's calibration. 'synthesis' is a file that only combines all kernels.
+'average' is the preview's time for all images plus the specialist's time for those that do not exit. Files are written
+to --files, and existing files are used again. Converting takes minutes; --export-only stops after it.
 """
 
 import argparse
@@ -150,7 +149,7 @@ def main() -> None:
     parser.add_argument("--synthesize", nargs="+", default=["blocks"], help="as config.model.synthesize")
     parser.add_argument("--exit-rate", type=float, default=PAPERS_EXIT_RATE, help="share of images that exit")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--turn", type=float, default=0.1, help="seconds that a turn takes at least")
+    parser.add_argument("--turn", type=float, default=0.1, help="shortest duration of a turn, in seconds")
     parser.add_argument("--export-only", action="store_true")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Every distinct synthesized layer of MobileNetV3-Large at 224: ours, the static layer, and two rivals.
+"""Times every distinct synthesized layer of MobileNetV3-Large at 224: ours, the static layer, and two rivals.
 
     taskset -c 0 python benchmarks/layers.py [--json layers.json] [--layers 112x112]
     taskset -c 0 python benchmarks/layers.py --forms synthesized vmapped
@@ -6,10 +6,10 @@
 - synthesized: ops/synthesis.py; each image has its own kernel, combined from N bases.
 - static: the same layer with one kernel for all images.
 - pytorch: the images as groups of one convolution, as timm's CondConv2d has them; needs the extra `[benchmark]`.
-- vmapped: `jax.vmap` of a convolution over (image, kernel); in a run of its own, since its memory slows the others.
+- vmapped: `jax.vmap` of a convolution over (image, kernel); in a separate run, since its memory slows the others.
 
-Forward alone, and forward with the gradients of images, bases and coefficients. On CPU a figure is CPU time, so one
-core (taskset) is a fair field; elsewhere it is wall time.
+Forward alone, and forward with the gradients of images, bases and coefficients. On a CPU a figure is CPU time, so
+use one core (taskset) for a fair comparison; elsewhere it is wall time.
 """
 
 import argparse
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--bases", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--turn", type=float, default=0.03, help="seconds that a turn takes at least")
+    parser.add_argument("--turn", type=float, default=0.03, help="shortest duration of a turn, in seconds")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 

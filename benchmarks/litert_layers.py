@@ -1,9 +1,9 @@
-"""Forms of a synthesized layer in LiteRT: all pointwise and depthwise layers of MobileNetV3-Large, one by one.
+"""Times forms of a synthesized layer in LiteRT, for all pointwise and depthwise layers of MobileNetV3-Large.
 
     taskset -c 0 python benchmarks/litert_layers.py [--json litert_layers.json]
 
-Kernels are inputs, as computed ones are: LiteRT's XNNPACK has convolutions with constant kernels alone. 'constant' is
-what a static network has. Milliseconds of all layers together, one image, one thread.
+Kernels are inputs, like computed kernels: LiteRT's XNNPACK only has convolutions with constant kernels. 'constant' is
+the layer of a static network. Milliseconds of all layers together, one image, one thread.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def main() -> None:
     """Prints a table; writes all layers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--turn", type=float, default=0.01, help="seconds that a turn takes at least")
+    parser.add_argument("--turn", type=float, default=0.01, help="shortest duration of a turn, in seconds")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     rng, totals, rows = np.random.default_rng(0), collections.Counter[str](), []

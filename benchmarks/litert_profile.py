@@ -1,9 +1,9 @@
-"""Where the time of .tflite files goes, by the operators that LiteRT runs: one image, one thread.
+"""Prints the time that .tflite files spend in each operator of LiteRT: one image, one thread.
 
     taskset -c 0 python benchmarks/litert_profile.py runs/latency/specialist.int8_weights.tflite
 
-'Delegate/...' are XNNPACK's operators, names in capitals LiteRT's own. Python's LiteRT has no profiler, so this talks
-to the C interface of the library in its package (libLiteRt.so of ai-edge-litert 2.3).
+'Delegate/...' are XNNPACK's operators, names in capitals are LiteRT's own. Python's LiteRT has no profiler, so this
+script uses the C interface of the package's library (libLiteRt.so of ai-edge-litert 2.3).
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Ten thousand steps with evaluations and checkpoints: does memory, a file, a thread or a compilation come on top?
+"""Checks that ten thousand steps with evaluations and checkpoints leak no memory, files, threads or compilations.
 
     python benchmarks/load.py [--steps 10000] [--json load.json]
 
-The run is `python -m basisnet_jax.main` on a network of two blocks. Another process looks at it four times a second,
-through /proc. A tenth of the steps is warm-up. Fails if after it memory grows by more than 3%, or the rest at all.
+The run is `python -m basisnet_jax.main` on a network of two blocks. Another process observes the run four times a
+second through /proc. The first tenth of the steps is warm-up. Afterwards memory may grow by at most 3%, the other
+figures not at all; otherwise the script fails.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main() -> None:
         samples = watch(pathlib.Path(scratch), options.steps)
     rows = [row_of([x for x in samples if 10 * x["step"] // options.steps == tenth]) for tenth in range(10)]
     print(
-        f"{options.steps} steps; {timing.machine()}; of a tenth of the run the median of memory, the fewest of the rest"
+        f"{options.steps} steps; {timing.machine()}; per tenth of the run: the median of memory, the minimum of others"
     )
     print("".join(f"{name:>16}" for name in rows[0]))
     for row in rows:

@@ -1,10 +1,10 @@
-"""A miniature of ImageNet's official archives, for TFDS's own builder: what was not downloaded can still be tried.
+"""Makes a miniature of ImageNet's official archives for TFDS's own builder, to try ImageNet without the download.
 
     python benchmarks/miniature_imagenet.py DATA               # then prepare it as docs/data.md says for ImageNet
     python benchmarks/miniature_imagenet.py PHOTOS --folder    # crops as PHOTOS/class/*.jpg, for configs/folder.py
 
-Crops of photographs that come with scikit-learn, Matplotlib and scikit-image, under the names and labels of ImageNet,
-and the three odd files that ImageNet has: a JPEG in CMYK, a gray one, and a PNG that is called JPEG.
+It holds crops of photographs from scikit-learn, Matplotlib and scikit-image, under ImageNet's names and labels, and the
+three odd files of ImageNet: a JPEG in CMYK, a gray one, and a PNG that is called JPEG.
 """
 
 import argparse
@@ -163,8 +163,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--folder", action="store_true", dest="as_folder", help="folder/class/*.jpg, not the archives")
-    parser.add_argument("--train", type=int, default=20, help="images a class")
-    parser.add_argument("--validation", type=int, default=5, help="images a class")
+    parser.add_argument("--train", type=int, default=20, help="images per class")
+    parser.add_argument("--validation", type=int, default=5, help="images per class")
     parser.add_argument("--side", type=int, default=320, help="shorter side in pixels")
     flags = parser.parse_args()
     if flags.as_folder:

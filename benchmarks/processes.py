@@ -1,9 +1,9 @@
-"""Four processes as one run, beside one process: how far their losses are apart, and how soon three miss the fourth.
+"""Compares a run of four processes with a run of one: how much losses differ, and how soon a lost process is noticed.
 
     python benchmarks/processes.py [--json processes.json]
 
 Everything is `python -m basisnet_jax.main` on a network of two blocks, 16 steps, on forced CPU devices of this machine.
-The last column evaluates the four processes' checkpoint in one process, on one device: the same parameters there.
+The last column evaluates the four processes' checkpoint in one process on one device, so with the same parameters.
 """
 
 import argparse

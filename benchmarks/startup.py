@@ -1,9 +1,9 @@
-"""From the command to the first training step, by phase: with an empty compilation cache, and with a warm one.
+"""Times each phase from the command to the first training step, with an empty and with a warm compilation cache.
 
     python benchmarks/startup.py [--config configs/digits.py] [--json startup.json]
 
-A child process goes through what `train` does up to its first step, and notes the time since it was started. Beside
-it the command itself is run until it logs its first step, which it does once the second is on its way.
+A child process does the same as `train` up to the first step, and notes the time since its start. The command itself is
+timed, too, until it logs its first step, which happens when the second step has begun.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""The study of docs/results.md, row by row: what each is, the command that trains it, and the table of what was found.
+"""Runs the study of docs/results.md: lists its rows, prints or runs their commands, and prints the table of results.
 
     python benchmarks/study.py                              # the rows
     python benchmarks/study.py run static preview_n4        # trains and evaluates what is missing, seeds 0, 1, 2
     python benchmarks/study.py commands static --seeds 0    # prints the commands, for another machine to run
     python benchmarks/study.py table                        # the table of all that is finished
 
-What follows the rows and starts with --config. is for every run: --config.data.dir=... --config.data.threads=2. With
---rates 4e-3 8e-3 a row becomes one run a learning rate, trained on the first 50,000 images and evaluated on the last
-10,000 of the training split: what a rate is chosen by. Runs are in runs/study/ROW-SEED; --out names another folder.
+Flags that start with --config. are passed to every run: --config.data.dir=... --config.data.threads=2. With
+--rates 4e-3 8e-3 a row becomes one run per learning rate, trained on the first 50,000 images and evaluated on the last
+10,000 of the training split, to choose a rate. Runs are in runs/study/ROW-SEED; --out names another folder.
 The rows of 40 classes need the data that `python benchmarks/turned.py` makes.
 """
 
@@ -185,7 +185,7 @@ def main() -> int:
         failed = [run for run in runs if any(subprocess.run(command).returncode for command in run.missing())]
         print(table(runs))
     for run in failed:
-        print(f"error: {run.workdir} was not finished; what it said is above.", file=sys.stderr)
+        print(f"error: {run.workdir} did not finish; its output is above.", file=sys.stderr)
     return 1 if failed else 0
 
 

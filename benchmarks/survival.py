@@ -1,11 +1,11 @@
-"""A run that is killed 20 times, and the run that nobody killed: bit for bit the same, or this fails.
+"""Checks that a run that is killed 20 times ends bit for bit like a run that was never killed.
 
     python benchmarks/survival.py [--kills 20] [--seed 0] [--json survival.json]
 
-The run is `python -m basisnet_jax.main` on a network of two blocks, under a diary: what it begins to do is written to a
-file, by which each SIGKILL is aimed at a phase, and there hits a random moment. Then the same command is given again.
-Every life's batches are in the diary as digests, so that an example seen in another place would show. A kill while the
-step compiles finds no compiled programs on disk, and the next life finds what it left there.
+The run is `python -m basisnet_jax.main` on a network of two blocks, and writes each phase that begins to a diary file.
+Each SIGKILL is aimed at a phase by the diary, and hits a random moment of that phase. Then the same command runs again.
+The diary also holds a digest of every batch, which shows an example in a wrong place. A run that is to be killed while
+the step compiles starts without compiled programs on disk; the next start finds those that the killed run left.
 """
 
 import argparse

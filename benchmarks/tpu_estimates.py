@@ -1,18 +1,18 @@
-"""What a TPU's compiler expects of a network's step, with no TPU: cycles, bytes, memory; static beside synthesized.
+"""Prints a TPU compiler's estimates for a network's step, without a TPU: cycles, bytes, memory; static and synthesized.
 
     pip install -e '.[tpu]'
     python benchmarks/tpu_estimates.py [--rows=train-static,train-pallas] [--blocks=all] [--output=tpu.json]
 
-The networks are MobileNetV3-Large at 224, N = 16, one coefficient vector a block, bfloat16, on one chip; --blocks keeps
-some of its 15 blocks. A row is train or inference, then static (plain kernels), static-pallas, taps (synthesized, by
-XLA alone) or pallas (synthesized, by models/pallas_*.py). A row takes minutes to compile.
+The networks are MobileNetV3-Large at 224, N = 16, one coefficient vector per block, bfloat16, on one chip; --blocks
+keeps some of its 15 blocks. A row is train or inference, then static (plain kernels), static-pallas, taps (synthesized,
+by XLA alone) or pallas (synthesized, by ops/pallas_*.py). A row takes minutes to compile.
 
-cycles   the compiler's estimates over the scheduled program, a loop's times its trips; compare like with like only.
+cycles   the compiler's estimates over the scheduled program, a loop's times its trips; only compare like with like.
 kernels  cycles of the Pallas kernels, which have no estimate: for each the larger of its final instruction bundles
          times trips, and its bytes at the chip's bandwidth.
 HBM      bytes that operations and copies move from and to HBM, padded to tiles.
 ms       sum over operations of the larger of cycles at the chip's clock and bytes at its bandwidth.
-temp     memory for what lives within the step.
+temp     memory of the step's temporary arrays.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def estimate(step: Callable, arguments: tuple, chip: Chip, dumped: pathlib.Path)
 def main() -> None:
     """Prints a table; writes the same as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", default="v5e:2x2", help="its first device is compiled for")
+    parser.add_argument("--topology", default="v5e:2x2", help="compile for its first device")
     parser.add_argument("--blocks", default="0,1,3,6,10,12,13", help="of MobileNetV3-Large, by index; 'all' is all 15")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rows", default=",".join(ROWS))
@@ -144,7 +144,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = arguments.rows.split(",")
     if unknown := [row for row in rows if row not in ROWS]:
-        parser.error(f"{unknown[0]} is no row; the rows are {', '.join(ROWS)}")
+        parser.error(f"{unknown[0]} is not a row; the rows are {', '.join(ROWS)}")
     blocks = list(range(15)) if arguments.blocks == "all" else [int(index) for index in arguments.blocks.split(",")]
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""The training step of MobileNetV3-Large at 224: synthesized from N bases, static, and two rivals.
+"""Times the training step of MobileNetV3-Large at 224: synthesized from N bases, static, and two rivals.
 
     python benchmarks/training_step.py [--json training_step.json]
 
-The steps are the project's own (training/step.py; SGD with momentum, moving averages, float32). 'synthesized' has its
-coefficients from a preview that costs nothing to speak of, 'BasisNet' from the one of configs/imagenet_mbv3.py.
-'XLA depthwise' and 'vmapped' have other forms of the same layers. Gradients alone are timed beside whole steps, since
-optimizer and averages pass over N times the parameters. Wall time; what is slow gets one turn.
+The steps are the project's own (training/step.py; SGD with momentum, moving averages, float32). 'synthesized' gets
+its coefficients from a preview of negligible cost, 'BasisNet' from the preview of configs/imagenet_mbv3.py.
+'XLA depthwise' and 'vmapped' have other forms of the same layers. Gradients alone are timed as well as whole steps,
+since the optimizer and the averages pass over N times the parameters. Wall time; slow contestants get one turn.
 """
 
 import argparse

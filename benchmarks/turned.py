@@ -1,4 +1,4 @@
-"""Fashion-MNIST in four rotations, each a class of its own, as a TFDS builder: the harder task of benchmarks/study.py.
+"""Makes a TFDS data set of Fashion-MNIST in four rotations, with a class per rotation: the harder task of study.py.
 
     python benchmarks/turned.py [--data_dir FOLDER]    # reads fashion_mnist there, writes fashion_mnist_turned there
 

@@ -1,17 +1,17 @@
-"""Throughput of two-stage inference against running both stages on every image, over exit rates.
+"""Compares the throughput of two-stage inference with running both stages on every image, over exit rates.
 
     python benchmarks/two_stage.py [--turn 0.05] [--json two_stage.json]
     python benchmarks/two_stage.py --config imagenet_mbv3 --channels 3 --classes 1000 --batches 64 --rounds 3
 
-A gain is the throughput over that of both stages in one program, on every image. The ideal gain at exit rate r is that
-of the preview's time plus 1 - r of the specialist's, each measured on the full batch by itself, from arrays of NumPy to
-arrays of NumPy; r is the share that exits, so an ideal specialist takes the same for each image of any batch. By
-default a turn is one call, and the contestants take turns, so none finds the caches as it left them: as the two stages
-of a classifier leave them to each other. With --turn each repeats its call for so long, and a stage alone finds them
-warm, which no classifier's stages do: the ideal is then out of reach by that, too.
+The gain is the throughput relative to both stages in one program, on every image. The ideal gain at exit rate r follows
+from the time of the preview plus 1 - r of the time of the specialist, each measured alone on the full batch, from NumPy
+arrays to NumPy arrays; so an ideal specialist takes the same time per image at any batch size. By default a turn is one
+call, and the contestants take turns, so each finds caches that another one filled, like the stages of a classifier.
+With --turn each contestant repeats its call for that time, and a stage alone finds warm caches, which the stages of a
+classifier never do; the ideal gain is then even harder to reach.
 
-Reach: at least 85% of the ideal gain at batch 64 and above, at every rate from 0 to 90%. Weights are drawn at random,
-which changes no time; the threshold lies between the confidences that they give. Wall time, float32. Compiling takes
+Goal: at least 85% of the ideal gain at batch 64 and above, at every rate from 0 to 90%. The weights are random, which
+does not change the time; the threshold lies between the confidences that they give. Wall time, float32. Compiling takes
 minutes at first.
 """
 

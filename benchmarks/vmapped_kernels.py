@@ -1,8 +1,8 @@
-"""Shows whether vmapped 1x1 convolutions, one kernel an image, are right where the batch is sharded over 8 CPU devices.
+"""Shows whether vmapped 1x1 convolutions, one kernel per image, are right if the batch is sharded over 8 CPU devices.
 
     python benchmarks/vmapped_kernels.py
 
-`jax.vmap` of a convolution over its kernel becomes one convolution in groups, a group for each image. The script
+`jax.vmap` of a convolution over its kernel becomes one grouped convolution with a group per image. The script
 compares it with NumPy, on one device and with the batch sharded over eight, prints the largest errors with the
 versions, and ends with code 1 if one of them is wrong.
 

@@ -16,7 +16,7 @@ die() {
 # Runs a command, or prints it; the script ends where it fails.
 try() {
   if [[ $DRY_RUN ]]; then show "$@"; return; fi
-  "$@" || die "this failed, with code $?: $(show "$@")" 1
+  "$@" || die "this command failed with code $?: $(show "$@")" 1
 }
 
 # What a command prints; in a dry run it is printed itself, and the answer is the first argument.
@@ -24,7 +24,7 @@ ask() {
   local assumed=$1
   shift
   if [[ $DRY_RUN ]]; then show "$@" >&2; echo "$assumed"; return; fi
-  "$@" || die "this failed, with code $?: $(show "$@")" 1
+  "$@" || die "this command failed with code $?: $(show "$@")" 1
 }
 
 # A command as it can be typed.

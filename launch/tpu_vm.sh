@@ -44,7 +44,7 @@ create() {
   ASSUMED_STATE=ACTIVE
   local state
   state=$(settled) || exit
-  [[ $state == ACTIVE ]] || die "the TPU is ${state:-gone}; launch/tpu_vm.sh delete, and try again." "$STOPPED"
+  [[ $state == ACTIVE ]] || die "the TPU is ${state:-gone}; run launch/tpu_vm.sh delete and try again." "$STOPPED"
 }
 
 setup() {

@@ -64,7 +64,7 @@ def test_what_is_no_finished_run_or_the_same_run_again_is_named_and_left_out(tmp
         f"left out: {unfinished} has no results.json of a finished run",
         f"left out: {damaged} has no results.json of a finished run",
         f"left out: {file} is not a folder",
-        f"left out: {good}/ is {good} again, and counts once",
+        f"left out: {good}/ is the same folder as {good}, and counts once",
     ]
 
 

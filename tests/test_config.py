@@ -172,8 +172,8 @@ def test_what_a_run_is_too_short_for_is_fitted_and_said():
     assert (plan.total_steps, plan.warmup_steps, plan.warm_start_steps) == (400, 40, 40)
     assert plan.notes == (
         "config.schedule.warmup_epochs = 4 and config.warm_start_epochs = 10 do not fit into config.epochs = 4; each "
-        "takes a tenth of the run, 40 of 400 steps.",
-        "config.ema_decay = 0.999 averages over 1,000 steps; a run of 400 averages over its last 45.",
+        "is cut to a tenth of the run, 40 of 400 steps.",
+        "config.ema_decay = 0.999 averages over 1,000 steps, but a run of 400 steps averages over its last 45.",
     )
     config.warm_start_epochs = 1.0
     assert derive(config, devices=1).notes[0].startswith("config.schedule.warmup_epochs = 4 does not fit into")

@@ -27,7 +27,7 @@ def refuse_groups(jaxpr: Any, of_twice_the_batch: Any) -> None:
     ]
     if layers:
         raise UserError(
-            f"{_some(layers)}: a convolution with the batch in its groups, many times slower than it need be, and "
+            f"{_some(layers)}: a convolution has the batch in its groups, which is many times slower than needed, and "
             "wrong where the batch is sharded; use the forms of ops/synthesis.py."
         )
 
@@ -47,8 +47,8 @@ def refuse_gathers(program: hlo.Program) -> None:
     layers = batch_gathers(program, lambda label: label.startswith("batch["))
     if layers:
         raise UserError(
-            f"{_some(layers)}: images, or activations, are sent from device to device; only parameters and sums "
-            "over the batch may be; look at the shardings of that layer, or set config.mesh.fsdp = 1."
+            f"{_some(layers)}: images or activations are sent from device to device, but only parameters and sums "
+            "over the batch may be; check the shardings of that layer, or set config.mesh.fsdp = 1."
         )
 
 

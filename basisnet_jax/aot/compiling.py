@@ -26,10 +26,11 @@ from basisnet_jax.workdir.lock import made
 GIB = 2**30
 BATCH_UNIT = 8  # --fit tries multiples of so many images a device: the compiler pads other numbers
 BIAS = (
-    "Seconds are max(cycles / clock, HBM bytes / bandwidth) of each operation, one after the other, by the compiler's "
-    "own estimate of cycles; nothing was run. It overstates sums of shifted taps 6 to 7 times, static convolutions 2 "
-    "to 5.5 times, memory-bound bfloat16 operations 2.5 to 3 times; a Pallas kernel carries no estimate and counts by "
-    "its bytes alone. Compare like with like. Memory and bytes are the compiler's own and hold."
+    "Seconds are the sum of max(cycles / clock, HBM bytes / bandwidth) over the operations, with the compiler's "
+    "estimate of cycles; nothing was run. The estimate is too high for sums of shifted taps (6 to 7 times), static "
+    "convolutions (2 to 5.5 times) and memory-bound bfloat16 operations (2.5 to 3 times); a Pallas kernel has no "
+    "estimate and counts by its bytes alone. Compare like with like. Memory and bytes are the compiler's own figures "
+    "and can be relied on."
 )
 
 
@@ -315,11 +316,11 @@ def table(report: dict[str, Any]) -> str:
         )
     between = report["between_slices"]
     if between["bytes"]:
-        took = "a time unknown" if between["seconds"] is None else f"{between['seconds'] * 1e3:.3f} ms"
+        took = "an unknown time" if between["seconds"] is None else f"{between['seconds'] * 1e3:.3f} ms"
         lines.append(f"{'between slices':24}{between['bytes'] / 1e6:.2f} MB a device in {took}")
     price = "" if report["epoch_price"] is None else f", price {report['epoch_price']:,.2f}"
     lines += [
-        f"{total['unestimated']} operations carry no estimate of cycles and count by their bytes",
+        f"{total['unestimated']} operations have no estimate of cycles and count by their bytes",
         f"FLOPs of a device, by XLA's count: {report['flops_per_device']:.4g}",
         f"{report['images_per_second']:,.0f} images/s; an epoch: {report['epoch_hours'] * 60:,.2f} minutes, "
         f"{report['epoch_chip_hours']:,.3f} chip-hours{price}; "

@@ -42,7 +42,7 @@ CHIPS = {
     "v5p": Chip(axes=3, pod=8960, hbm_gib=95.74, clock=1.75e9, bandwidth=2765e9, network=600e9),
     "v6e": Chip(axes=2, pod=256, hbm_gib=31.25, clock=1.75e9, bandwidth=1640e9, network=400e9, outside=12.5e9),
 }
-FORMS = "v5e:2x4 to v5e:16x16 (v2, v3 and v6e alike) or v4:2x2x1 (v5p alike), chips along each axis"
+FORMS = "v5e:2x4 to v5e:16x16 (v2, v3 and v6e likewise) or v4:2x2x1 (v5p likewise), the chips along each axis"
 INSTALL = "pip install -e '.[tpu]'"
 
 
@@ -58,7 +58,7 @@ def devices_of(topology: str, slices: int = 1) -> tuple[list[jax.Device], Chip]:
     """
     kind, _, shape = topology.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", shape):
-        raise UserError(f"--topology={topology!r} is no TPU topology; the forms are {FORMS}.")
+        raise UserError(f"--topology={topology!r} is not a TPU topology; the forms are {FORMS}.")
     chip, sides = CHIPS[kind], [int(side) for side in shape.split("x")]
     if len(sides) != chip.axes or not 1 <= math.prod(sides) <= chip.pod:
         raise UserError(
@@ -83,7 +83,9 @@ def devices_of(topology: str, slices: int = 1) -> tuple[list[jax.Device], Chip]:
 def _load_libtpu() -> None:
     """Prepares the process to compile for TPUs, and for nothing else: a TPU on this machine is left alone."""
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError(f"--mode=compile needs TPU's compiler, libtpu, and no TPU; install it with `{INSTALL}`.")
+        raise UserError(
+            f"--mode=compile needs libtpu, the TPU's compiler, but no TPU; install libtpu with `{INSTALL}`."
+        )
     jax.config.update("jax_platforms", "cpu")
     for name, value in {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a lock in /tmp allows one process, and outlives a killed one

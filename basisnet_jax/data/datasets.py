@@ -112,8 +112,8 @@ def check_classes(name: str, classes: Sequence[str]) -> None:
     """Raises UserError if there are fewer than two classes."""
     if len(classes) < 2:
         raise UserError(
-            f"data set {name!r} has {len(classes)} class ({', '.join(classes)}), and nothing to tell it from; a "
-            "classifier needs at least 2 classes."
+            f"data set {name!r} has {len(classes)} class ({', '.join(classes)}), but a classifier needs at least "
+            "2 classes; choose a data set with more classes."
         )
 
 
@@ -209,7 +209,7 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         return tfds.builder(name, data_dir=where, file_format="array_record")
     except tfds.core.DatasetNotFoundError:
         raise UserError(
-            f"data.name = {name!r} is not a data set of TFDS; `tfds new` and its catalog list the names."
+            f"data.name = {name!r} is not a data set of TFDS; `tfds.list_builders()` and TFDS's catalog list the names."
         ) from None
     except ValueError as error:
         raise UserError(f"data.name = {name!r} cannot be opened: {str(error).splitlines()[0]}") from None
@@ -222,7 +222,7 @@ def _prepared(builder: tfds.core.DatasetBuilder, data_dir: str) -> tfds.core.Dat
     if builder.name != "digits":
         raise UserError(
             f"data set {builder.name!r} is not prepared in {builder.data_dir}; {_by_hand(builder)}prepare it with "
-            f"`{_command(builder.name, data_dir)}`, or say where it is with --config.data.dir."
+            f"`{_command(builder.name, data_dir)}`, or give its folder with --config.data.dir."
         )
     _prepare(builder)
     return _builder(builder.name, data_dir)  # a new builder, since another process may have prepared the data
@@ -235,7 +235,7 @@ def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
     if missing:
         return f"put {' and '.join(missing)} (see {builder.info.homepage}) into {manual} and "
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and builder.name not in BY_HAND:
-        return f"put what its page ({builder.info.homepage}) gives you into {manual} and "
+        return f"put the files from its page ({builder.info.homepage}) into {manual} and "
     return ""
 
 
@@ -264,7 +264,7 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
             return
         raise UserError(
             f"cannot prepare {builder.name!r} in {builder.data_dir} ({error.strerror or error}); "
-            "say where to with --config.data.dir."
+            "give another folder with --config.data.dir."
         ) from None
 
 
@@ -291,6 +291,6 @@ def _source(builder: tfds.core.DatasetBuilder, split: str, field: str) -> Source
         return builder.as_data_source(split=split, decoders={name: tfds.decode.SkipDecoding() for name in images})
     except (ValueError, NotImplementedError):
         raise UserError(
-            f"{builder.data_dir} holds another file format than array_record; remove it and prepare it again with "
+            f"{builder.data_dir} holds a file format other than array_record; remove it and prepare it again with "
             f"`{_command(builder.name, '')}`."
         ) from None

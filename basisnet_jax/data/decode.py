@@ -147,7 +147,7 @@ def _webp_header(encoded: bytes) -> Header:
         (bits,) = struct.unpack_from("<I", encoded, 21)
         return Header((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, exif.UPRIGHT)
     if kind != b"VP8X":
-        raise BadExampleError("is not an image: a WebP file without one")
+        raise BadExampleError("is not an image: a WebP file without image data")
     # extended: flags of 4 bytes, 24 bits for each side less 1, then chunks
     low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", encoded, 24)
     size = (low_height + (high_height << 16) + 1, low_width + (high_width << 16) + 1)

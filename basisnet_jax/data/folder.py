@@ -15,7 +15,7 @@ from absl import logging
 from basisnet_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp")
-LAYOUT = f"data.name 'folder' reads split/class/*{SUFFIXES[0]} in it (and {', '.join(SUFFIXES[1:])})"
+LAYOUT = f"data.name 'folder' needs files split/class/*{SUFFIXES[0]} there (or {', '.join(SUFFIXES[1:])})"
 OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # with hidden files, what Windows and macOS put beside images
 LONGEST_NAME = 100  # characters of a class's name, which is shown in tables and plots
 
@@ -74,12 +74,12 @@ def open_splits(folder: str, train: str, evaluation: str, eval_share: float) -> 
     names = {name: _class_names(root / name) for name in (train, evaluation) if (root / name).is_dir()}
     for field, name in (("train_split", train), ("eval_split", evaluation)):
         if name not in names:
-            raise UserError(f"config.data.{field} = {name!r} is not a folder of {root}, which has {_instead(root)}")
+            raise UserError(f"config.data.{field} = {name!r} is not a folder in {root}, which has {_instead(root)}")
     differing = sorted(set(names[train]) ^ set(names[evaluation]))
     if differing:
         raise UserError(
             f"{root} has the class {differing[0]!r} in only one of {train!r} and {evaluation!r} "
-            f"({len(differing)} such); give both splits the same class folders."
+            f"({len(differing)} such classes); give both splits the same class folders."
         )
     splits = [_split(root / name, names[train]) for name in (train, evaluation)]
     _check_every_class(root / train, splits[0], names[train])
@@ -91,7 +91,7 @@ def _instead(root: pathlib.Path) -> str:
     folders = [entry.name for entry in _entries(root) if entry.is_dir()]
     if any(entry.name.lower().endswith(SUFFIXES) for name in folders for entry in _entries(root / name)):
         return (
-            f"classes, whose folders hold images themselves ({', '.join(folders[:3])}); --config.data.eval_share=0.2 "
+            f"class folders without splits ({', '.join(folders[:3])}); --config.data.eval_share=0.2 "
             "keeps a fifth of each class for evaluation."
         )
     return f"{', '.join(folders[:20]) or 'no folders'}; {LAYOUT}."
@@ -119,7 +119,7 @@ def _divided(
     for label, files in by_class.items():
         if len(files) < 2:
             raise UserError(
-                f"{root / classes[label]} holds one image, which cannot be in training and evaluation; add another."
+                f"{root / classes[label]} holds one image, which cannot be in both splits; add another image."
             )
         count = min(max(1, round(eval_share * len(files))), len(files) - 1)
         kept.update(sorted(files, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:count])
@@ -164,7 +164,7 @@ def find_images(pattern: str, flag: str) -> list[str]:
         images = [file for file in below if file.lower().endswith(SUFFIXES) and not _is_hidden(file, pattern)]
         if not images:
             raise UserError(
-                f"--{flag} = {pattern!r} is a folder that has no images below it ({', '.join(SUFFIXES)}); name another."
+                f"--{flag} = {pattern!r} is a folder without images ({', '.join(SUFFIXES)}); name another folder."
             )
         if skipped := len(below) - len(images):
             what = "1 file that is not an image is" if skipped == 1 else f"{skipped} files that are not images are"
@@ -175,7 +175,7 @@ def find_images(pattern: str, flag: str) -> list[str]:
     if images:
         return sorted(images)
     if matched:
-        raise UserError(f"--{flag} = {pattern!r} matches folders and no image files; name one folder, or their files.")
+        raise UserError(f"--{flag} = {pattern!r} matches only folders; name one folder, or image files.")
     raise UserError(f"--{flag} = {pattern!r} matches no files; quote the pattern, as in --{flag}='photos/*.jpg'.")
 
 
@@ -200,7 +200,7 @@ def _class_names(path: pathlib.Path) -> list[str]:
         if entry.is_dir():
             names.append(entry.name)
         elif entry.name.lower().endswith(SUFFIXES):
-            raise UserError(f"{path / entry.name} lies in no class folder; move it into one, as in {path}/cat.")
+            raise UserError(f"{path / entry.name} is not in a class folder; move it into one, as in {path}/cat.")
     for name in names:
         if not _is_text(name):
             raise UserError(f"the class folder {name!r} of {path} has control characters in its name; rename it.")
@@ -220,7 +220,7 @@ def _split(root: pathlib.Path, classes: Sequence[str]) -> Split:
                 skipped += 1
                 continue
             if not entry.name.lower().endswith(SUFFIXES) or entry.is_dir():
-                kind = "a folder" if entry.is_dir() else f"none of {', '.join(SUFFIXES)}"
+                kind = "a folder" if entry.is_dir() else f"not one of {', '.join(SUFFIXES)}"
                 raise UserError(f"{root / name / entry.name} is {kind}; convert it, or move it elsewhere.")
             files.append(f"{name}/{entry.name}")
             labels.append(label)

@@ -146,8 +146,8 @@ def split_all(
         if by_split is None:
             designs = {_design(faces[drawing.face]) for drawing in drawings[label]}
             raise UserError(
-                f"class {character!r} of script {script!r} has {len(designs)} designs (those of the unseen fonts "
-                f"included), and needs {MIN_DESIGNS} beside them; add fonts, or name the scripts without {script!r}."
+                f"class {character!r} of script {script!r} has {len(designs)} designs (with those of unseen fonts), "
+                f"but needs {MIN_DESIGNS} without them; add fonts, or name the scripts without {script!r}."
             )
         for split, chosen in by_split.items():
             total = sizes[split] if split == "train" else min(sizes[split], len(chosen))

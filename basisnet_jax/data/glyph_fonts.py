@@ -53,7 +53,7 @@ def classes(scripts: Sequence[str]) -> list[tuple[str, str]]:
     characters = listed()["characters"]
     for script in scripts:
         if script not in characters:
-            raise UserError(f"script {script!r} is none of {', '.join(characters)}; name one of these.")
+            raise UserError(f"script {script!r} is not one of {', '.join(characters)}; name one of these.")
     return [(script, character) for script in scripts or characters for character in characters[script]]
 
 
@@ -77,7 +77,7 @@ def listed_faces(root: str, scripts: Sequence[str]) -> list[Face]:
             digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
             if digest != sha256:
                 raise UserError(
-                    f"package {package} has changed: {path} has SHA-256 {digest}, and glyphs.json has {sha256}, "
+                    f"package {package} has changed: {path} has SHA-256 {digest}, but glyphs.json has {sha256}, "
                     f"of version {entry['version']}; fetch that version ({INSTALL})."
                 )
             excluded = {character for script in banned for character in listed()["characters"][script]}

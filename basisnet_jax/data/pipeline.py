@@ -121,7 +121,7 @@ class _EvalBatches:
                 black = np.zeros((self.side, self.side, self.channels), np.uint8)
                 return {"image": black, "label": np.array(-1, np.int32), "mask": np.array(0.0, np.float32)}
             raise UserError(
-                f"{_name(index, example)} of the evaluation split {error}; evaluation leaves nothing out: fix it, or "
+                f"{_name(index, example)} of the evaluation split {error}, but evaluation skips no example; fix it, or "
                 "remove it from the data set."
             ) from None
 

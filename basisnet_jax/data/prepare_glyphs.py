@@ -1,4 +1,4 @@
-"""Renders the data set `glyphs` from font files, and prints a SHA-256 of each split, to compare the splits by."""
+"""Renders the data set `glyphs` from font files, and prints a SHA-256 of each split to compare the splits with."""
 
 import argparse
 import hashlib
@@ -41,21 +41,23 @@ def prepare(builder: Glyphs) -> None:
       UserError: fonts are missing or have changed, there are too few of them, or the folder cannot be written.
     """
     if builder.is_prepared():
-        print(f"{builder.data_dir} holds the data set; remove that folder to render it anew")
+        print(f"{builder.data_dir} holds the data set; remove that folder to render it again")
         return
     tfds.disable_progress_bar()
     try:
         builder.download_and_prepare()
     except OSError as error:
-        raise UserError(f"cannot write {builder.data_dir} ({error.strerror or error}); choose --data_dir.") from None
+        raise UserError(
+            f"cannot write {builder.data_dir} ({error.strerror or error}); choose another --data_dir."
+        ) from None
 
 
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m basisnet_jax.data.prepare_glyphs", description=__doc__)
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data (default: TFDS's own)")
-    parser.add_argument("--root", default="/", help="folder that the packages are unpacked in (default: /, installed)")
-    parser.add_argument("--fonts_dir", default="", help="a folder of font files to take in place of the packages")
+    parser.add_argument("--root", default="/", help="folder that the packages are unpacked in (default: /)")
+    parser.add_argument("--fonts_dir", default="", help="folder of font files to use instead of the packages")
     parser.add_argument("--scripts", default="", help="scripts whose characters are the classes, as in latin,greek")
     parser.add_argument("--packages", action="store_true", help="print the packages as name=version, and nothing else")
     given = parser.parse_args()

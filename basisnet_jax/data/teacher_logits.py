@@ -53,7 +53,7 @@ def check_identity(folder: epath.Path, identity: dict[str, Any]) -> bool:
     ]
     if differing:
         raise UserError(
-            f"the teacher logits in {folder} are of {'; '.join(differing)}; name another config.distill.cache, and "
+            f"the teacher logits in {folder} have {'; '.join(differing)}; name another config.distill.cache, and "
             "fill it with --mode=teacher."
         )
     return True
@@ -93,6 +93,6 @@ def with_logits(source: Source, folder: epath.Path, identity: dict[str, Any]) ->
     if not check_identity(folder, identity) or missing:
         raise UserError(
             f"config.distill.cache = {str(folder)!r} holds {len(files) - len(missing)} of {len(files)} files of "
-            "teacher logits; make them with the same command and --mode=teacher."
+            "teacher logits; make the others with the same command and --mode=teacher."
         )
     return WithLogits(source, ArrayRecordDataSource([str(path) for path in files]))

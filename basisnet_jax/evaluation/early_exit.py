@@ -102,7 +102,10 @@ def reported_half(count: int) -> np.ndarray:
     batches do not matter, and a split that is sorted by class is divided as well as any other.
     """
     if count < 2:
-        raise UserError(f"the evaluation split holds {count} image; one half is to choose on and one to report, so 2.")
+        raise UserError(
+            f"the evaluation split holds {count} image, but needs 2: the exit rule is chosen on one half and "
+            "reported on the other; take a larger split."
+        )
     return np.random.default_rng(0).permutation(count) >= count // 2
 
 
@@ -137,7 +140,7 @@ def at_most_madds(curve: Curve, target: float) -> int:
     if curve.madds[-1] > target:
         raise UserError(
             f"config.eval.madds_target = {target:,.0f} is less than the preview alone costs, {curve.madds[-1]:,.0f}; "
-            "give more."
+            "raise it."
         )
     return int(np.argmax(curve.madds <= target))
 

@@ -72,7 +72,11 @@ def _evaluate(
     experiment = make_experiment(config, devices, training=False)
     ablations = [name for name in config.eval.coefficients if name != "predicted"]
     if ablations and experiment.model.preview is None:
-        fail("eval.coefficients", tuple(config.eval.coefficients), "a network without a preview has none to replace")
+        fail(
+            "eval.coefficients",
+            tuple(config.eval.coefficients),
+            "must be ('predicted',) for a network without a preview",
+        )
     compared = [_compared(name, experiment) for name in config.eval.compare]
 
     if is_export(workdir):
@@ -97,7 +101,10 @@ def _evaluate(
     ablated = {name: predicted(number, name) for number, name in enumerate(ablations, 2)}
     for evaluated in (predictions, *ablated.values()):
         if not np.isfinite(evaluated.logits_NxK).all():
-            raise UserError(f"the network's logits at step {provenance.step} are not finite; take another checkpoint.")
+            raise UserError(
+                f"the network's logits at step {provenance.step} are not finite; choose another "
+                "--config.eval.checkpoint."
+            )
     progress.stage("choosing thresholds")
     candidates = _candidates(experiment, predictions)
     chosen = _chosen(config, candidates, len(predictions.labels_N), provenance) if candidates else None
@@ -122,12 +129,12 @@ def _evaluate(
 def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Provenance, Stages]:
     """Opens the first kind of LiteRT files of an export; returns the weights' provenance and the stages."""
     if jax.process_count() > 1:
-        raise UserError(f"{folder} is an export, which one process evaluates; start one alone.")
+        raise UserError(f"{folder} is an export, which only one process can evaluate; start a single process.")
     classifier = runtime.TwoStageClassifier.from_export(os.fspath(folder), NEVER, os.cpu_count() or 1)
     if (experiment.model.preview is None) != (classifier.first_stage is None):
-        raise UserError(f"{folder} is frozen for one place; evaluate the run, or the files of --mode=export.")
+        raise UserError(f"{folder} is frozen for one place; evaluate the run, or an export without --specialize.")
     if experiment.eval_side != classifier.side:
-        fail("eval.resolution", experiment.eval_side, f"the export's images are {classifier.side} pixels wide")
+        fail("eval.resolution", experiment.eval_side, f"must be {classifier.side}, the side of the export's images")
 
     def on_host(stage: Any, *arrays_Bx: jax.Array | None) -> Any:
         return stage(*(np.asarray(array_Bx) for array_Bx in arrays_Bx if array_Bx is not None))

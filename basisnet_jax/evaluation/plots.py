@@ -135,8 +135,10 @@ def draw_reliability(path: epath.Path, bins: Mapping[str, Reliability]) -> None:
     for (upper, lower), (name, reliability) in zip(panels.T, bins.items(), strict=True):
         filled = reliability.count > 0
         bars: dict[str, Any] = {"width": width, "color": SKY, "edgecolor": "black", "linewidth": 0.6}
-        upper.bar(middle[filled], reliability.accuracy[filled], **bars, label="share of the images that is right")
-        upper.plot([0, 1], [0, 1], "--", color=GRAY, label="where a network is as often right as it is sure")
+        upper.bar(
+            middle[filled], reliability.accuracy[filled], **bars, label="share of the images classified correctly"
+        )
+        upper.plot([0, 1], [0, 1], "--", color=GRAY, label="perfect calibration")
         upper.plot(
             reliability.confidence[filled], reliability.accuracy[filled], "k.", label="mean confidence of these images"
         )

@@ -123,7 +123,9 @@ class EvaluationResults:
         lines += command_line.align(cells)
         if self.coefficients:
             share = self.coefficients["class_share"]["all"]
-            lines.append(f"{share:.1%} of the coefficients' variance lies between the classes that the preview guesses")
+            lines.append(
+                f"{share:.1%} of the coefficients' variance lies between the classes that the preview predicts"
+            )
         if self.early_termination:
             lines += ["", *self._early_termination_lines(self.early_termination)]
         return "\n".join(lines)
@@ -157,10 +159,10 @@ class EvaluationResults:
         assert chosen.chosen_on is not None
         assert chosen.reported_on is not None
         lines += [
-            f"best on the half that is chosen on: {best.criterion} at temperature {best.temperature:.3f}; on the "
+            f"best on the half for choosing: {best.criterion} at temperature {best.temperature:.3f}; on the "
             f"other, mean top-1 {best.mean_top1_gain:+.4f} against the largest probability at temperature 1",
             "",
-            f"the rule that predict and export take: {rule.criterion} at temperature {rule.temperature:.3f} of at "
+            f"the rule that predict and export use: {rule.criterion} at temperature {rule.temperature:.3f} of at "
             f"least {rule.threshold:.4f}, by {chosen.chosen_by}",
             f"chosen with {was.weights} on {was.images}",
         ]

@@ -28,7 +28,7 @@ def make_model(config: ModelSettings, num_classes: int) -> BasisNet:
     if not synthesized:
         raise UserError(
             f"config.model.synthesize = {tuple(config.synthesize)} from block {config.synthesize_from_block} on "
-            f"names no layer of {config.specialist.backbone}; name another kind or an earlier block."
+            f"matches no layer of {config.specialist.backbone}; name another kind or an earlier block."
         )
     if config.routing == "preview":
         return BasisNet(

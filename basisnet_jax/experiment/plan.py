@@ -109,7 +109,7 @@ def _check_training_batch(config: Settings, devices: int, unit: int) -> None:
         use = f"{below} or {above}" if below else str(above)
         fail("batch_size", size, f"does not divide over {devices} devices; use {use}")
     if size % (devices * config.accumulate_steps):
-        rule = f"must divide the {size // devices} images of a batch that each device has"
+        rule = f"must divide the {size // devices} images of a batch on each device"
         fail("accumulate_steps", config.accumulate_steps, rule)
 
 
@@ -118,7 +118,7 @@ def _unfit(fields: dict[str, float], epochs: float, total_steps: int) -> list[st
     if not fields:
         return []
     named = " and ".join(f"config.{field} = {value:g}" for field, value in fields.items())
-    verb, what = ("do", "each takes") if len(fields) > 1 else ("does", "it takes")
+    verb, what = ("do", "each is cut to") if len(fields) > 1 else ("does", "it is cut to")
     return [
         f"{named} {verb} not fit into config.epochs = {epochs:g}; {what} a tenth of the run, {total_steps // 10} of "
         f"{total_steps} steps."
@@ -131,6 +131,6 @@ def _short_averages(ema_decay: float, total_steps: int) -> list[str]:
     if reached >= meant / 10:
         return []
     return [
-        f"config.ema_decay = {ema_decay:g} averages over {meant:,.0f} steps; a run of {total_steps} averages over its "
-        f"last {reached:.0f}."
+        f"config.ema_decay = {ema_decay:g} averages over {meant:,.0f} steps, but a run of {total_steps} steps averages "
+        f"over its last {reached:.0f}."
     ]

@@ -18,12 +18,12 @@ def load_teacher(config: Settings, data: datasets.Dataset) -> trained.Trained | 
     teacher = trained.load_trained(source, config.model.dtype)
     if (teacher.num_classes, teacher.channels) != (data.num_classes, data.channels):
         raise UserError(
-            f"config.distill.teacher = {source!r} knows {teacher.num_classes} classes of images with "
-            f"{teacher.channels} channels; {data.name!r} has {data.num_classes} and {data.channels}; "
+            f"config.distill.teacher = {source!r} has {teacher.num_classes} classes and images with "
+            f"{teacher.channels} channels, but {data.name!r} has {data.num_classes} and {data.channels}; "
             "name another teacher."
         )
     if isinstance(teacher.model.routing, routing.Task):
-        raise UserError(f"config.distill.teacher = {source!r} asks for the task of each image; name another teacher.")
+        raise UserError(f"config.distill.teacher = {source!r} needs the task of each image; name another teacher.")
     # The teacher sees images turned as the student's are, whatever its own run did.
     crop = dataclasses.replace(teacher.crop, exif_orientation=config.data.exif_orientation)
     return dataclasses.replace(teacher, crop=crop)

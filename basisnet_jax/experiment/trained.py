@@ -80,7 +80,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
     except (OSError, ValueError, TypeError, AttributeError):  # missing, not JSON, or not a config
         raise UserError(
             f"{source!r} is neither a network with published weights ({', '.join(pretrained.PUBLISHED)}) nor the "
-            "workdir of a run: it has no config.json that can be read."
+            "workdir of a run with a readable config.json; name one of these."
         ) from None
     saved.model.dtype = dtype
     config = validate(saved)
@@ -89,7 +89,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
         step = checkpoints.newest_sound_step() if best is None else best
         if step is None:
             raise UserError(
-                f"the run in {source!r} has no checkpoint that can be used; let it reach one, or name another run."
+                f"the run in {source!r} has no usable checkpoint; train it until it saves one, or name another run."
             )
         averages = checkpoints.restore_variables(step, ema=True)
     num_classes = averages["params"]["specialist"]["classifier"]["bias"].size

@@ -96,14 +96,14 @@ def model_card(manifest: Manifest, classes: Sequence[str]) -> str:
         *(f"- {name}: {what}" for name, what in _accuracy(manifest)),
         *(f"- **Warning**: {sentence}." for sentence in manifest.warnings),
         "",
-        "| file | bytes | worst error, of an image's largest logit, against the trained network |",
+        "| file | bytes | worst error, relative to an image's largest logit, against the trained network |",
         "|---|---|---|",
         *(f"| {name} | {size:,} | {error:.1e} |" for name, size, error in _files(manifest)),
         "",
         "## Limits",
         "",
-        "Measured on the images above and on no others: on images of another kind, light or camera, measure again. A "
-        "class that is none of these gets one of their names. Not measured: latency and energy on any device, and "
-        "accuracy by group of people or place.",
+        "Accuracy was measured on the images above only; for images of another kind, light or camera, measure again. "
+        "An object of any other class still gets one of these classes. Not measured: latency and energy on any device, "
+        "and accuracy by group of people or place.",
     ]
     return "\n".join(lines) + "\n"

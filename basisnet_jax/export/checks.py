@@ -100,9 +100,9 @@ def convert_and_check(
             file = f"{stage}.{name}, run by {FORMATS[name].runtime},"
             if not error < math.inf or (exact and error > TOLERANCE):  # `not <`: NaN fails it
                 raise UserError(
-                    f"{file} is off by {error:.1e} of an image's largest logit, and {TOLERANCE:.0e} is allowed where "
-                    "nothing is quantized; nothing was written. Leave the format out of config.export.formats, and "
-                    "report it."
+                    f"{file} is off by {error:.1e} of an image's largest logit, but {TOLERANCE:.0e} is allowed where "
+                    "nothing is quantized; nothing was written: leave the format out of config.export.formats, and "
+                    "report this error."
                 )
             if exact and differing:
                 count = len(logits["jax"].specialist)

@@ -68,14 +68,15 @@ def _specialize(config: Settings, workdir: str, pattern: str, progress: terminal
     opened, network = open_network(config, workdir)
     if network.model.preview is None:
         raise UserError(
-            f"--specialize={pattern}: the run in {workdir} has no preview, and so no coefficients to average."
+            f"--specialize={pattern}: the run in {workdir} has no preview, so it has no coefficients to "
+            "average; leave out --specialize."
         )
     files = find_images(pattern, "specialize")
     progress.stage("averaging coefficients")
     bad: list[str] = []
     images = dict(read_images(files, network.side, network.channels, eval_crop(opened.config.data), bad))
     if bad:
-        raise UserError(f"{bad[0]}; {len(bad)} of {len(files)} files of --specialize are no images.")
+        raise UserError(f"{bad[0]}; {len(bad)} of {len(files)} files of --specialize are not images.")
     pixels = np.stack(list(images.values()))
     batches = [pixels[start : start + READ_AT_ONCE] for start in range(0, len(pixels), READ_AT_ONCE)]
 

@@ -141,8 +141,8 @@ def lost_accuracy(own: Top1, formats: Mapping[str, Top1]) -> Iterator[str]:
             before, after = getattr(own, stage), getattr(reached, stage)
             if before is not None and before - after > MAX_LOSS:
                 yield (
-                    f"{stage}.{name} loses {100 * (before - after):.1f} points of top-1: {after:.4f}, and the network "
-                    f"has {before:.4f}"
+                    f"{stage}.{name} loses {100 * (before - after):.1f} points of top-1: {after:.4f}, where the "
+                    f"network has {before:.4f}"
                 )
 
 
@@ -197,7 +197,7 @@ def describe(
             resize="a JPEG of at least 2, 4 or 8 times the size is decoded at 1/2, 1/4 or 1/8 of it; then area if "
             "it shrinks to a half or less, else bilinear",
             exif_orientation="applied; the image is turned upright first" if crop.exif_orientation else "ignored",
-            preview_image=f"made inside the preview's file, which is given the same {network.side} x {network.side} "
+            preview_image=f"made inside the preview's file, from the same {network.side} x {network.side} "
             f"pixels: {small} x {small}, bilinear, antialiased"
             if network.model.preview
             else None,

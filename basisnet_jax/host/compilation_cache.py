@@ -28,7 +28,8 @@ def use_compilation_cache() -> None:
         probe.unlink()
     except OSError as error:
         logging.warning(
-            "cannot write to %s (%s), so compiled programs are not kept; say where to with JAX_COMPILATION_CACHE_DIR",
+            "cannot write to %s (%s), so compiled programs are not kept; give another folder with "
+            "JAX_COMPILATION_CACHE_DIR",
             folder,
             error.strerror,
         )

@@ -65,7 +65,7 @@ def initialize(
         if given or "coordinator_address should be defined" not in str(error):
             raise UserError(
                 f"the processes of this run cannot be connected ({str(error).splitlines()[0]}); give each one "
-                "--coordinator=HOST:PORT --num_processes=N --process_id=I, or --num_processes=1 if it is alone."
+                "--coordinator=HOST:PORT --num_processes=N --process_id=I, or --num_processes=1 if there is only one."
             ) from None
     finally:
         timer.cancel()
@@ -73,9 +73,9 @@ def initialize(
 
 def _no_connection(seconds: int) -> str:
     return (
-        f"the processes of this run did not all meet within {seconds} s; are they all started, with the same "
-        "--coordinator and --num_processes and each its own --process_id, and can they reach its port? "
-        "--connect_seconds says how long to wait."
+        f"the processes of this run did not all connect within {seconds} s; check that all are started with the same "
+        "--coordinator and --num_processes, each has its own --process_id, and all can reach the coordinator's port, "
+        "or wait longer with --connect_seconds."
     )
 
 
@@ -180,8 +180,8 @@ def exit_when_a_peer_dies() -> Iterator[None]:
             raise
         traceback.print_exc()
         _exit(
-            "this process stopped, on an error of its own or because another one died, whose log then says why; "
-            "the same command goes on from the newest checkpoint.",
+            "this process stopped, on an error of its own or because another process died, whose log then says why; "
+            "the same command resumes from the newest checkpoint.",
             LOST,
         )
 

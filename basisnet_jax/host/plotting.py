@@ -56,7 +56,7 @@ def label_madds(axes: "Axes", average: bool) -> None:
     """Labels a panel of top-1 over multiply-adds: 300 M rather than 3.0 and a power of ten in a corner."""
     from matplotlib.ticker import EngFormatter
 
-    axes.set(xlabel="multiply-adds for an image" + ", on average" * average, ylabel="top-1")
+    axes.set(xlabel="multiply-adds per image" + ", on average" * average, ylabel="top-1")
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.grid(alpha=0.3)
 

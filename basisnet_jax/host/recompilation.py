@@ -46,4 +46,4 @@ def _difference(before: dict[str, str], after: dict[str, str]) -> str:
     for name in {**before, **after}:
         if before.get(name) != after.get(name):
             return f"its argument{name} was {before.get(name, 'not there')} and is {after.get(name, 'not there')}"
-    return "its arguments are as before, so JAX's settings have changed, or its caches were cleared"
+    return "its arguments are the same, so JAX's settings have changed, or JAX's caches were cleared"

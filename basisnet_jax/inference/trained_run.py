@@ -49,7 +49,7 @@ def open_trained(workdir: str, config: Config | None = None, **of_the_model: Any
     """
     folder, config = open_run(workdir, config)
     if config.model.routing == "task":
-        fail("model.routing", "task", "asks for each image's task, which a classifier of images does not know")
+        fail("model.routing", "task", "needs each image's task, which an image file does not have")
     model_settings = dataclasses.replace(config.model, **of_the_model)
     facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
     model = make_model(model_settings, len(facts["classes"]))

@@ -45,8 +45,8 @@ def train(config: Config, workdir: str) -> RunResults | None:
             results = workdir_lib.finished(config, folder)
             if results:
                 distributed.say(
-                    f"{workdir}: this run was finished already, at step {results.step}; to train longer, start "
-                    f"another one with --config.model.specialist.start_from={workdir} (and preview.start_from)."
+                    f"{workdir}: this run has already finished, at step {results.step}; to train longer, start "
+                    f"another run with --config.model.specialist.start_from={workdir} (and preview.start_from)."
                 )
                 return results
             experiment = make_experiment(config)  # opens the data before anything asks for a device
@@ -60,7 +60,7 @@ def train(config: Config, workdir: str) -> RunResults | None:
         with distributed.raise_user_errors_on_all_processes():
             if not (folder / "config.json").exists():
                 raise UserError(
-                    f"{folder} is not the same folder on all hosts; give one that they share with --workdir."
+                    f"{folder} is not the same folder on all hosts; with --workdir, give a folder that they share."
                 )
         with Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
             for line in first_lines.first_lines(experiment, workdir, checkpoints.latest_step()):

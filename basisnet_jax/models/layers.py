@@ -230,7 +230,7 @@ def _normalized(images_BxHxWxC: jax.Array, conventions: Conventions) -> jax.Arra
     mean, std = (np.asarray(x, np.float32) for x in (conventions.input_mean, conventions.input_std))
     if mean.size not in (1, images_BxHxWxC.shape[-1]):
         raise UserError(
-            f"images with {images_BxHxWxC.shape[-1]} channels do not fit a backbone that normalizes {mean.size}; "
-            "choose another backbone."
+            f"images with {images_BxHxWxC.shape[-1]} channels do not fit a backbone that normalizes {mean.size} "
+            "channels; choose another backbone."
         )
     return images_BxHxWxC if (mean == 0).all() and (std == 1).all() else (images_BxHxWxC - mean) / std

@@ -20,16 +20,16 @@ def _run(command: Command) -> int:
 
 
 MODE = Mode(
-    help="compile the step for a TPU that is not here, and say what it would cost",
+    help="compile the step for a TPU, without having one, and print its memory and time",
     examples=("--config=configs/imagenet_mbv3.py --topology=v5e:16x16",),
     run=_run,
     flags=(
         Flag("topology", "The TPU, as in v5e:16x16 or v4:2x2x1."),
-        Flag("slices", "How many of that topology.", 1, int),
+        Flag("slices", "Number of slices of that topology.", 1, int),
         Flag("what", "The training step or the evaluation step.", "train", ("train", "eval")),
-        Flag("per_chip_batch", "Images a chip. Default: the config's batch.", kind=int),
+        Flag("per_chip_batch", "Images per chip. Default: the config's batch.", kind=int),
         Flag("fit", "Also find the largest batch that fits into memory.", False, bool),
-        Flag("price", "Of a chip-hour, to give the price of an epoch.", kind=float),
+        Flag("price", "Price of a chip-hour, to print the price of an epoch.", kind=float),
     ),
     check=_check,
     keeps_programs=False,  # JAX caches programs for absent machines, but cannot read them back

@@ -87,7 +87,7 @@ def load(argument: str) -> ml_collections.ConfigDict:
     try:
         module = _run_file(path)
         if not callable(getattr(module, "get_config", None)):
-            raise UserError("there is no function get_config() in it, as the files of configs/ have.")
+            raise UserError("it has no function get_config(), as the files of configs/ have.")
         config = module.get_config(*arguments)
     except (Exception, SystemExit) as error:  # a config file may do anything
         raise UserError(_mistake(path, error)) from None
@@ -101,7 +101,7 @@ def load(argument: str) -> ml_collections.ConfigDict:
 
 def _folder(path: str) -> str:
     if os.path.exists(os.path.join(path, _OF_RUNS[0])):
-        return f"--config={path} is a folder with a run; give --workdir={path} in the place of --config."
+        return f"--config={path} is a folder with a run; give --workdir={path} instead of --config."
     inside = sorted(pathlib.Path(path).glob("*.py"))
     example = f", as in --config={inside[0]}" if inside else ""
     return f"--config={path} is a folder; give a file{example}."

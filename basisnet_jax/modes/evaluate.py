@@ -16,7 +16,7 @@ def _run(command: Command) -> int:
 
 
 MODE = Mode(
-    help="metrics of a trained run or its export, its early termination and its coefficients",
+    help="evaluate a trained run or its export: metrics, early termination, coefficients",
     examples=("--workdir=runs/digits", "--workdir=runs/digits/export"),
     run=_run,
     flags=PROCESSES,

@@ -14,7 +14,9 @@ def _check(flags: Mapping[str, Any]) -> None:
         return
     threshold_rule(flags["threshold"])
     if flags["specialize"]:
-        raise UserError("--threshold is not for --specialize, whose network has no preview; leave one of them out.")
+        raise UserError(
+            "--threshold is not for --specialize, whose network has no preview; leave one of the two flags out."
+        )
 
 
 def _run(command: Command) -> int:
@@ -33,7 +35,10 @@ MODE = Mode(
     run=_run,
     flags=(
         THRESHOLD,
-        Flag("specialize", "A folder or names of images of one place, that a static network is frozen for."),
+        Flag(
+            "specialize",
+            "Images of one place to freeze a static network for: a folder, or names as in 'kitchen/*.jpg'.",
+        ),
     ),
     check=_check,
 )

@@ -91,15 +91,15 @@ def next_command(mode: str, workdir: str, *arguments: str) -> str:
 
 
 PROCESSES = (
-    Flag("coordinator", "host:port of process 0, if the environment does not tell."),
-    Flag("num_processes", "Processes of the run, if the environment does not tell.", kind=int),
-    Flag("process_id", "This process's number, from 0, if the environment does not tell.", kind=int),
+    Flag("coordinator", "host:port of process 0, if the environment does not set it."),
+    Flag("num_processes", "Number of processes of the run, if the environment does not set it.", kind=int),
+    Flag("process_id", "This process's number, from 0, if the environment does not set it.", kind=int),
     Flag("connect_seconds", "How long the processes wait for each other to start.", 300, int),
 )
 THRESHOLD = Flag(
     "threshold",
-    "Largest softmax probability at which the preview answers alone, from 0 to 1. Default: the rule that "
-    "--mode=evaluate chose.",
+    "The preview answers alone if its largest softmax probability is at least this, from 0 to 1. Default: the rule "
+    "that --mode=evaluate chose.",
     kind=float,
 )
 

@@ -16,7 +16,7 @@ from basisnet_jax.modes.mode import PROGRAM, Command, read_flags
 _TITLE = "Trains, evaluates, uses and exports two-stage image classifiers (BasisNet)."
 _NO_CONFIG = (
     "--config is missing; give a file of configs/, as in --config=configs/digits.py, or the --workdir of a run, which "
-    "has its own."
+    "has its own config."
 )
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -26,7 +26,7 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 flags.FLAGS["config"].parser = config_files.Parser()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; evaluate, predict: or of an export. Default: runs/<the config's name>."
+    "workdir", None, "Folder of the run; for evaluate and predict also of an export. Default: runs/<the config's name>."
 )
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _VERSION = flags.DEFINE_bool("version", False, "Print the versions of this package, JAX and Python.")
@@ -101,7 +101,7 @@ def _refuse_flags_of_other_modes() -> None:
     for flag in (flag for mode in MODES.values() for flag in mode.flags):
         if flags.FLAGS[flag.name].present and flag.name not in own:
             modes = " or ".join(f"--mode={name}" for name, mode in MODES.items() if flag in mode.flags)
-            raise UserError(f"--{flag.name} is not for --mode={_MODE.value}; say {modes}, or leave it out.")
+            raise UserError(f"--{flag.name} is not for --mode={_MODE.value}; use {modes}, or leave it out.")
 
 
 def _with_config(argv: Sequence[str]) -> Sequence[str]:

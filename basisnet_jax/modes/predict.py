@@ -36,7 +36,7 @@ MODE = Mode(
     examples=("--workdir=runs/digits --images='photos/*.jpg'", "--workdir=runs/digits/export --images=photos"),
     run=_run,
     flags=(
-        Flag("images", "A folder of images, or their names, as in 'photos/*.jpg'; ** is any folders."),
+        Flag("images", "A folder of images, or names as in 'photos/*.jpg'; ** matches any folders."),
         Flag("format", "How the answers are printed.", "table", ("table", "csv", "json")),
         THRESHOLD,
     ),

@@ -12,7 +12,7 @@ def _run(command: Command) -> int:
     workdir = command.workdir
     results = train(command.config, workdir)
     if results is None:
-        distributed.say(f"stopped and saved; the same command goes on from there (workdir {workdir}).")
+        distributed.say(f"stopped and saved; the same command resumes from there (workdir {workdir}).")
         return command.flags["stopped_code"]
     distributed.say(f"{os.path.basename(os.path.normpath(workdir))}: {results.summary()}")
     distributed.say(f"{workdir}: results.json, curves.png, config.json, checkpoints, events")
@@ -31,7 +31,7 @@ MODE = Mode(
     flags=(
         Flag(
             "stopped_code",
-            "Exit code after a signal, so that what starts a run again can tell it from a finished run's 0.",
+            "Exit code after a signal, so that a script can tell a stopped run from a finished one (0).",
             0,
             int,
         ),

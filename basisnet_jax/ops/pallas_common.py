@@ -25,7 +25,7 @@ def reason_unsupported(batch: int, dtype: jnp.dtype, *channels: int) -> str | No
     """Returns why no kernel supports a layer of this batch, dtype and channels, or None if the kernels do."""
     devices = max(jax.sharding.get_abstract_mesh().size, 1)
     if batch % (devices * LANES):
-        return f"{batch} images on {devices} device(s) do not fill each one's {LANES} lanes"
+        return f"{batch} images on {devices} device(s) do not fill the {LANES} lanes of each"
     if unaligned := [c for c in channels if c % SUBLANES]:
         return f"{unaligned[0]} channels are not a multiple of {SUBLANES}"
     if dtype not in (jnp.float32, jnp.bfloat16):

@@ -77,7 +77,7 @@ def reason_unsupported(x_BxHxWxC: jax.Array, window: Window) -> str | None:
     if why := pallas_common.reason_unsupported(batch, x_BxHxWxC.dtype, channels):
         return why
     if max(f(itemsize, 1, SUBLANES) for f in (window.forward_bytes, window.backward_bytes)) > pallas_common.VMEM:
-        return f"what a row of {width} pixels needs does not fit VMEM"
+        return f"the data for a row of {width} pixels does not fit VMEM"
     return None
 
 

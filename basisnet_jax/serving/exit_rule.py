@@ -192,13 +192,13 @@ class ChosenRule:
             return
         if (was.step, was.ema, was.resolution) != (now.step, now.ema, now.resolution):
             raise UserError(
-                f"the exit rule in {where} was chosen with {was.weights}, and {now.weights} are used now; run "
-                "--mode=evaluate with the settings of now, or give --threshold."
+                f"the exit rule in {where} was chosen with {was.weights}, but {now.weights} are used now; run "
+                "--mode=evaluate with the current settings, or give --threshold."
             )
         if was.images != now.images:
             _LOG.warning(
-                "the exit rule in %s was chosen on %s, and the config names %s; run --mode=evaluate with the settings "
-                "of now to choose it there.",
+                "the exit rule in %s was chosen on %s, but the config names %s; run --mode=evaluate with the current "
+                "settings to choose it there.",
                 where,
                 was.images,
                 now.images,

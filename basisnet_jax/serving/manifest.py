@@ -186,7 +186,7 @@ class Export:
             raise UserError(f"{path} is damaged: it is not what --mode=export writes; {_AGAIN}.") from None
         if outside := [name for name in manifest.files if not _is_file_name(name)]:
             raise UserError(
-                f"{path} names the file {outside[0]!r}, and an export's files lie in its own folder; {_AGAIN}."
+                f"{path} names the file {outside[0]!r}, but an export's files are in its own folder; {_AGAIN}."
             )
         chosen = ChosenRule.from_json(rule, path) if rule else None
         return cls(root, dataclasses.replace(manifest, rule=chosen))
@@ -205,10 +205,10 @@ class Export:
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); {_AGAIN}.") from None
         if size != facts.bytes:
-            raise UserError(f"{path} has {size:,} bytes and was exported with {facts.bytes:,}; {_AGAIN}.")
+            raise UserError(f"{path} has {size:,} bytes, but was exported with {facts.bytes:,}; {_AGAIN}.")
         if (sha256 := file_facts(content).sha256) != facts.sha256:
             raise UserError(
-                f"{path} is damaged or of another export: its SHA-256 is {sha256[:12]}..., and the manifest says "
+                f"{path} is damaged or of another export: its SHA-256 is {sha256[:12]}..., but the manifest says "
                 f"{facts.sha256[:12]}...; {_AGAIN}."
             )
         return content
@@ -263,12 +263,12 @@ class Export:
         if others or (was.step, was.resolution) != (manifest.step, manifest.input.side):
             raise UserError(
                 f"{self.folder / NAME} has a rule that was chosen with {was.weights}"
-                f"{others and f' and another {others}'}, and the files are of step {manifest.step} at "
+                f"{others and f' and another {others}'}, but the files are of step {manifest.step} at "
                 f"{manifest.input.side} pixels; run --mode=evaluate --workdir={self.folder}, or give --threshold."
             )
         if was.files and not was.files.keys() & set(names):
             _LOG.warning(
-                "the exit rule in %s was chosen with %s, and %s are used now; run --mode=evaluate on these.",
+                "the exit rule in %s was chosen with %s, but %s are used now; run --mode=evaluate on these files.",
                 self.folder / NAME,
                 ", ".join(was.files),
                 ", ".join(names),
@@ -292,10 +292,10 @@ def _parsed(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: it is not JSON ({str(error).splitlines()[0]}); {_AGAIN}.") from None
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is int and schema > SCHEMA:
-        raise UserError(f"{path} has schema {schema}, and this version reads {SCHEMA}; update basisnet_jax.")
+        raise UserError(f"{path} has schema {schema}, but this version reads {SCHEMA}; update basisnet_jax.")
     if schema != SCHEMA:
         raise UserError(
-            f"{path} has schema {schema!r}, and this version reads {SCHEMA}; run --mode=export again, or give the "
+            f"{path} has schema {schema!r}, but this version reads {SCHEMA}; run --mode=export again, or give the "
             "folder that it wrote."
         )
     return content

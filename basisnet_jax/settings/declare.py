@@ -50,12 +50,12 @@ def above(bound: float, most: float) -> Rule:
 
 def one_of(choices: Collection[str]) -> Rule:
     """Returns the rule that a value is one of some names; a registry's keys, if `choices` is one."""
-    return Rule(f"must be one of {', '.join(choices)}", lambda value: value in choices)
+    return Rule(f"must be one of {', '.join(name or repr(name) for name in choices)}", lambda value: value in choices)
 
 
 def some_of(choices: Collection[str]) -> Rule:
     """Returns the rule that each of several values is one of some names."""
-    return Rule(f"must be some of {', '.join(choices)}", lambda values: {*values} <= {*choices})
+    return Rule(f"each must be one of {', '.join(choices)}", lambda values: {*values} <= {*choices})
 
 
 def setting(default: Any, meaning: str, rule: Rule | None = None) -> Any:

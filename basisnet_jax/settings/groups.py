@@ -29,52 +29,58 @@ from basisnet_jax.training import losses, mixing, optimizers, schedule
 class DataSettings:
     """The data set, and what is done to its images."""
 
-    name: str = setting("digits", "'digits' (comes along), 'folder', or a TFDS name with features 'image' and 'label'.")
-    dir: str = changeable(
-        "", "Where TFDS keeps prepared data, '' its own default; for 'folder', what holds split/class/*.jpg."
+    name: str = setting(
+        "digits", "'digits' (included), 'folder', or a TFDS data set with features 'image' and 'label'."
     )
-    train_split: str = setting("train", "TFDS split to train on; slices such as 'train[:90%]' too.")
+    dir: str = changeable(
+        "", "Folder of TFDS's prepared data, '': TFDS's default; 'folder': the folder with split/class/*.jpg."
+    )
+    train_split: str = setting("train", "TFDS split to train on, or a slice such as 'train[:90%]'.")
     eval_split: str = setting("test", "TFDS split to evaluate on.")
     eval_share: float = setting(
         0.0,
-        "For a 'folder' of class/*.jpg without splits: the share of each class's images in 'test'; the rest is in "
-        "'train'.",
+        "'folder' with class/*.jpg, without splits: the share of each class's images that is in 'test'; the others are "
+        "in 'train'.",
         below(0, 1),
     )
-    task: str = setting("", "Routing 'task': the integer feature that names an example's task, such as 'coarse_label'.")
+    task: str = setting("", "Routing 'task': the integer feature with each example's task, such as 'coarse_label'.")
     exif_orientation: bool = setting(
         True, "Turn photographs upright as their EXIF data says; False: pixels as they are stored."
     )
     crop: str = setting(
-        "none", "'inception': train on a random part of each image; 'none': on all of it.", one_of(preprocess.CROPS)
+        "none",
+        "'inception': train on a random crop of each image; 'none': on the whole image.",
+        one_of(preprocess.CROPS),
     )
-    min_area: float = setting(0.08, "inception: the smallest part of an image's area.", above(0, 1))
+    min_area: float = setting(0.08, "inception: smallest share of an image's area in a crop.", above(0, 1))
     max_aspect: float = setting(
-        4 / 3, "inception: a crop's width / height is between the inverse of this and this.", at_least(1)
+        4 / 3, "inception: a crop's width / height is between 1 / max_aspect and max_aspect.", at_least(1)
     )
     eval_crop: str = changeable(
         "none",
-        "'central': evaluate the central square; 'none': all of the image, squeezed to a square.",
+        "'central': evaluate the central square; 'none': the whole image, squeezed to a square.",
         one_of(preprocess.EVAL_CROPS),
     )
     eval_padding: int = changeable(
-        32, "central: the square takes r / (r + eval_padding) of the shorter side, r the resolution.", at_least(0)
+        32,
+        "central: the square's side is r / (r + eval_padding) of the shorter side; r is the resolution.",
+        at_least(0),
     )
     flip: bool = setting(False, "Mirror half of the training images.")
     max_shift: int = setting(
-        0, "Pixels that a training image is moved by at most, each way, at the model's resolution.", at_least(0)
+        0, "Largest random shift of a training image in each direction, in pixels of the model's input.", at_least(0)
     )
-    max_rotation: float = setting(0.0, "Degrees that a training image is turned by at most, each way.", at_least(0))
+    max_rotation: float = setting(0.0, "Largest random rotation of a training image, in degrees.", at_least(0))
     policy: str = setting(
         "none",
         "'autoaugment' (ImageNet's 25 sub-policies) or 'randaugment', on training images.",
         one_of(("none", *preprocess.POLICIES)),
     )
-    policy_layers: int = setting(2, "randaugment: operations an image.", at_least(1))
+    policy_layers: int = setting(2, "randaugment: operations per image.", at_least(1))
     policy_magnitude: float = setting(9.0, "randaugment: the operations' strength.", between(0, 10))
     erasing: float = setting(0.0, "Share of training images in which a random rectangle is erased.", between(0, 1))
     max_bad_share: float = changeable(
-        0.001, "Share of the training examples that may be bad (and are replaced) before the run stops.", below(0, 1)
+        0.001, "Largest share of bad training examples, which are replaced; the run stops at more.", below(0, 1)
     )
     threads: int = changeable(4, "Threads that read and decode in each process.", at_least(1))
     workers: int = changeable(0, "Processes that read and decode; 0: threads of the training process.", at_least(0))
@@ -84,19 +90,21 @@ class DataSettings:
 class BackboneSettings:
     """One of the two networks."""
 
-    backbone: str = setting("mobilenet_v3_micro", "A table of models/architectures.py, by name.", one_of(ARCHITECTURES))
-    width: float = setting(1.0, "Multiplies the channels.", more_than(0))
+    backbone: str = setting(
+        "mobilenet_v3_micro", "Name of an architecture in models/architectures.py.", one_of(ARCHITECTURES)
+    )
+    width: float = setting(1.0, "Factor for the number of channels.", more_than(0))
     resolution: int = setting(16, "Side in pixels of the image that the network sees.", at_least(1))
-    dropout: float = setting(0.0, "Rate before the classifier.", below(0, 1))
+    dropout: float = setting(0.0, "Dropout rate before the classifier.", below(0, 1))
     start_from: str = setting(
         "",
-        "The weights to start from: as distill.teacher, or a .safetensors, .pth or .weights.h5 file; several with "
-        "commas. '' draws them.",
+        "Weights to start from: as in distill.teacher, or a .safetensors, .pth or .weights.h5 file; commas separate "
+        "several. '': random weights.",
     )
     conventions: str = setting(
         "",
-        "Whose padding, epsilon and normalization the network has, as that publisher's weights want; '': the table's "
-        "own.",
+        "Publisher whose padding, epsilon and normalization the network has, to fit the publisher's weights; '': the "
+        "architecture's own.",
         one_of(("", *PUBLISHERS)),
     )
 
@@ -107,33 +115,37 @@ class ModelSettings:
 
     routing: str = setting(
         "preview",
-        "'preview' (BasisNet); or the specialist alone, its kernels plain ('static') or with coefficients from "
-        "'condconv', 'dynamic' (convolution), 'uniform' or 'task'; models/routing.py has them.",
+        "'preview' (BasisNet); 'static': the specialist alone with plain kernels; or the specialist alone with "
+        "coefficients from 'condconv', 'dynamic' (convolution), 'uniform' or 'task' (see models/routing.py).",
         one_of(("preview", "static", *ROUTINGS)),
     )
-    num_bases: int = setting(4, "N, basis kernels a synthesized layer.", at_least(1))
-    granularity: str = setting("layer", "What has a coefficient vector of its own.", one_of(GRANULARITIES))
+    num_bases: int = setting(4, "N, the basis kernels per synthesized layer.", at_least(1))
+    granularity: str = setting("layer", "What gets its own coefficient vector.", one_of(GRANULARITIES))
     synthesize: tuple[str, ...] = setting(
         ("blocks",),
-        "What is synthesized: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise', "
-        "'project'; ResNet's 'conv1', 'conv2', 'conv3', 'shortcut'); 'head_conv', 'head_dense', 'classifier' besides.",
+        "Layers to synthesize: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise', "
+        "'project'; ResNet's 'conv1', 'conv2', 'conv3', 'shortcut'); also 'head_conv', 'head_dense', 'classifier'.",
     )
     synthesize_from_block: int = setting(0, "Index of the first block whose convolutions are synthesized.", at_least(0))
     temperature: float = setting(
-        4.0, "Of the softmax over the bases; a high one keeps the coefficients near uniform.", more_than(0)
+        4.0, "Temperature of the softmax over the bases; a high one keeps the coefficients near uniform.", more_than(0)
     )
     warm_start: str = setting(
         "uniform",
-        "How a preview's coefficients are warmed up: 'uniform', the weight of the uniform vector falls from 1 to 0; or "
-        "'temperature', which falls from start_temperature to temperature, as it always does for 'dynamic'.",
+        "How a preview's coefficients are warmed up: 'uniform': the weight of the uniform vector falls from 1 to 0; "
+        "'temperature': the temperature falls from start_temperature to temperature (routing 'dynamic': always).",
         one_of(WARM_STARTS),
     )
     start_temperature: float = setting(30.0, "The temperature at the beginning of a warm start.", more_than(0))
-    num_tasks: int = setting(1, "Routing 'task': how many tasks have coefficients of their own.", at_least(1))
+    num_tasks: int = setting(1, "Routing 'task': number of tasks, each with its own coefficients.", at_least(1))
     start_noise: float = setting(
-        0.02, "Bases that start from one kernel: deviation of their noise over the kernel's deviation.", at_least(0)
+        0.02,
+        "Bases that start from the same kernel: deviation of their noise over the kernel's deviation.",
+        at_least(0),
     )
-    dtype: str = setting("float32", "What layers compute in; parameters are float32.", one_of(("float32", "bfloat16")))
+    dtype: str = setting(
+        "float32", "Type that layers compute in; parameters are float32.", one_of(("float32", "bfloat16"))
+    )
     tpu_kernels: bool = changeable(
         True, "On a TPU, use the kernels of ops/pallas_*.py where a layer fits; False: XLA's forms everywhere."
     )
@@ -149,10 +161,10 @@ class LossSettings:
     label_smoothing: float = setting(0.0, "Share of the target that is spread over all classes.", below(0, 1))
     mix: str = setting(
         "none",
-        "Each image is mixed with its neighbour, and its target with that one's.",
+        "How each image and its target are mixed with the neighbouring image and its target.",
         one_of(("none", *mixing.MIXES)),
     )
-    mix_alpha: float = setting(0.2, "The shares of a mix are from Beta(alpha, alpha).", more_than(0))
+    mix_alpha: float = setting(0.2, "alpha: the shares of a mix are drawn from Beta(alpha, alpha).", more_than(0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,14 +172,16 @@ class DistillSettings:
     """A teacher, which both stages learn from."""
 
     teacher: str = setting(
-        "", "Published weights by name (efficientnet_lite0, ...), or the workdir of a run; '' is none."
+        "", "Published weights by name (efficientnet_lite0, ...), or the workdir of a run; '': no teacher."
     )
     weight: float = setting(
-        0.5, "w in (1 - w) CE(label) + w T^2 KL(teacher || student), of both stages.", between(0, 1)
+        0.5, "w in (1 - w) CE(label) + w T^2 KL(teacher || student), for both stages.", between(0, 1)
     )
-    temperature: float = setting(1.0, "T, of both softmaxes.", more_than(0))
+    temperature: float = setting(1.0, "T, the temperature of both softmaxes.", more_than(0))
     labels: str = setting(
-        "soft", "'soft': the teacher's probabilities; 'hard': its class, whatever T.", one_of(losses.TEACHER_LABELS)
+        "soft",
+        "'soft': the teacher's probabilities; 'hard': the teacher's class, with T = 1.",
+        one_of(losses.TEACHER_LABELS),
     )
     cache: str = setting(
         "",
@@ -180,28 +194,28 @@ class DistillSettings:
 class OptimizerSettings:
     """The optimizer."""
 
-    name: str = setting("adamw", "Which one; training/optimizers.py has them.", one_of(optimizers.OPTIMIZERS))
-    learning_rate: float = setting(1e-3, "At its peak, for a batch as `scale_with_batch` says.", more_than(0))
+    name: str = setting("adamw", "The optimizer (see training/optimizers.py).", one_of(optimizers.OPTIMIZERS))
+    learning_rate: float = setting(1e-3, "Peak learning rate, before `scale_with_batch`.", more_than(0))
     scale_with_batch: str = setting(
         "none",
-        "'linear': the rate times batch_size / reference_batch; 'sqrt': times its root; 'none'.",
+        "'linear': the rate times batch_size / reference_batch; 'sqrt': times its root; 'none': the rate itself.",
         one_of(optimizers.BATCH_SCALINGS),
     )
     reference_batch: int = setting(
-        256, "The batch size that learning_rate is for, where the rate is scaled.", at_least(1)
+        256, "The batch size that learning_rate is meant for, if the rate is scaled.", at_least(1)
     )
     weight_decay: float = setting(
-        1e-2, "adamw, lamb: decoupled; rmsprop, sgd: L2; never on biases and batch norm.", at_least(0)
+        1e-2, "Decoupled for adamw and lamb, L2 for rmsprop and sgd; never on biases and batch norm.", at_least(0)
     )
-    momentum: float = setting(0.9, "Of rmsprop and sgd; adamw's and lamb's first decay rate.", below(0, 1))
+    momentum: float = setting(0.9, "Momentum of rmsprop and sgd; adamw's and lamb's first decay rate.", below(0, 1))
     decay: float = setting(
-        0.999, "Of the squared gradient: rmsprop's decay, adamw's and lamb's second decay rate.", below(0, 1)
+        0.999, "rmsprop's decay of the squared gradient; adamw's and lamb's second decay rate.", below(0, 1)
     )
     epsilon: float = setting(1e-8, "Added to the root of the squared gradient; rmsprop: under the root.", more_than(0))
     trained: str = setting(
-        "", "Only the parameters below this path are trained, such as 'routing' or 'specialist/head_conv'; '': all."
+        "", "Train only the parameters below this path, such as 'routing' or 'specialist/head_conv'; '': all."
     )
-    clip_norm: float = setting(0.0, "Largest global norm of the gradient; 0 does not clip.", at_least(0))
+    clip_norm: float = setting(0.0, "Largest global norm of the gradient; 0: no clipping.", at_least(0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,7 +225,7 @@ class ScheduleSettings:
     name: str = setting("cosine", "'cosine' to zero, or 'exponential' in stairs.", one_of(schedule.LEARNING_RATES))
     warmup_epochs: float = setting(1.0, "Epochs of linear warm-up.", at_least(0))
     decay_rate: float = setting(0.97, "exponential: factor of each stair.", more_than(0))
-    decay_epochs: float = setting(2.4, "exponential: epochs a stair.", more_than(0))
+    decay_epochs: float = setting(2.4, "exponential: epochs per stair.", more_than(0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,10 +233,10 @@ class EvalSettings:
     """Evaluation, in training and with --mode=evaluate."""
 
     batch_size: int = changeable(
-        256, "Images an evaluation step, over all hosts; rounded up to divide over the devices.", at_least(1)
+        256, "Images per evaluation step, over all hosts; rounded up to a multiple of the devices.", at_least(1)
     )
     exit_rate: float = changeable(
-        0.39, "--mode=cost: share of images that the preview answers alone, for the average.", between(0, 1)
+        0.39, "--mode=cost: share of images that the preview answers alone, for the average cost.", between(0, 1)
     )
     ema: bool = changeable(True, "Evaluate the moving averages rather than the newest parameters.")
     resolution: int = changeable(
@@ -231,19 +245,19 @@ class EvalSettings:
     checkpoint: str = changeable("best", "'best' by top-1, 'newest', or a step such as '1621'.")
     coefficients: tuple[str, ...] = changeable(
         ("predicted",),
-        "What the specialist gets: 'predicted', and ablations of it (`ABLATIONS` in models/stages.py).",
+        "Coefficients that the specialist gets: 'predicted', and ablations (`ABLATIONS` in models/stages.py).",
         some_of(ABLATIONS),
     )
     madds_target: float = changeable(
         0.0,
-        "Choose the threshold that costs at most this many multiply-adds on average; 0: by max_accuracy_drop.",
+        "Choose the threshold that costs at most this many multiply-adds on average; 0: choose by max_accuracy_drop.",
         at_least(0),
     )
     max_accuracy_drop: float = changeable(
-        0.003, "Choose the threshold that loses at most this share of the images.", between(0, 1)
+        0.003, "Choose the threshold with the most exits whose top-1 drops by at most this.", between(0, 1)
     )
     compare: tuple[str, ...] = changeable(
-        (), "Workdirs of other runs evaluated on the same images, drawn beside this one."
+        (), "Workdirs of other runs, evaluated on the same images, to plot beside this run."
     )
 
 
@@ -257,17 +271,15 @@ class ExportSettings:
         "smaller.",
         some_of(FORMATS),
     )
-    batch: int = changeable(
-        1, "Images that a .tflite and an .onnx take at once; a .stablehlo takes any number.", at_least(1)
-    )
+    batch: int = changeable(1, "Images per call of a .tflite or .onnx; a .stablehlo takes any number.", at_least(1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
     """Checkpoints."""
 
-    every_epochs: float = changeable(1.0, "Epochs between checkpoints besides those at evaluations.", more_than(0))
-    keep: int = changeable(2, "Newest checkpoints kept; the best by top-1 is kept besides.", at_least(1))
+    every_epochs: float = changeable(1.0, "Epochs between checkpoints; each evaluation saves one, too.", more_than(0))
+    keep: int = changeable(2, "Number of newest checkpoints to keep; the best by top-1 is kept, too.", at_least(1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -282,37 +294,37 @@ class Settings:
     """The run."""
 
     seed: int = setting(
-        0, "Of the initial parameters, the order of the data, augmentation and dropout.", below(0, 2**31)
+        0, "Seed of the initial parameters, the order of the data, augmentation and dropout.", below(0, 2**31)
     )
-    batch_size: int = setting(64, "Images a training step, over all hosts and devices.", at_least(1))
+    batch_size: int = setting(64, "Images per training step, over all hosts and devices.", at_least(1))
     epochs: float = setting(10.0, "Passes over the training split.", more_than(0))
     accumulate_steps: int = setting(
-        1, "Chunks that a batch is processed in, one after the other, where memory is short.", at_least(1)
+        1, "Chunks that a batch is processed in, one after the other, to save memory.", at_least(1)
     )
     log_every_steps: int = changeable(50, "Steps between lines of training metrics.", at_least(1))
     max_skipped_steps: int = changeable(
         10,
-        "Steps in a row with a loss or gradient that is not finite before the run stops; 0 waits for each step to end.",
+        "Most steps in a row skipped for a loss or gradient that is not finite; 0: stop at the first (slower).",
         at_least(0),
     )
     debug: bool = changeable(
         False, "Check every layer in every step; the first number that is not finite stops the run."
     )
     profile_steps: int = changeable(
-        0, "Steps in the profiler's trace, which starts after ten; 0: no trace.", at_least(0)
+        0, "Steps in the profiler's trace, which starts after ten steps; 0: no trace.", at_least(0)
     )
     eval_every_epochs: float = changeable(
         1.0, "Epochs between evaluations, each with a checkpoint; there is always one at the end.", more_than(0)
     )
     batch_norm_momentum: float = setting(
         0.99,
-        "Of batch norm's running mean and variance; 0: those of the newest batch. Smaller in early steps "
+        "Momentum of batch norm's running mean and variance; 0: the newest batch's. Smaller in early steps "
         "(`schedule.decay_at`).",
         below(0, 1),
     )
     ema_decay: float = setting(
         0.999,
-        "Of the moving average of parameters and running statistics; 0 is no average. Smaller in early steps.",
+        "Decay of the moving average of parameters and running statistics; 0: no average. Smaller in early steps.",
         below(0, 1),
     )
     warm_start_epochs: float = setting(

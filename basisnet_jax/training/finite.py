@@ -80,5 +80,5 @@ def sentence(step: int, metrics: dict[str, float], skipped: int, culprit: str) -
     row = f", the last of {skipped} in a row that were skipped," if skipped > 1 else ""
     return (
         f"step {step}{row} has numbers that are not finite ({numbers(metrics)}), the first of them in {culprit}; "
-        "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; checkpoints from before are kept."
+        "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; earlier checkpoints are kept."
     )

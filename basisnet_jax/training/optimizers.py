@@ -84,7 +84,7 @@ def train_only(optimizer: optax.GradientTransformationExtraArgs, below: str) -> 
         labelled = jax.tree_util.tree_map_with_path(lambda path, _: is_trained(path), params)
         if not any(jax.tree.leaves(labelled)):
             parts = ", ".join(sorted(params))
-            raise UserError(f"config.optimizer.trained = {below!r} is no part of this model, {parts}.")
+            raise UserError(f"config.optimizer.trained = {below!r} is not a part of this model; it has {parts}.")
         return labelled
 
     return optax.multi_transform({True: optimizer, False: optax.set_to_zero()}, labels) if below else optimizer

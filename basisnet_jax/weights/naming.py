@@ -138,7 +138,7 @@ def _efficientnet_pytorch(table: Architecture) -> Names:
 def _keras(table: Architecture) -> Names:
     """Returns Keras 3's names: the layers of each class are numbered in order, whatever their own names."""
     if _is_resnet(table):
-        raise KeyError("Keras's ResNets have biases that these have not")
+        raise KeyError("Keras's ResNets have biases, but these ResNets do not")
     counts: collections.Counter[str] = collections.Counter()
     names: Names = {}
 

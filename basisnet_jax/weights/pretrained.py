@@ -94,7 +94,7 @@ def load_published(name: str, path: str | os.PathLike | None = None) -> Publishe
         says (see `torch_file`), or it holds the weights of another architecture.
     """
     if name not in PUBLISHED:
-        raise UserError(f"no weights are published for {name!r}; there are some for {', '.join(PUBLISHED)}.")
+        raise UserError(f"no weights are published for {name!r}; choose one of {', '.join(PUBLISHED)}.")
     source, table = PUBLISHED[name], ARCHITECTURES[name]
     path = _installed(source) if path is None else pathlib.Path(path)
     variables = _convert(readers.read(path), table, source.naming, f"{path} does not hold {name}")
@@ -133,7 +133,7 @@ def load_file(
     variables = _convert(arrays, table, publisher, f"{path} does not hold {name}")
     if published_by(table, publisher) != table and not any_conventions:
         raise UserError(
-            f"{path} has {publisher}'s names, whose networks pad or normalize otherwise than {name} does here; take "
+            f"{path} has {publisher}'s names, whose networks pad or normalize differently from {name} here; take "
             f"--config.model.{stage}.conventions={publisher}, or another of {', '.join(PUBLISHERS)} to start anyway."
         )
     return variables
@@ -144,7 +144,7 @@ def _convert(arrays: dict[str, np.ndarray], table: Architecture, publisher: str,
     naming = NAMINGS[publisher]
     names = naming.names(table)
     if not names:
-        raise UserError(f"{trouble}, of which {publisher} has none of the same architecture; name another file.")
+        raise UserError(f"{trouble}, which {publisher} does not publish with the same layers; name another file.")
     bias = arrays.get(names["classifier", "bias"])
     backbone = Backbone(table, bias.size if bias is not None and bias.ndim == 1 else NUM_CLASSES)
     images = jnp.zeros((1, 32, 32, 3))
@@ -167,7 +167,7 @@ def _convert(arrays: dict[str, np.ndarray], table: Architecture, publisher: str,
     for name, array in left.items():
         if not any(part in name for part in naming.ignored):
             raise UserError(
-                f"{trouble}: its {name!r} of shape {array.shape} has no place there; name its architecture."
+                f"{trouble}: its {name!r} of shape {array.shape} does not belong there; name the file's architecture."
             )
     return unflatten_dict(flat, sep="/")
 

@@ -45,7 +45,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         # h5py raises OSError without an errno for a file that is not HDF5.
         raise UserError(f"{path} cannot be read ({error.strerror or _first_line(error)}); get it again.") from error
     except Exception as error:  # the libraries raise errors of all kinds for a file that is not what its name says
-        raise UserError(f"{path} is cut off, damaged or not what its name says ({_first_line(error)}).") from error
+        raise UserError(
+            f"{path} is cut off, damaged or not what its name says ({_first_line(error)}); get it again."
+        ) from error
 
 
 def is_weights_file(source: str) -> bool:
@@ -63,7 +65,7 @@ def _read_keras(path: pathlib.Path) -> dict[str, np.ndarray]:
         if not datasets:
             raise ValueError("it has no layers with weights")
         if sum(math.prod(x.shape) * x.dtype.itemsize for x in datasets.values()) > MAX_BYTES:
-            raise ValueError("its arrays say that they are larger than a weights file may be")
+            raise ValueError("its arrays claim to be larger than a weights file may be")
         return {name: dataset[()] for name, dataset in datasets.items()}
 
 
@@ -109,7 +111,7 @@ def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
     """Returns a dataset of numbers that are stored in this very file."""
     dataset = _child(parent, name, h5py.Dataset)
     if dataset.external or dataset.is_virtual or dataset.dtype.kind not in "fiu":
-        raise ValueError(f"{dataset.name} does not hold numbers of its own")
+        raise ValueError(f"{dataset.name} does not hold its own numbers")
     return dataset
 
 

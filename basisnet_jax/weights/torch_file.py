@@ -87,7 +87,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # zipfile and pickle raise errors of all kinds for a file that is not what its name says
-        raise UserError(f"{path} is cut off, damaged or no state_dict of PyTorch's ({error}); get it again.") from error
+        raise UserError(f"{path} is cut off, damaged or not a PyTorch state_dict ({error}); get it again.") from error
 
 
 class _RefusedError(Exception):
@@ -167,7 +167,7 @@ def _read_zip(file: IO[bytes], size: int) -> tuple[dict[str, _Tensor], dict[str,
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ValueError("it is compressed")
         if sum(info.file_size for info in members.values()) > size:
-            raise ValueError("its members say that they are larger than the file")
+            raise ValueError("its members claim to be larger than the file")
         pickles = [name for name in members if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"{len(pickles)} of its members are called data.pkl")
@@ -183,7 +183,7 @@ def _read_stream(file: IO[bytes], size: int) -> tuple[dict[str, _Tensor], dict[s
     """Reads the same from the layout before PyTorch 1.6: five pickles, then each storage's length and bytes."""
     file.seek(0)
     if _unpickle(file, size) != _MAGIC or _unpickle(file, size) != _PROTOCOL:
-        raise ValueError("it does not begin as one")
+        raise ValueError("it does not begin like a state_dict")
     if not _unpickle(file, size)["little_endian"]:
         raise ValueError("it was written on a big-endian machine")
     tensors = _tensors(_unpickle(file, size))
@@ -200,10 +200,10 @@ def _read_stream(file: IO[bytes], size: int) -> tuple[dict[str, _Tensor], dict[s
 def _tensors(tree: Any) -> dict[str, _Tensor]:
     """Returns the pickled object if it is a dictionary of tensors that memory has room for; else raises ValueError."""
     if not isinstance(tree, dict) or not all(isinstance(k, str) and isinstance(x, _Tensor) for k, x in tree.items()):
-        raise ValueError("it holds something else than a dictionary of tensors")
+        raise ValueError("it holds something other than a dictionary of tensors")
     # Together they may be larger than the file, since many tensors may be views of one storage.
     if sum(math.prod(x.shape) * np.dtype(x.storage.dtype).itemsize for x in tree.values()) > MAX_BYTES:
-        raise ValueError("its tensors say that they are larger than the file")
+        raise ValueError("its tensors claim to be larger than a weights file may be")
     return dict(tree)
 
 
@@ -213,6 +213,6 @@ def _array(tensor: _Tensor, content: bytes) -> np.ndarray:
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     inside = min((offset, *shape, *strides)) >= 0 and math.prod(shape) <= numbers.size and last < max(numbers.size, 1)
     if numbers.size != storage.length or not inside:
-        raise ValueError(f"a tensor of shape {shape} does not fit the {numbers.size} numbers that are there for it")
+        raise ValueError(f"a tensor of shape {shape} does not fit its {numbers.size} numbers")
     steps = [stride * numbers.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps).copy()

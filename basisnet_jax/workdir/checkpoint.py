@@ -221,8 +221,8 @@ class Checkpoints:
         except Exception as error:  # Orbax and tensorstore raise exceptions of many types
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(
-                f"the checkpoint of step {step} in {self._directory} cannot be read ({reason}); take another one, or "
-                "move this one away to resume from the one before."
+                f"the checkpoint of step {step} in {self._directory} cannot be read ({reason}); use another one, or "
+                "move this one away to resume from the previous one."
             ) from error
 
     def _add_checksums(self) -> None:
@@ -238,11 +238,11 @@ class Checkpoints:
     def _tell_of_a_full_disk(self) -> None:
         (step, needed), free = self._saving, self._free_bytes()
         self.unsaved = (
-            f"the checkpoint of step {step} is not saved, as the disk of {self._directory} is full: it needs some "
+            f"the checkpoint of step {step} is not saved because the disk of {self._directory} is full: it needs about "
             f"{needed:,} bytes, and {free:,} are free ({max(0, needed - free):,} are missing)"
         )
         if jax.process_index() == 0:
-            logging.warning("%s; the run goes on, and the next save may have room", self.unsaved)
+            logging.warning("%s; the run continues, and the next save may have room", self.unsaved)
 
     @contextlib.contextmanager
     def _surviving_a_full_disk(self) -> Iterator[None]:
@@ -295,18 +295,18 @@ def restore_model(folder: epath.Path, which: str, *, ema: bool, like: Variables 
 def _not_there(folder: epath.Path, which: str, steps: Sequence[int]) -> str:
     """Returns the sentence that says why a checkpoint cannot be used, and which ones there are."""
     if not steps:
-        return f"{folder} has no checkpoint yet; let its run reach one."
+        return f"{folder} has no checkpoint yet; wait until its run has saved one."
     there = ", ".join(map(str, steps))
     if which == "best":
         return (
-            f"no checkpoint in {folder} that can be used was evaluated, so there is no best one; take the newest with "
+            f"no usable checkpoint in {folder} was evaluated, so there is no best one; use the newest one with "
             f"--config.eval.checkpoint=newest, or one of the steps {there}."
         )
     if which == "newest":
         return f"all checkpoints in {folder} (steps {there}) are damaged; the log says which files; train again."
     if int(which) in steps:
-        return f"config.eval.checkpoint = {which!r}: that checkpoint in {folder} is damaged; it has the steps {there}."
-    return f"config.eval.checkpoint = {which!r}: {folder} has no checkpoint of that step; it has the steps {there}."
+        return f"config.eval.checkpoint = {which!r}: that checkpoint in {folder} is damaged; the steps are {there}."
+    return f"config.eval.checkpoint = {which!r}: {folder} has no checkpoint of that step; the steps are {there}."
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
@@ -318,8 +318,8 @@ def _check_finite(step: int, state: TrainState) -> None:
     with distributed.raise_user_errors_on_all_processes():
         if bad := finite.first_bad_leaf({"params": state.params, "batch_stats": state.batch_stats}):
             raise UserError(
-                f"{bad} is no longer finite after step {step}, so it is not saved; lower "
-                "config.optimizer.learning_rate; checkpoints from before are kept."
+                f"{bad} is no longer finite after step {step}, so this step is not saved; lower "
+                "config.optimizer.learning_rate; earlier checkpoints are kept."
             )
 
 

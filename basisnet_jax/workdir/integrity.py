@@ -64,7 +64,7 @@ def damage(folder: epath.Path) -> str | None:
             if not (folder / name).exists():
                 return f"{name} is missing"
             if _sha256(folder / name) != checksum:
-                return f"{name} is not what was written"
+                return f"{name} differs from its checksum"
     except (OSError, ValueError) as error:  # ValueError: no lines, not UTF-8, or an invalid file name
         return f"its files cannot be read ({str(error).splitlines()[0]})"
     return None
@@ -86,7 +86,7 @@ def quarantine_damaged_checkpoints(checkpoints: epath.Path) -> None:
         place.mkdir(exist_ok=True)
         target = next(path for number in range(10**6) if not (path := place / f"{folder.name}.{number}").exists())
         folder.rename(target)
-        logging.warning("the checkpoint of step %s is damaged (%s); it is now %s", folder.name, reason, target)
+        logging.warning("the checkpoint of step %s is damaged (%s) and was moved to %s", folder.name, reason, target)
 
 
 def checkpoint_folders(checkpoints: epath.Path) -> list[epath.Path]:

@@ -128,10 +128,10 @@ def _locked(folder: epath.Path) -> Iterator[None]:
         except BlockingIOError:
             owner = os.read(lock, 1000).decode(errors="replace")
             raise UserError(
-                f"another run is under way in {folder} ({owner}); wait for its end, stop it, or give another --workdir."
+                f"another run is using {folder} ({owner}); wait until it ends, stop it, or give another --workdir."
             ) from None
         except OSError as error:
-            logging.warning("%s cannot be locked (%s); see to it that no other run uses it", folder, error.strerror)
+            logging.warning("%s cannot be locked (%s); make sure that no other run uses it", folder, error.strerror)
         yield
 
 
@@ -149,14 +149,14 @@ def _check_config(config: Settings, folder: epath.Path) -> None:
         raise UserError(f"{folder}/checkpoints is not a folder; give another --workdir, or remove it.")
     way_out = (
         f"leave these settings as they were, or give another --workdir: with "
-        f"--config.model.specialist.start_from={folder} (and preview.start_from) it starts from these weights"
+        f"--config.model.specialist.start_from={folder} (and preview.start_from) a new run starts from these weights"
     )
     try:
         saved = (folder / "config.json").read_text() if (folder / "config.json").exists() else None
         if saved is not None:
             check_same_run(config, json.loads(saved), str(folder), way_out=way_out)
         elif (folder / "checkpoints").exists():
-            raise UserError(f"{folder} has checkpoints but no config.json to tell whose; give another --workdir.")
+            raise UserError(f"{folder} has checkpoints but no config.json; give another --workdir.")
     except OSError as error:
         raise UserError(f"cannot read {folder} ({error.strerror}); give another --workdir.") from None
     except (ValueError, AttributeError):  # not UTF-8, not JSON, or not a dictionary

@@ -42,7 +42,7 @@ def check_same_run(
     ]
     if differing:
         raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(differing[:3])}"
+            f"{workdir} holds a run with another config ({'; '.join(differing[:3])}"
             f"{'; ...' if len(differing) > 3 else ''}); {way_out}."
         )
 
@@ -65,7 +65,9 @@ def open_run(workdir: str, config: Config | None = None, *, or_export: bool = Fa
     elif (folder / "config.json").exists():
         saved = json.loads((folder / "config.json").read_text())
     else:
-        raise UserError(f"{folder} has no config.json, so no trained run; train there first, or give its --workdir.")
+        raise UserError(
+            f"{folder} has no config.json, so it is not a run; train there first, or give the --workdir of a run."
+        )
     if config is None:
         config = with_defaults(saved)
         if of_export and (folder.parent / "config.json").exists():

@@ -178,7 +178,7 @@ def test_fsdp_gathers_parameters_and_not_the_batch(config, monkeypatch):
     assert memory["arguments"] > 0
     monkeypatch.setattr(Experiment, "_gather", lambda self, params: params)
     compiled, _ = compiling.compile_step(make_experiment(config), "eval")
-    with pytest.raises(UserError, match=r"specialist/.* and \d+ more: images, or activations, are sent"):
+    with pytest.raises(UserError, match=r"specialist/.* and \d+ more: images or activations are sent"):
         batch_checks.refuse_gathers(hlo.parse(compiled.as_text()))
 
 
@@ -204,7 +204,7 @@ def test_the_batch_in_a_convolution_s_groups_is_refused_and_named():
         return jax.jit(lambda *x: jax.jit(step_of(one_kernel_an_image))(*x)).trace(*arguments).jaxpr.jaxpr
 
     batch_checks.refuse_groups(traced(False, 4), traced(False, 8))
-    with pytest.raises(UserError, match=r"block00/expand.*: a convolution with the batch in its groups"):
+    with pytest.raises(UserError, match=r"block00/expand.*: a convolution has the batch in its groups"):
         batch_checks.refuse_groups(traced(True, 4), traced(True, 8))
 
 
@@ -234,7 +234,7 @@ def test_an_unknown_topology_is_told_the_forms(name):
 
 def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"install it with `pip install -e '\.\[tpu\]'`"):
+    with pytest.raises(UserError, match=r"install libtpu with `pip install -e '\.\[tpu\]'`"):
         topology.devices_of("v5e:2x4")
 
 

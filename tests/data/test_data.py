@@ -232,7 +232,7 @@ def test_workers_answer_with_the_same_sentence():
 @pytest.mark.parametrize("spoil", [{"image": b""}, {"label": -1}])
 def test_a_bad_evaluation_example_ends_the_run(spoil):
     batches = pipeline.eval_batches(Spoiled(10, {7: spoil}), batch_size=4, side=4, channels=1, num_classes=10)
-    with pytest.raises(UserError, match=r"^example 7 \(7.png\) of the evaluation split .*leaves nothing out") as error:
+    with pytest.raises(UserError, match=r"^example 7 \(7.png\) of the evaluation split .*skips no example") as error:
         list(batches)
     assert "\n" not in str(error.value)
 

@@ -273,7 +273,7 @@ JPEG = encode(ramps(40, 60))
         (bmp_header(-40000, 30000), "has -40000 x 30000 pixels"),
         (bmp_header(40000, -30000), "has 40000 x 30000 pixels"),
         (webp_header(40000, 30000), "has 40000 x 30000 pixels"),
-        (b"RIFF\0\0\0\0WEBPVP9 " + bytes(40), "a WebP file without one"),
+        (b"RIFF\0\0\0\0WEBPVP9 " + bytes(40), "a WebP file without image data"),
         (b"\xff\xd8", "cut short after 2 bytes"),
         (b"\xff\xd8\xff", "cut short after 3 bytes"),
         (JPEG[:100], "cut short after 100 bytes"),

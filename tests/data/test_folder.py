@@ -81,19 +81,19 @@ def test_mistakes_in_a_folder_are_answered_in_a_sentence(photos):
     assert "config.data.dir = '': " not in sentence("/nowhere")
     assert "config.data.dir = '' is not a folder" in sentence("")
     assert "config.data.dir = '/nowhere' is not a folder" in sentence("/nowhere")
-    assert "config.data.eval_split = 'test' is not a folder of" in sentence(split="test")
+    assert "config.data.eval_split = 'test' is not a folder in" in sentence(split="test")
     assert "which has train, val" in sentence(split="val[:1]")
     (photos / "val" / "dog").mkdir()
     assert "has the class 'dog' in only one of 'train' and 'val'" in sentence()
     (photos / "val" / "dog").rmdir()
     (photos / "val" / "bee" / "notes.txt").touch()
-    assert "bee/notes.txt is none of .jpg, .jpeg, .jfif, .png, .gif, .webp, .bmp; convert it" in sentence()
+    assert "bee/notes.txt is not one of .jpg, .jpeg, .jfif, .png, .gif, .webp, .bmp; convert it" in sentence()
     (photos / "val" / "bee" / "notes.txt").unlink()
     (photos / "val" / "bee" / "more.jpg").mkdir()
     assert "bee/more.jpg is a folder" in sentence()
     (photos / "val" / "bee" / "more.jpg").rmdir()
     (photos / "val" / "lost.JPG").touch()
-    assert "val/lost.JPG lies in no class folder" in sentence()
+    assert "val/lost.JPG is not in a class folder" in sentence()
     (photos / "val" / "lost.JPG").unlink()
     (photos / "val" / "readme.txt").touch()
     datasets.open_dataset("folder", str(photos), "train", "val")
@@ -198,19 +198,19 @@ def test_mistakes_in_a_folder_without_splits_are_answered_in_a_sentence(unsplit)
         return str(error.value)
 
     assert (
-        f"config.data.train_split = 'train' is not a folder of {unsplit}, which has classes, whose folders hold images "
-        "themselves (ant, bee, cat); --config.data.eval_share=0.2 keeps a fifth" in sentence(share=0.0)
+        f"config.data.train_split = 'train' is not a folder in {unsplit}, which has class folders without splits "
+        "(ant, bee, cat); --config.data.eval_share=0.2 keeps a fifth" in sentence(share=0.0)
     )
     assert "'val': with config.data.eval_share it must be 'train' or 'test'" in sentence(split="val")
     (unsplit / "cat" / "0.jpg").unlink()
-    assert f"{unsplit}/cat holds one image, which cannot be in training and evaluation" in sentence()
+    assert f"{unsplit}/cat holds one image, which cannot be in both splits" in sentence()
     (unsplit / "cat" / "1.jpg").unlink()
     assert f"the class folder {unsplit}/cat holds no images" in sentence()
 
 
 def test_eval_share_is_for_a_folder(config):
     config.data.eval_share = 0.2
-    with pytest.raises(UserError, match=r"config.data.eval_share = 0.2: splits a 'folder'; slice a TFDS split"):
+    with pytest.raises(UserError, match=r"config.data.eval_share = 0.2: is for data.name 'folder'; slice a TFDS split"):
         validate(config)
 
 
@@ -226,7 +226,7 @@ def test_one_class_is_refused_wherever_it_is_known(photos, config, tmp_path):
         for name in ("bee", "cat"):
             shutil.rmtree(photos / split / name)
     config.data.update(name="folder", dir=str(photos), eval_split="val")
-    words = r"has 1 class \(ant\), and nothing to tell it from; a classifier needs at least 2 classes"
+    words = r"has 1 class \(ant\), but a classifier needs at least 2 classes; choose a data set"
     with pytest.raises(UserError, match=words):
         train.train(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -265,8 +265,8 @@ def test_images_are_found_below_a_folder(photos, monkeypatch, caplog):
     assert folder.find_images("train/bee/*", "images") == [f"train/bee/{x}.JPEG" for x in range(4)]
     (photos / "empty").mkdir()
     for pattern, words in (
-        ("empty", "--images = 'empty' is a folder that has no images below it"),
-        ("t*", "--images = 't.' matches folders and no image files"),
+        ("empty", "--images = 'empty' is a folder without images"),
+        ("t*", "--images = 't.' matches only folders"),
         ("nowhere", "--images = 'nowhere' matches no files; quote the pattern"),
     ):
         with pytest.raises(UserError, match=words):

@@ -206,11 +206,11 @@ def test_mistakes_are_answered_with_a_sentence(fonts, tmp_path):
     (tmp_path / "notes.txt").write_text("no font")
     with pytest.raises(UserError, match=r"holds no font with a character of digit \(0 unreadable\)"):
         glyph_fonts.folder_faces(str(tmp_path), ("digit",))
-    with pytest.raises(UserError, match=r"script 'klingon' is none of digit, latin, "):
+    with pytest.raises(UserError, match=r"script 'klingon' is not one of digit, latin, "):
         glyphs.Glyphs(scripts=("klingon",), data_dir=str(tmp_path))
     few = tmp_path / "few"
     shutil.copytree(fonts / "sans", few / "sans")
-    with pytest.raises(UserError, match=r"class '0' of script 'digit' has 1 designs .* and needs 3"):
+    with pytest.raises(UserError, match=r"class '0' of script 'digit' has 1 designs .* but needs 3"):
         prepare(few, tmp_path / "data")
 
 

@@ -151,7 +151,7 @@ def test_a_named_checkpoint_without_averages_at_another_resolution(trained, trai
     assert other.madds["specialist"] > default.madds["specialist"]
     trained_config.eval.checkpoint = "7"
     with pytest.raises(
-        UserError, match=r"config.eval.checkpoint = '7': .* has no checkpoint of that step; it has the steps [\d, ]+\."
+        UserError, match=r"config.eval.checkpoint = '7': .* has no checkpoint of that step; the steps are [\d, ]+\."
     ):
         evaluate_run(trained_config, str(trained))
 
@@ -165,7 +165,7 @@ def test_a_static_network_is_evaluated_and_drawn_beside(trained, trained_config,
     assert "top-1" in results.summary()
     assert not (tmp_path / "evaluation" / "early_termination.csv").exists()
     trained_config.eval.coefficients = ("uniform",)
-    with pytest.raises(UserError, match="a network without a preview has none to replace"):
+    with pytest.raises(UserError, match=r"must be \('predicted',\) for a network without a preview"):
         evaluate_run(trained_config, str(tmp_path))
     trained_config.eval.coefficients = ("predicted",)
     trained_config.model.routing = "preview"
@@ -188,5 +188,5 @@ def test_a_static_network_is_evaluated_and_drawn_beside(trained, trained_config,
 
 
 def test_a_workdir_without_a_run_is_told(config, tmp_path):
-    with pytest.raises(UserError, match=r"has no config.json, so no trained run"):
+    with pytest.raises(UserError, match=r"has no config.json, so it is not a run"):
         evaluate_run(config, str(tmp_path))

@@ -189,7 +189,7 @@ def test_an_export_that_cannot_be_evaluated_is_told(exported, trained_config, tm
     folder, _ = exported
     fitting = trained_config.copy_and_resolve_references()
     trained_config.eval.resolution = 16
-    with pytest.raises(UserError, match=r"config.eval.resolution = 16: the export's images are 8 pixels wide"):
+    with pytest.raises(UserError, match=r"config.eval.resolution = 16: must be 8, the side of the export's images"):
         evaluate_run(trained_config, str(folder))
     trained_config.optimizer.learning_rate = 0.5
     with pytest.raises(UserError, match="another config"):
@@ -197,7 +197,7 @@ def test_an_export_that_cannot_be_evaluated_is_told(exported, trained_config, tm
     manifest = json.loads((folder / "manifest.json").read_text())
     facts = manifest["files"]["specialist.tflite"]
     for files, message in (
-        (["specialist.tflite"], "the specialist in .* has inputs .*coefficients.*and the manifest"),
+        (["specialist.tflite"], "the specialist in .* has inputs .*coefficients.*but the manifest"),
         (["preview.onnx", "specialist.onnx"], "has no specialist.tflite; it has preview.onnx, specialist.onnx"),
     ):
         for name in ("specialist.tflite", "labels.txt"):
@@ -352,14 +352,16 @@ def test_a_kind_that_loses_accuracy_is_warned_of():
     own = Top1(specialist=0.98, preview=0.96)
     kinds = {"tflite": own, "int8.tflite": Top1(specialist=0.762, preview=0.956)}
     assert list(package.lost_accuracy(own, kinds)) == [
-        "specialist.int8.tflite loses 21.8 points of top-1: 0.7620, and the network has 0.9800"
+        "specialist.int8.tflite loses 21.8 points of top-1: 0.7620, where the network has 0.9800"
     ]
 
 
 def test_what_cannot_be_exported_is_told(config, trained, trained_config, monkeypatch):
     for formats in ((), ("onnx",), ("tflite", "coreml")):
         config.export.formats = formats
-        with pytest.raises(UserError, match=r"config.export.formats = .*: must be some of tflite, stablehlo, onnx"):
+        with pytest.raises(
+            UserError, match=r"config.export.formats = .*: must be one or more of tflite, stablehlo, onnx"
+        ):
             validate(config)
     trained_config.export.formats = ("tflite", "onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -24,7 +24,7 @@ def test_the_cause_is_named(caplog):
     assert len(count) == 1
     jax.clear_caches()
     double({"x": jnp.ones(3)}, 2.0)
-    assert "its arguments are as before, so JAX's settings have changed, or its caches were cleared" in caplog.text
+    assert "its arguments are the same, so JAX's settings have changed, or JAX's caches were cleared" in caplog.text
     assert len(count) == 2
 
 

@@ -144,7 +144,7 @@ def test_what_is_missing_is_told(trained, tmp_path, trained_config):
     trained_config.model.routing = "task"
     trained_config.data.task = "label"
     (tmp_path / "config.json").write_text(trained_config.to_json())
-    with pytest.raises(UserError, match=r"config.model.routing = 'task': asks for each image's task"):
+    with pytest.raises(UserError, match=r"config.model.routing = 'task': needs each image's task"):
         TwoStageClassifier.from_checkpoint(str(tmp_path), config=trained_config)
     (tmp_path / "config.json").write_text((trained / "config.json").read_text())
     with pytest.raises(UserError, match=r"there is no .*data.json"):

@@ -120,7 +120,7 @@ def test_a_cache_is_the_teacher_and_goes_on_where_it_was_stopped(plain, tmp_path
     live_state, live = one_step(plain)
     plain.distill.cache = str(tmp_path / "cache")
     monkeypatch.setattr(teacher_logits, "EXAMPLES_A_FILE", 500)
-    with pytest.raises(UserError, match=r"holds 0 of 3 files of teacher logits; make them .* --mode=teacher"):
+    with pytest.raises(UserError, match=r"holds 0 of 3 files of teacher logits; make the others .* --mode=teacher"):
         make_experiment(plain)
 
     write, written = teacher_logits.write_file, []
@@ -147,11 +147,11 @@ def test_a_cache_is_the_teacher_and_goes_on_where_it_was_stopped(plain, tmp_path
 
     plain.data.train_split = "train[:1200]"
     for read in (make_experiment, cache_teacher.cache_logits):
-        with pytest.raises(UserError, match=r"logits in .* are of data .*, train, 1297 examples.*, not .*1200"):
+        with pytest.raises(UserError, match=r"logits in .* have data .*, train, 1297 examples.*, not .*1200"):
             read(plain)
     plain.data.train_split, other.seed = "train", 8
     plain.distill.teacher = save_run(other, tmp_path / "other")
-    with pytest.raises(UserError, match=r"logits in .* are of teacher"):
+    with pytest.raises(UserError, match=r"logits in .* have teacher"):
         make_experiment(plain)
 
 
@@ -229,12 +229,12 @@ def test_sources_that_do_not_fit_are_answered_with_a_sentence(config, tmp_path):
     make_experiment(config, training=False)  # an evaluation asks for no teacher
     (tmp_path / "config.json").write_text("[1]")
     config.distill.teacher = str(tmp_path)
-    with pytest.raises(UserError, match=r"it has no config.json that can be read"):
+    with pytest.raises(UserError, match=r"the workdir of a run with a readable config.json"):
         make_experiment(config)
     (tmp_path / "config.json").write_text(json.dumps({}))
     (tmp_path / "checkpoints").mkdir()
     config.distill.teacher = str(tmp_path)
-    with pytest.raises(UserError, match="has no checkpoint that can be used"):
+    with pytest.raises(UserError, match="has no usable checkpoint"):
         make_experiment(config)
     config.distill.update(teacher="", cache="x")
     with pytest.raises(UserError, match=re.escape("config.distill.cache = 'x': needs config.distill.teacher")):
@@ -244,5 +244,5 @@ def test_sources_that_do_not_fit_are_answered_with_a_sentence(config, tmp_path):
 def test_a_teacher_must_know_the_same_images_and_classes(config, tmp_path):
     config.distill.teacher = save_run(config, tmp_path / "teacher")
     rgb = datasets.Dataset([], [], classes=tuple("0123456789"), channels=3, identity="", name="digits")
-    with pytest.raises(UserError, match=r"knows 10 classes of images with 1 channels; 'digits' has 10 and 3"):
+    with pytest.raises(UserError, match=r"has 10 classes and images with 1 channels, but 'digits' has 10 and 3"):
         load_teacher(config, rgb)

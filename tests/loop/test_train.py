@@ -190,7 +190,7 @@ def test_a_finished_run_says_so_and_what_it_reached(config, trained_config, trai
     results = train.train(trained_config, str(trained))
     assert dataclasses.asdict(results) == json.loads((trained / "results.json").read_text())
     told = capsys.readouterr().out
-    assert f"{trained}: this run was finished already, at step 16" in told
+    assert f"{trained}: this run has already finished, at step 16" in told
     assert f"--config.model.specialist.start_from={trained}" in told
     trained_config.epochs = 1.0
     with pytest.raises(UserError, match=r"epochs was 0.2 and is 1.0\); leave .* or give another .*start_from="):

@@ -168,19 +168,24 @@ def test_uniform_is_the_plain_network_of_the_mean_kernels(all_kinds):
 def test_a_part_to_train_that_is_not_there_is_named(all_kinds):
     all_kinds.model.routing = "task"
     all_kinds.optimizer.trained = "routin"
-    with pytest.raises(UserError, match=r"optimizer.trained = 'routin' is no part of this model, routing, specialist"):
+    with pytest.raises(
+        UserError, match=r"optimizer.trained = 'routin' is not a part of this model; it has routing, specialist"
+    ):
         _ = make_experiment(all_kinds, jax.devices()[:1]).abstract_state
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model.synthesize": ("depthwise",)}, "must be some of resnet18's kinds of layers, blocks, conv1, conv2"),
-        ({"model.synthesize": ("head_conv",)}, "must be some of resnet18's kinds of layers"),
-        ({"model.synthesize_from_block": 8}, "resnet18 has the blocks 0 to 7"),
+        (
+            {"model.synthesize": ("depthwise",)},
+            "must be one or more of resnet18's kinds of layers, blocks, conv1, conv2",
+        ),
+        ({"model.synthesize": ("head_conv",)}, "must be one or more of resnet18's kinds of layers"),
+        ({"model.synthesize_from_block": 8}, "must be one of resnet18's blocks, 0 to 7"),
         ({"model.num_bases": 0}, "must be at least 1"),
-        ({"model.routing": "task", "data.task": ""}, "data.task = '': the routing 'task' needs an integer feature"),
-        ({"model.routing": "task", "loss.mix": "cutmix"}, "loss.mix = 'cutmix': mixes images of several tasks"),
+        ({"model.routing": "task", "data.task": ""}, "data.task = '': must name an integer feature"),
+        ({"model.routing": "task", "loss.mix": "cutmix"}, "loss.mix = 'cutmix': would mix images of different tasks"),
     ],
 )
 def test_what_a_backbone_cannot_serve_is_named(all_kinds, changes, sentence):

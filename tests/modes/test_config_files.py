@@ -38,7 +38,7 @@ MISTAKES = {
     "import nowhere": "mine.py, line 1: ModuleNotFoundError: No module named 'nowhere'.",
     "def get_config(:": "mine.py, line 1: invalid syntax.",
     "\0": "mine.py: SyntaxError: source code string cannot contain null bytes.",
-    "": "mine.py: there is no function get_config() in it",
+    "": "mine.py: it has no function get_config()",
     "def get_config(): pass": "get_config() returned None; it must return a config that starts from",
     "def get_config(): return {'seed': 1}": "get_config() returned {'seed': 1}; it must return",
     "def get_config(size): return size": "mine.py: TypeError: get_config() missing 1 required positional argument",
@@ -78,7 +78,7 @@ def test_what_is_not_a_file():
     pathlib.Path("run/config.json").touch()
     for argument, words in {
         "configs": "--config=configs is a folder; give a file, as in --config=configs/digits.py.",
-        "run": "--config=run is a folder with a run; give --workdir=run in the place of --config.",
+        "run": "--config=run is a folder with a run; give --workdir=run instead of --config.",
         "configs/digit.py": "there is no config file 'configs/digit.py'; did you mean configs/digits.py?",
         "zzz.py": "there is no config file 'zzz.py'; those that come with the project are in configs/.",
         "zzz.json": "there is no config file 'zzz.json'",

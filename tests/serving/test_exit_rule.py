@@ -63,7 +63,7 @@ def test_a_rule_of_other_weights_is_refused(change, said):
     CHOSEN.check_fits(PROVENANCE, "here")
     with pytest.raises(
         UserError,
-        match=rf"the moving averages of step 100 \(best\) at 8 pixels, and .*{said}.*used now",
+        match=rf"the moving averages of step 100 \(best\) at 8 pixels, but .*{said}.*used now",
     ):
         CHOSEN.check_fits(now, "here")
 
@@ -79,7 +79,7 @@ def test_a_rule_of_other_images_is_warned_of(change, caplog):
         assert not caplog.messages
         CHOSEN.check_fits(dataclasses.replace(PROVENANCE, **change), "here")
     (message,) = caplog.messages
-    assert "here was chosen on digits test (crop none), and the config names " in message
+    assert "here was chosen on digits test (crop none), but the config names " in message
 
 
 def test_prediction_and_export_take_a_rule_where_it_fits(trained, trained_config, tmp_path, caplog):
@@ -101,9 +101,9 @@ def test_prediction_and_export_take_a_rule_where_it_fits(trained, trained_config
     trained_config.data.eval_split = "test[:36]"
     with caplog.at_level(logging.WARNING):
         assert rule_of(open_trained(str(trained), trained_config)) == chosen
-    assert "was chosen on digits test[:37] (crop none), and the config names digits test[:36]" in caplog.text
+    assert "was chosen on digits test[:37] (crop none), but the config names digits test[:36]" in caplog.text
     trained_config.eval.ema = False
-    with pytest.raises(UserError, match=r"was chosen with the moving averages .* and the parameters of step"):
+    with pytest.raises(UserError, match=r"was chosen with the moving averages .* but the parameters of step"):
         package.export_run(trained_config, str(trained))
     assert rule_of(open_trained(str(trained), trained_config), 0.5).rule == ExitRule(threshold=0.5)
     opened = dataclasses.replace(opened, folder=epath.Path(tmp_path))

@@ -83,14 +83,14 @@ def named(name):
 DAMAGES = {
     "manifest_cut": (cut("manifest.json"), r"manifest.json is damaged: it is not JSON"),
     "manifest_empty": (lambda folder: (folder / "manifest.json").write_text(""), "is damaged: it is not JSON"),
-    "manifest_list": (lambda folder: (folder / "manifest.json").write_text("[]"), "has schema None, and this version"),
+    "manifest_list": (lambda folder: (folder / "manifest.json").write_text("[]"), "has schema None, but this version"),
     "manifest_bytes": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe{"), "it is not JSON"),
     "manifest_folder": (directory, "manifest.json cannot be read"),
     "manifest_missing": (
         lambda folder: (folder / "manifest.json").unlink(),
         "has no manifest.json, so it is not an export",
     ),
-    "newer": (lambda folder: changed(folder, schema=3), "has schema 3, and this version reads 2; update basisnet_jax"),
+    "newer": (lambda folder: changed(folder, schema=3), "has schema 3, but this version reads 2; update basisnet_jax"),
     "older": (lambda folder: changed(folder, schema=None), "has schema None, .* run --mode=export again"),
     "no_files": (lambda folder: changed(folder, files=None), "manifest.json is damaged: it is not what --mode=export"),
     "unknown_field": (lambda folder: changed(folder, other=1), "manifest.json is damaged"),
@@ -104,21 +104,21 @@ DAMAGES = {
         lambda folder: changed(folder, rule=lambda x: {**x, "threshold": float("nan")}),
         "has no exit rule that",
     ),
-    "rule_of_other_step": (rule(step=1), "chosen with the moving averages of step 1 .* and the files are of step 16"),
-    "rule_of_other_files": (rule(step=16, files={FILES[0]: "0" * 64}), "and another preview.tflite, and the files are"),
+    "rule_of_other_step": (rule(step=1), "chosen with the moving averages of step 1 .* but the files are of step 16"),
+    "rule_of_other_files": (rule(step=16, files={FILES[0]: "0" * 64}), "and another preview.tflite, but the files are"),
     "labels_missing": (lambda folder: (folder / "labels.txt").unlink(), "labels.txt cannot be read"),
-    "labels_cut": (cut("labels.txt"), "labels.txt has 11 bytes and was exported with 20"),
+    "labels_cut": (cut("labels.txt"), "labels.txt has 11 bytes, but was exported with 20"),
     "labels_of_others": (lambda folder: with_hash(folder, "labels.txt", b"cat\ndog\n"), r"'logits': \(1, 2\)"),
     "labels_no_text": (lambda folder: with_hash(folder, "labels.txt", b"cat\n\xff\n"), "its byte 4 is not UTF-8"),
     **{
-        f"file_named_{name}": (named(name), "names the file .*, and an export's files lie in its own folder")
+        f"file_named_{name}": (named(name), "names the file .*, but an export's files are in its own folder")
         for name in ("../preview.tflite", "/preview.tflite", "..", "", "a\\preview.tflite", "C:preview.tflite")
     },
     "file_missing": (lambda folder: (folder / FILES[0]).unlink(), "preview.tflite cannot be read"),
-    "file_cut": (cut(FILES[1]), "specialist.tflite has .* bytes and was exported with"),
+    "file_cut": (cut(FILES[1]), "specialist.tflite has .* bytes, but was exported with"),
     "one_bit": (flip, "specialist.tflite is damaged or of another export: its SHA-256 is"),
-    "swapped": (swap, "preview.tflite has .* bytes and was exported with"),
-    "swapped_with_hashes": (swap_with_hashes, "the preview in .* has inputs .* and the manifest and labels.txt say"),
+    "swapped": (swap, "preview.tflite has .* bytes, but was exported with"),
+    "swapped_with_hashes": (swap_with_hashes, "the preview in .* has inputs .* but the manifest and labels.txt say"),
     "garbage": (lambda folder: with_hash(folder, FILES[0], b"no model" * 99), "preview.tflite cannot be run by LiteRT"),
     "other_side": (other_side, r"'image': \(1, 16, 16, 1\)"),
 }
@@ -169,7 +169,7 @@ def test_a_rule_of_another_kind_of_files_is_warned_of(export, caplog):
     assert not caplog.messages
     opened.check_rule(["preview.int8.tflite", "specialist.int8.tflite"])
     (message,) = caplog.messages
-    assert "was chosen with preview.tflite, and preview.int8.tflite, specialist.int8.tflite are used now" in message
+    assert "was chosen with preview.tflite, but preview.int8.tflite, specialist.int8.tflite are used now" in message
 
 
 def test_pixels_that_do_not_fit_are_told(export, capsys):
@@ -178,7 +178,7 @@ def test_pixels_that_do_not_fit_are_told(export, capsys):
     cv2.imwrite(str(export.parent / "photo.png"), images[0])
     np.savez(export.parent / "pixels.npz", images)
     for name, message in (
-        ("photo.png", "is not a .npy file of pixels; image files are read by"),
+        ("photo.png", "is not a .npy file of pixels; classify image files with"),
         ("pixels.npz", "is not a .npy file"),
         ("none.npy", "cannot be read (No such file"),
     ):

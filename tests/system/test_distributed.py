@@ -190,7 +190,7 @@ def test_two_processes_agree_on_what_is_saved_damaged_and_full(tmp_path, start):
     assert codes == [0, 0], texts
     for text in texts:
         assert "restored [1.]" in text
-        assert "batch_stats/a is no longer finite after step 3, so it is not saved" in text
+        assert "batch_stats/a is no longer finite after step 3, so this step is not saved" in text
         assert "saved [1, 2] False" in text
     assert ["step 4 is not saved" in text for text in texts] == [True, False], "one process tells"
 
@@ -204,7 +204,7 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(start):
 """)
     (code, _), (text, _) = ended(start(dying))
     assert code != 0
-    assert "another one died" in text or "another task died" in text  # ours, or JAX's if it was faster
+    assert "another process died" in text or "another task died" in text  # ours, or JAX's if it was faster
 
 
 def test_a_process_that_finds_no_other_says_so(config, tmp_path):
@@ -215,7 +215,7 @@ def test_a_process_that_finds_no_other_says_so(config, tmp_path):
     )
     done = subprocess.run(run, capture_output=True, text=True, timeout=300)
     assert done.returncode == distributed.LOST
-    assert "did not all meet within 2 s" in done.stderr
+    assert "did not all connect within 2 s" in done.stderr
     assert "stack trace" not in done.stderr
 
 

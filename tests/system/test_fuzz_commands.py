@@ -137,7 +137,7 @@ def test_a_workdir_alone_is_enough_with_other_settings_beside_it(run, tmp_path, 
     (folder / "export" / "manifest.json").write_text(json.dumps(manifest.to_json()))
     workdir, export = f"--workdir={folder}", f"--workdir={folder}/export"
     (tmp_path / "flags").write_text(f"--mode=cost\n{workdir}\n")
-    other = f"{folder} holds a run of another config (seed was 0 and is 1); leave these settings as they were"
+    other = f"{folder} holds a run with another config (seed was 0 and is 1); leave these settings as they were"
     for arguments, words in {
         (workdir, "--mode=cost", "--config.eval.exit_rate=0.25"): "average, 25.0% of images exit early",
         (f"--config={folder}/config.json", "--mode=cost", "--config.eval.exit_rate=0.25"): "average, 25.0% of images",
@@ -152,7 +152,7 @@ def test_a_workdir_alone_is_enough_with_other_settings_beside_it(run, tmp_path, 
         (workdir, "--mode", "evaluate", "--config.eval.coefficients=mean"): "config.eval.coefficients = ('mean',)",
         (workdir, "--mode=teacher"): "config.distill.cache = '': must name the folder",
         (workdir, "--mode=compile", "--config.seed=-1", "--topology=v5e:2x4"): "config.seed = -1: must be at least 0",
-        (export, "--mode=evaluate", "--config.seed=1"): "holds a run of another config (seed was 0 and is 1)",
+        (export, "--mode=evaluate", "--config.seed=1"): "holds a run with another config (seed was 0 and is 1)",
         (export,): f"{export} has no config.json, so there is no run in it; start one with --config=configs/",
         (f"--config={folder}/export/manifest.json",): f"{folder}/export is an export; give another --workdir",
         ("--config.seed=1",): "--config is missing",

@@ -107,7 +107,9 @@ def test_each_command_that_fails_ends_the_step_and_is_named(cluster, script, ste
         done, calls = cluster.run(script, step, answers=[(words, 3, ""), *SUCCESS])
         assert done.returncode == 1, words
         assert calls == whole[: number + 1], "nothing is done after a failure"
-        sentences = [line for line in done.stderr.splitlines() if line.startswith("error: this failed, with code 3: ")]
+        sentences = [
+            line for line in done.stderr.splitlines() if line.startswith("error: this command failed with code 3: ")
+        ]
         assert shlex.split(sentences[0].split(": ", 2)[2])[1:] == call[1:]
 
 

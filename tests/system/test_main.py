@@ -20,7 +20,7 @@ LOG = (
     DATED
     + r"epoch \d+/400: [\d,]+ of 32,425 steps, loss [\d.]+, top-1 [\d.]+(, eval [\d.]+)?, [\d,]+ images/s, .* left",
     DATED + r"step [\d,]+, epoch \d+: top-1 [\d.]+, the preview alone [\d.]+, loss [\d.]+",
-    r"stopped and saved; the same command goes on from there \(workdir .*\)\.",
+    r"stopped and saved; the same command resumes from there \(workdir .*\)\.",
 )
 TINY = "--config=tests/configs/tiny.py"
 
@@ -40,16 +40,16 @@ def command(*arguments):
         (("--config=configs/digits.py", "--confg=1"), "confg"),
         (("--config=configs/digits.py", "--mode=fly"), "fly"),
         (("--config=configs/digits.py", "--mode=compile"), "--mode=compile needs --topology"),
-        (("--config=configs/digits.py", "--topology=v5e:2x4"), "say --mode=compile"),
+        (("--config=configs/digits.py", "--topology=v5e:2x4"), "use --mode=compile"),
         (
             ("--config=configs/digits.py", "--mode=predict", "--images=x", "--threshold=90"),
             "--threshold=90 is not a probability; give a number from 0 to 1",
         ),
         (("--config=configs/digits.py", "--mode=export", "--threshold=nan"), "--threshold=nan is not a probability"),
-        (("--config=configs/digits.py", "--threshold=0.5"), "say --mode=predict or --mode=export, or leave it out"),
+        (("--config=configs/digits.py", "--threshold=0.5"), "use --mode=predict or --mode=export, or leave it out"),
         (
             ("--config=configs/digits.py", "--mode=export", "--images=x"),
-            "--images is not for --mode=export; say --mode=predict",
+            "--images is not for --mode=export; use --mode=predict",
         ),
         (("--config=configs/digits.py", "extra"), "unknown argument 'extra'"),
         (("--config=configs/digit.py",), "there is no config file 'configs/digit.py'; did you mean configs/digits.py?"),
@@ -106,7 +106,7 @@ def test_ctrl_c_saves_and_says_so(config, tmp_path):
     if platform.libc_ver()[0] == "glibc":
         assert "GLIBC_TUNABLES=" in tunables, "freed memory is kept"
         assert "arena_max" not in tunables, "in several arenas, as training wants it"
-    assert "stopped and saved; the same command goes on from there" in output
+    assert "stopped and saved; the same command resumes from there" in output
     lines = [line for line in output.splitlines() if not any(re.fullmatch(pattern, line) for pattern in LOG)]
     assert not lines, "what a log file gets besides a run's own lines"
     assert list((tmp_path / "cache" / "basisnet_jax" / "jax").glob("*/jit_train_step*")), "compiled programs are kept"

@@ -237,7 +237,7 @@ def test_weights_of_another_architecture_are_named(save):
 
 
 def test_unknown_names_and_missing_packages_are_explained(monkeypatch):
-    with pytest.raises(UserError, match="'resnet50'; there are some for efficientnet_lite0, "):
+    with pytest.raises(UserError, match="'resnet50'; choose one of efficientnet_lite0, "):
         pretrained.load_published("resnet50")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="not installed; run pip install"):

@@ -80,7 +80,7 @@ def test_a_run_goes_on_from_the_one_before_and_says_so(folder, caplog):
     (folder / "checkpoints" / "40").mkdir()
     integrity.quarantine_damaged_checkpoints(folder / "checkpoints")
     text = caplog.text
-    assert "the checkpoint of step 20 is damaged (evaluation.json is not what was written)" in text
+    assert "the checkpoint of step 20 is damaged (evaluation.json differs from its checksum)" in text
     assert "the checkpoint of step 30 is damaged (state/" in text
     assert "the checkpoint of step 40 is damaged (checksums.sha256 is missing)" in text
     assert sorted(path.name for path in (folder / "damaged").iterdir()) == ["20.0", "30.0", "40.0"]
@@ -96,7 +96,7 @@ def test_where_all_are_damaged_nothing_is_moved(folder):
     for step in ("10", "20"):
         flip(folder / "checkpoints" / step / "state" / "_METADATA")
     before = all_files(folder)
-    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged \(step 10: state/_METADATA is not"):
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged \(step 10: state/_METADATA differs"):
         integrity.quarantine_damaged_checkpoints(folder / "checkpoints")
     assert all_files(folder) == before
 
@@ -109,8 +109,8 @@ def test_an_evaluation_passes_over_damaged_ones(folder, caplog):
     assert [value(folder, which) for which in ("best", "newest")] == [20, 20]
     assert "the checkpoint of step 30 in" in caplog.text
     for which, told in (
-        ("30", r"'30': that checkpoint in .* is damaged; it has the steps 10, 20, 30, 31\."),
-        ("7", r"'7': .* has no checkpoint of that step; it has the steps 10, 20, 30, 31\."),
+        ("30", r"'30': that checkpoint in .* is damaged; the steps are 10, 20, 30, 31\."),
+        ("7", r"'7': .* has no checkpoint of that step; the steps are 10, 20, 30, 31\."),
     ):
         with pytest.raises(UserError, match=told):
             value(folder, which)
@@ -118,11 +118,11 @@ def test_an_evaluation_passes_over_damaged_ones(folder, caplog):
 
 def test_a_checkpoint_that_cannot_be_had_is_answered_with_what_can(folder):
     (folder / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="has no checkpoint yet; let its run reach one"):
+    with pytest.raises(UserError, match="has no checkpoint yet; wait until its run has saved one"):
         value(folder, "best")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(10, state_of(10), {})
-    with pytest.raises(UserError, match=r"so there is no best one; take the newest .* or one of the steps 10\."):
+    with pytest.raises(UserError, match=r"so there is no best one; use the newest one .* or one of the steps 10\."):
         value(folder, "best")
     flip(folder / "checkpoints" / "10" / "state" / "_METADATA")
     with pytest.raises(UserError, match=r"all checkpoints in .* \(steps 10\) are damaged"):
@@ -164,7 +164,7 @@ def test_a_save_that_finds_no_room_is_left_out_with_a_warning(folder, monkeypatc
         checkpoints.save(20, state_of(20), {})
         checkpoints.wait()
         needed = sum(leaf.nbytes + 8192 for leaf in jax.tree.leaves(state_of(20)))
-        told = f"it needs some {needed:,} bytes, and 5,000 are free ({needed - 5_000:,} are missing)"
+        told = f"it needs about {needed:,} bytes, and 5,000 are free ({needed - 5_000:,} are missing)"
         assert told in checkpoints.unsaved
         assert "step 20 is not saved" in caplog.text
         assert checkpoints.latest_step() == 10
@@ -197,7 +197,7 @@ def test_a_disk_that_fills_in_mid_save_loses_no_checkpoint(small_disk, monkeypat
         monkeypatch.undo()
         checkpoints.wait()
         assert "step 20 is not saved" in checkpoints.unsaved
-        assert "the run goes on, and the next save may have room" in caplog.text
+        assert "the run continues, and the next save may have room" in caplog.text
         assert checkpoints.latest_step() == 10
         assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["10"]
         ballast.unlink()

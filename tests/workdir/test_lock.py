@@ -33,7 +33,7 @@ def test_the_second_run_is_refused_until_the_first_is_gone_however_it_went(tmp_p
     folder = epath.Path(tmp_path / "run")
     holding = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True)
     assert holding.stdout.readline() == "held\n"
-    told = rf"another run is under way in {re.escape(str(folder))} \(process {holding.pid} on .+\); wait for its end"
+    told = rf"another run is using {re.escape(str(folder))} \(process {holding.pid} on .+\); wait until it ends"
     with pytest.raises(UserError, match=told), lock.opened(config_lib.default(), folder):
         pass
     holding.send_signal(signal.SIGKILL)
@@ -55,7 +55,7 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
 
     monkeypatch.setattr(lock.fcntl, "flock", flock)
     with lock.opened(config_lib.default(), epath.Path(tmp_path)):
-        assert "cannot be locked (Operation not supported); see to it that no other run uses it" in caplog.text
+        assert "cannot be locked (Operation not supported); make sure that no other run uses it" in caplog.text
 
 
 def test_checkpoints_that_are_no_folder_are_refused(tmp_path):
@@ -164,7 +164,7 @@ def test_a_lock_that_a_refused_run_removes_is_no_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.fcntl, "flock", remove_and_lock)
     with lock.opened(config_lib.default(), folder):
         assert removed
-        with pytest.raises(UserError, match="another run is under way"), lock.opened(config_lib.default(), folder):
+        with pytest.raises(UserError, match="another run is using"), lock.opened(config_lib.default(), folder):
             pass
 
 
