@@ -4,11 +4,13 @@ import pathlib
 import re
 
 import setuptools
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "basisnet_jax" / "__init__.py").read_text()).group(1)
 
 LITERT = "ai-edge-litert>=2.0"
+JAX = ">=0.10,<0.13"  # the versions that the tests pass on
 
 # What training, evaluation and export need. Every extra but 'runtime' has it.
 FRAMEWORK = [
@@ -18,17 +20,18 @@ FRAMEWORK = [
     "clu>=0.0.12",
     "etils[epath]>=1.9",
     "filelock>=3.12",  # JAX needs it to bound its compilation cache, and does not declare it
-    "flax>=0.12,<0.13",
+    "flax>=0.12",
     "grain>=0.2.12",
     "h5py>=3.11",
     "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
-    "jax>=0.10,<0.13",
+    f"jax{JAX}",
     "matplotlib>=3.9",
     "ml-collections>=1.0",
     "opencv-python-headless>=4.10",
     "optax>=0.2.5",
-    "orbax-checkpoint>=0.11.30,<1.0",
-    "rich>=14.1,<16",
+    "orbax-checkpoint>=0.11.30,<1.0",  # 1.0 is another API
+    "packaging>=24",
+    "rich>=14.1",
     "safetensors>=0.5",
     "scikit-learn>=1.5",
     "scipy>=1.13",
@@ -38,6 +41,17 @@ FRAMEWORK = [
     "tensorflow-datasets>=4.9.8",
 ]
 
+
+class BuildWithConfigs(build_py):
+    """Puts a copy of configs/ into the wheel, as basisnet_jax/configs. In a checkout they stay where they are."""
+
+    def run(self):
+        """Copies the package, then the configs."""
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree(str(ROOT / "configs"), str(pathlib.Path(self.build_lib, "basisnet_jax", "configs")))
+
+
 setuptools.setup(
     name="basisnet_jax",
     version=VERSION,
@@ -45,6 +59,9 @@ setuptools.setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    url="https://github.com/THE_OWNER/basisnet_jax",
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["basisnet = basisnet_jax.main:run"]},
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
     package_dir={"": "."},  # has `pip install -e .` put the checkout on the path, and with it configs/
     package_data={"basisnet_jax": ["py.typed", "data/glyphs.json"]},
@@ -54,8 +71,9 @@ setuptools.setup(
         "runtime": [LITERT],
         "train": FRAMEWORK,
         "onnx": [*FRAMEWORK, "onnx>=1.18", "onnxruntime>=1.22", "tf2onnx>=1.17"],
-        "tpu": [*FRAMEWORK, "jax[tpu]>=0.10,<0.13"],
-        "gpu": [*FRAMEWORK, "jax[cuda13]>=0.10,<0.13"],
+        "tpu": [*FRAMEWORK, f"jax[tpu]{JAX}"],
+        "cuda12": [*FRAMEWORK, f"jax[cuda12]{JAX}"],
+        "cuda13": [*FRAMEWORK, f"jax[cuda13]{JAX}"],
         # Only files of weights and photographs. MobileNetV2's package is not here: weights/pretrained.py says why.
         "pretrained": [
             *FRAMEWORK,

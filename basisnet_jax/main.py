@@ -1,41 +1,55 @@
 """Trains, evaluates, uses and exports two-stage image classifiers (BasisNet).
 
+basisnet --config=digits
 python -m basisnet_jax.main --config=configs/digits.py
 python -m basisnet_jax.main --help
 """
 
-# Data workers import this module again, so importing it starts nothing.
+# Data workers import this module again, so importing it starts nothing and imports nothing slow.
 
 import sys
 from collections.abc import Sequence
 
-try:
-    from basisnet_jax.host import malloc, noise
-    from basisnet_jax.modes.mode import PROCESSES, read_flags
-
-    if __name__ == "__main__":  # before the slow imports, since this starts the program again
-        training = read_flags(sys.argv, "mode")["mode"] in (None, "train")
-        malloc.restart_with_malloc_settings(arenas=None if training else 1)
-        noise.filter_native_stderr()
-
-    from absl import app, flags
-
-    from basisnet_jax.modes import parsing
-except ModuleNotFoundError as error:  # basisnet_jax[runtime] installs without these packages
-    print(f"error: {error.name} is not installed; run pip install 'basisnet_jax[train]'.", file=sys.stderr)
-    sys.exit(2)
-
 from basisnet_jax.errors import UserError
 from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
-from basisnet_jax.modes import MODES
 
 INTERRUPTED = 130  # exit code after a second Ctrl-C, as shells define it
+
+
+def run() -> None:
+    """Runs the command line. The console command `basisnet` is this function."""
+    try:
+        from basisnet_jax.host import malloc, noise, requirements
+        from basisnet_jax.modes.mode import mode_first, read_flags
+
+        sys.argv = mode_first(sys.argv)
+        training = read_flags(sys.argv, "mode")["mode"] in (None, "train")
+        malloc.restart_with_malloc_settings(arenas=None if training else 1)  # starts the program again
+        noise.filter_native_stderr()
+        refused = requirements.mismatches()
+        for name in ("Python", "jax"):
+            if name in refused:
+                print(f"error: {refused[name]}", file=sys.stderr)
+                sys.exit(2)
+
+        from absl import app
+
+        from basisnet_jax.modes import parsing
+    except ModuleNotFoundError as error:  # basisnet_jax[runtime] installs without these packages
+        print(f"error: {error.name} is not installed; run pip install 'basisnet_jax[train]'.", file=sys.stderr)
+        sys.exit(2)
+    with exit_quietly_on_broken_pipe():
+        app.run(main, flags_parser=parsing.parse_flags)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the mode that the flags name, and returns the exit code."""
     del argv
-    from basisnet_jax.host import terminal
+    from absl import flags
+
+    from basisnet_jax.host import noise, terminal
+    from basisnet_jax.modes import MODES, parsing
+    from basisnet_jax.modes.mode import PROCESSES
 
     with terminal.Progress() as progress:
         progress.stage("starting", logged=False)  # these imports take seconds
@@ -64,5 +78,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    with exit_quietly_on_broken_pipe():
-        app.run(main, flags_parser=parsing.parse_flags)
+    run()

@@ -16,6 +16,7 @@ from basisnet_jax.experiment import plan as plan_lib
 from basisnet_jax.experiment import trained
 from basisnet_jax.experiment.model import eval_crop, make_model, model_cost
 from basisnet_jax.experiment.teacher import load_teacher, teacher_identity
+from basisnet_jax.host import devices as devices_lib
 from basisnet_jax.host import files
 from basisnet_jax.host import mesh as mesh_lib
 from basisnet_jax.models import cost, routing
@@ -267,7 +268,7 @@ def make_experiment(
         data = dataclasses.replace(
             data, train=teacher_logits.with_logits(data.train, cache, teacher_identity(teacher, data))
         )
-    devices = jax.devices() if devices is None else devices
+    devices = devices_lib.available() if devices is None else devices
     plan = plan_lib.derive(
         config,
         train_examples=len(data.train),

@@ -19,8 +19,7 @@ def use_compilation_cache() -> None:
     """
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    folder = pathlib.Path(home, "basisnet_jax", "jax", f"{usable_cores()}-cores").expanduser()
+    folder = _default_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{os.getpid()}"
@@ -36,6 +35,17 @@ def use_compilation_cache() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+
+
+def folder() -> pathlib.Path | None:
+    """Returns the folder of the compiled programs; None where they are not kept."""
+    named = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return _default_folder() if named is None else pathlib.Path(named) if named else None
+
+
+def _default_folder() -> pathlib.Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return pathlib.Path(home, "basisnet_jax", "jax", f"{usable_cores()}-cores").expanduser()
 
 
 def usable_cores() -> int:

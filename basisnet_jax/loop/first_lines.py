@@ -1,12 +1,9 @@
 """The start of a training's output: the lines that say what runs, on what and where, and the stage that shows steps."""
 
 import math
-from collections.abc import Sequence
-
-import jax
 
 from basisnet_jax.experiment.run import Experiment
-from basisnet_jax.host import compilation_cache, terminal, versions
+from basisnet_jax.host import compilation_cache, devices, terminal, versions
 
 
 def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) -> list[str]:
@@ -17,10 +14,11 @@ def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) 
       workdir: the run's folder, as the user gave it.
       resumed_from: step of the checkpoint that the run resumes from; None for a new run.
     """
+    used = experiment.mesh.devices.ravel().tolist()
     plan, data, config = experiment.plan, experiment.data, experiment.config
     begins = "new" if resumed_from is None else f"resumed from step {resumed_from:,} of {plan.total_steps:,}"
     rows = {
-        "devices": _devices(experiment.mesh.devices.ravel().tolist()),
+        "devices": devices.described(used),
         "data": f"{data.name}, {data.num_classes:,} classes: {plan.train_examples:,} images to train on, "
         f"{plan.eval_examples:,} to evaluate",
         **_networks(experiment),
@@ -30,6 +28,7 @@ def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) 
         "workdir": f"{workdir} ({begins})",
     }
     lines = [(name, text) for name, text in rows.items() if text] + [("note", note) for note in plan.notes]
+    lines += [("problem", sentence) for sentence in devices.problems(used[0].platform)]
     return [versions.versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
 
 
@@ -64,11 +63,3 @@ def _networks(experiment: Experiment) -> dict[str, str]:
         "specialist": f"{large}, {settings.num_bases} bases: {mixed:,} multiply-adds",
         "both": f"{cost.total:,} multiply-adds an image, {parameters}",
     }
-
-
-def _devices(devices: Sequence[jax.Device]) -> str:
-    """Describes the devices, as '8 x TPU v5 lite on 2 hosts'."""
-    kind, hosts = devices[0].device_kind, len({device.process_index for device in devices})
-    cores = compilation_cache.usable_cores()
-    kind = f"CPU ({cores} core{'s' if cores > 1 else ''})" if kind == "cpu" else kind
-    return f"{len(devices)} x {kind}" + (f" on {hosts} hosts" if hosts > 1 else "")

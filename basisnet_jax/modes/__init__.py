@@ -1,6 +1,6 @@
 """The modes of the command line: one module for each `--mode`."""
 
-from basisnet_jax.modes import compile, cost, evaluate, export, predict, teacher, train
+from basisnet_jax.modes import compile, cost, devices, evaluate, export, lists, predict, teacher, train
 
 MODES = {
     "train": train.MODE,
@@ -10,4 +10,6 @@ MODES = {
     "cost": cost.MODE,
     "teacher": teacher.MODE,
     "compile": compile.MODE,
+    "devices": devices.MODE,
+    **lists.MODES,
 }

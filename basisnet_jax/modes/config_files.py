@@ -1,5 +1,6 @@
 """Reads configs: a Python file as in `configs/`, or a run's `config.json`; reports a mistake in one sentence."""
 
+import ast
 import difflib
 import importlib.machinery
 import importlib.util
@@ -7,8 +8,10 @@ import json
 import os
 import pathlib
 import re
+import sys
 import sysconfig
 import traceback
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +24,9 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
 from basisnet_jax.models.architectures import ARCHITECTURES
 
+_PACKAGE = pathlib.Path(basisnet_jax.__file__).resolve().parent
+# The configs that are included: in a checkout beside the package, in an installation inside it.
+CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.exists())
 _OF_RUNS = ("config.json", "manifest.json")  # the file with the config in a run, and in an export
 _LIBRARIES = (
     *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
@@ -65,6 +71,22 @@ def default_workdir(argument: str) -> str:
     return os.path.join("runs", pathlib.PurePath(path).stem)
 
 
+def included() -> dict[str, str]:
+    """Returns {name: first sentence} of the configs that are included, such as 'digits' or 'compare/recipe'."""
+    names = {}
+    for path in sorted(CONFIGS.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        if any(isinstance(node, ast.FunctionDef) and node.name == "get_config" for node in tree.body):
+            names[path.relative_to(CONFIGS).with_suffix("").as_posix()] = (ast.get_docstring(tree) or "").split("\n")[0]
+    return names
+
+
+def path_of(name: str) -> str:
+    """Returns the path of the file that --config names: an included config by its name, or a path."""
+    path = CONFIGS / f"{name}.py"
+    return os.fspath(path) if not os.path.exists(name) and path.exists() else name
+
+
 def load(argument: str) -> ml_collections.ConfigDict:
     """Returns the config of a file, locked.
 
@@ -78,13 +100,15 @@ def load(argument: str) -> ml_collections.ConfigDict:
     if argument.endswith(".json"):
         return _from_json(argument)
     path, *arguments = argument.split(":", 1)
+    path = path_of(path)
     if not path:
-        raise UserError("--config is empty; give a file of configs/, as in --config=configs/digits.py.")
+        raise UserError("--config is empty; give a file or the name of an included config, as in --config=digits.")
     if os.path.isdir(path):
         raise UserError(_folder(path))
     if not os.path.exists(path):
         raise UserError(f"there is no config file {path!r}; {_nearest_file(path)}")
     try:
+        _let_configs_import_each_other(path)
         module = _run_file(path)
         if not callable(getattr(module, "get_config", None)):
             raise UserError("it has no function get_config(), as the files of configs/ have.")
@@ -108,9 +132,19 @@ def _folder(path: str) -> str:
 
 
 def _nearest_file(path: str) -> str:
-    there = [str(file) for file in pathlib.Path(os.path.dirname(path) or ".").glob("*.py")]
+    there = [str(file) for file in pathlib.Path(os.path.dirname(path) or ".").glob("*.py")] + list(included())
     nearest = difflib.get_close_matches(os.path.normpath(path), there, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else "those that come with the project are in configs/."
+    return f"did you mean {nearest[0]}?" if nearest else "--mode=configs lists the included ones."
+
+
+def _let_configs_import_each_other(path: str) -> None:
+    """Makes `from configs import ...` mean the included configs, unless the user has a package of that name."""
+    if CONFIGS in pathlib.Path(path).resolve().parents or importlib.util.find_spec("configs") is None:
+        for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+            del sys.modules[name]
+        package = types.ModuleType("configs")
+        package.__path__ = [os.fspath(CONFIGS)]
+        sys.modules["configs"] = package
 
 
 def _run_file(path: str) -> Any:

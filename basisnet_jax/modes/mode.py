@@ -1,7 +1,9 @@
 """The types of a mode of the command line: its help, its flags, and the function that it runs."""
 
 import dataclasses
+import pathlib
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +71,7 @@ class Mode:
       takes_export: whether --workdir may be an export.
       many_processes: whether several processes can run the mode together.
       keeps_programs: whether compiled programs are cached on disk for the next command.
+      needs_config: whether a config or a workdir must be given; otherwise the default config takes their place.
     """
 
     help: str
@@ -79,9 +82,11 @@ class Mode:
     takes_export: bool = False
     many_processes: bool = False
     keeps_programs: bool = True
+    needs_config: bool = True
 
 
-PROGRAM = "python -m basisnet_jax.main"
+# The command as the user types it: the console command of an installation, or the module.
+PROGRAM = "basisnet" if pathlib.PurePath(sys.argv[0]).name == "basisnet" else "python -m basisnet_jax.main"
 
 
 def next_command(mode: str, workdir: str, *arguments: str) -> str:
@@ -102,6 +107,13 @@ THRESHOLD = Flag(
     "that --mode=evaluate chose.",
     kind=float,
 )
+
+
+def mode_first(argv: Sequence[str]) -> list[str]:
+    """Returns the command line with a first word such as 'predict' written as the flag --mode=predict."""
+    if len(argv) > 1 and argv[1].isidentifier():
+        return [argv[0], f"--mode={argv[1]}", *argv[2:]]
+    return list(argv)
 
 
 def read_flags(argv: Sequence[str], *names: str) -> dict[str, str | None]:

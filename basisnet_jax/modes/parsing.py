@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import config_flags
 
+from basisnet_jax.config import default
 from basisnet_jax.errors import UserError
 from basisnet_jax.host.command_line import on_one_line
 from basisnet_jax.modes import MODES, config_files
@@ -21,8 +22,8 @@ _NO_CONFIG = (
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "A file of configs/, or the config.json of a run; any field of it is a flag too: --config.batch_size=64. "
-    "Default: the config of the run in --workdir.",
+    "An included config by its name, a file, or the config.json of a run; any field of it is a flag too: "
+    "--config.batch_size=64. Default: the config of the run in --workdir.",
 )
 flags.FLAGS["config"].parser = config_files.Parser()
 _WORKDIR = flags.DEFINE_string(
@@ -74,7 +75,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             )
         _refuse_flags_of_other_modes()
         MODES[_MODE.value].check(_values())
-        if CONFIG.value is None:
+        if CONFIG.value is None and MODES[_MODE.value].needs_config:
             raise UserError(_NO_CONFIG)
         return positional
     except UserError as error:
@@ -87,6 +88,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def command() -> tuple[str, Command]:
     """Returns the name of the mode, and the command, from the parsed flags."""
+    if CONFIG.value is None:
+        return _MODE.value, Command(default(), "", _values())
     filename = config_flags.get_config_filename(flags.FLAGS["config"])
     return _MODE.value, Command(CONFIG.value, _WORKDIR.value or config_files.default_workdir(filename), _values())
 

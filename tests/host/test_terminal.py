@@ -14,8 +14,8 @@ import jax
 import pytest
 import rich.console
 
-from basisnet_jax.host import terminal
-from basisnet_jax.loop import first_lines, train
+from basisnet_jax.host import devices, terminal
+from basisnet_jax.loop import train
 
 DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 
@@ -258,8 +258,8 @@ def test_a_log_file_gets_dated_lines_at_a_sane_rate_and_no_escapes(capsys, now):
 
 @pytest.mark.parametrize(("cores", "words"), [(1, "1 core"), (2, "2 cores")])
 def test_cores_are_counted_in_words(cores, words, monkeypatch):
-    monkeypatch.setattr(first_lines.compilation_cache, "usable_cores", lambda: cores)
-    assert first_lines._devices(jax.devices()[:1]) == f"1 x CPU ({words})"
+    monkeypatch.setattr(devices.compilation_cache, "usable_cores", lambda: cores)
+    assert devices.described(jax.devices()[:1]) == f"1 x CPU ({words})"
 
 
 def test_of_many_processes_the_others_are_silent(capsys):

@@ -80,9 +80,9 @@ def test_what_is_not_a_file():
         "configs": "--config=configs is a folder; give a file, as in --config=configs/digits.py.",
         "run": "--config=run is a folder with a run; give --workdir=run instead of --config.",
         "configs/digit.py": "there is no config file 'configs/digit.py'; did you mean configs/digits.py?",
-        "zzz.py": "there is no config file 'zzz.py'; those that come with the project are in configs/.",
+        "zzz.py": "there is no config file 'zzz.py'; --mode=configs lists the included ones.",
         "zzz.json": "there is no config file 'zzz.json'",
-        "": "--config is empty; give a file of configs/",
+        "": "--config is empty; give a file or the name of an included config",
     }.items():
         assert words in refused(argument)
 
