@@ -76,6 +76,7 @@ setuptools.setup(
             "mypy>=1.15",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "packaging>=24",  # reads the markers of requirements.lock in a test
             "pillow>=10.1",
             "pre-commit>=4",
             "pytest>=8",
