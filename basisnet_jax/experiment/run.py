@@ -164,6 +164,7 @@ class Experiment:
             in_shardings=(shardings, mesh_lib.batch_sharding(self.mesh), whole, whole),
             out_shardings=(shardings, whole),
             donate_argnums=0,
+            compiler_options=mesh_lib.XLA_PRESETS[self.config.mesh.xla_preset],
         )
 
     def eval_step(self) -> EvalStep:

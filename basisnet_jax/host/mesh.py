@@ -13,6 +13,11 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+# Options of XLA for the training step, by preset. 'gpu': https://docs.jax.dev/en/latest/gpu_performance_tips.html
+XLA_PRESETS: dict[str, dict[str, bool]] = {
+    "default": {},
+    "gpu": {"xla_gpu_triton_gemm_any": True, "xla_gpu_enable_latency_hiding_scheduler": True},
+}
 # Smaller arrays are replicated: gathering them would cost more than holding them.
 SMALLEST_SHARDED = 2**12
 

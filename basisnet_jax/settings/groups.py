@@ -7,6 +7,7 @@ the parameters nor the order of the data.
 import dataclasses
 
 from basisnet_jax.data import preprocess
+from basisnet_jax.host.mesh import XLA_PRESETS
 from basisnet_jax.models.architectures import ARCHITECTURES, PUBLISHERS
 from basisnet_jax.models.routing import GRANULARITIES, ROUTINGS, WARM_STARTS
 from basisnet_jax.models.stages import ABLATIONS
@@ -284,9 +285,14 @@ class CheckpointSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSettings:
-    """How parameters lie on the devices."""
+    """How parameters lie on the devices, and how the step is compiled for them."""
 
     fsdp: int = changeable(1, "Devices over which each parameter is sharded; 1 replicates them.", at_least(1))
+    xla_preset: str = changeable(
+        "default",
+        "XLA's options for the training step; 'gpu': those that JAX's documentation recommends for NVIDIA GPUs.",
+        one_of(XLA_PRESETS),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,13 @@ def run_steps(config, devices, steps, fsdp=1):
     return experiment, state, losses
 
 
+def test_a_preset_of_xla_changes_the_program_not_the_run(config):
+    """On a CPU, GPU's options change nothing; a name that XLA does not know would be an error."""
+    expected = run_steps(config, 1, 2)[2]
+    config.mesh.xla_preset = "gpu"
+    assert run_steps(config, 1, 2)[2] == expected
+
+
 def test_one_device_equals_eight(config):
     """Dropout, augmentation, batch norm over the global batch, evaluation: nothing depends on the mesh."""
     config.model.specialist.dropout = 0.2
