@@ -15,12 +15,20 @@ pools() {
   for ((slice = 0; slice < SLICES; slice++)); do echo "$NAME-$slice"; done
 }
 
+# Whether a workload policy gives the slices their topology, as TPU7x wants it where a slice has several hosts.
+policy_wanted() { [[ $MACHINE_TYPE == tpu7x-* ]] && ((HOSTS > 1)); }
+
 create() {
-  local pool tier=()
+  local pool tier=() topology=(--tpu-topology="$TOPOLOGY")
   if [[ $SPOT == true ]]; then tier=(--spot); fi
+  if policy_wanted; then
+    try gcloud compute resource-policies create workload-policy "$NAME" --type=HIGH_THROUGHPUT \
+      --accelerator-topology="$TOPOLOGY" --project="$PROJECT" --region="${ZONE%-*}"
+    topology=(--placement-policy="$NAME")
+  fi
   for pool in $(pools); do
     try gcloud container node-pools create "$pool" --cluster="$CLUSTER" --project="$PROJECT" --location="$ZONE" \
-      --node-locations="$ZONE" --machine-type="$MACHINE_TYPE" --tpu-topology="$TOPOLOGY" --num-nodes="$HOSTS" "${tier[@]}"
+      --node-locations="$ZONE" --machine-type="$MACHINE_TYPE" "${topology[@]}" --num-nodes="$HOSTS" "${tier[@]}"
   done
 }
 
@@ -109,6 +117,9 @@ delete() {
   for pool in $(pools); do
     try gcloud container node-pools delete "$pool" --cluster="$CLUSTER" --project="$PROJECT" --location="$ZONE" --quiet
   done
+  if policy_wanted; then
+    try gcloud compute resource-policies delete "$NAME" --project="$PROJECT" --region="${ZONE%-*}" --quiet
+  fi
 }
 
 up() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on SLURM, a process a GPU (docs/cluster.md). The queue gives and takes the nodes, so there is no create.
+# A run on SLURM, a process a GPU or a node (docs/cluster.md). The queue gives and takes the nodes, so there is no create.
 #   setup   install into .venv, here, in a folder that the nodes share
 #   run     submit the job; it queues itself again when it is stopped early
 #   logs    print the output so far
@@ -9,18 +9,31 @@
 # shellcheck source-path=SCRIPTDIR source=steps.sh
 source "$(dirname "$0")/steps.sh"
 
+# Processes on a node.
+tasks() {
+  case ${PROCESS_PER:=gpu} in
+    gpu) echo "$GPUS_PER_NODE" ;;
+    node) echo 1 ;;
+    *) die "PROCESS_PER is '$PROCESS_PER'; it is gpu or node." ;;
+  esac
+}
+
 setup() {
   try make -C "$ROOT" .venv/installed
-  try "$ROOT/.venv/bin/pip" install --quiet -e "${ROOT}[gpu,pretrained]"
+  try "$ROOT/.venv/bin/pip" install --quiet -e "${ROOT}[${CUDA:-cuda13},pretrained]"
 }
 
 run() {
+  local tasks
+  tasks=$(tasks) || exit
+  ((CPUS_PER_NODE >= tasks)) || die "CPUS_PER_NODE is $CPUS_PER_NODE; each of a node's $tasks processes needs one."
   try mkdir -p "$ROOT/logs"
   try rm -f "$ROOT/logs/$NAME.code"
-  # JAX's processes choose their GPU by their number, so each must see all of its node's. The signal, two minutes before
-  # the time limit, lets the run save.
-  try sbatch --job-name="$NAME" --nodes="$NODES" --ntasks-per-node="$GPUS_PER_NODE" --gpus-per-node="$GPUS_PER_NODE" \
-    --time="$TIME_LIMIT" --signal=TERM@120 --requeue --open-mode=append --output="$ROOT/logs/$NAME.log" \
+  # GPUs are asked for by the node, not by the task: NCCL wants a process to see its neighbours' GPUs, of which JAX takes
+  # its own by number. The signal, two minutes before the time limit, lets the run save.
+  try sbatch --job-name="$NAME" --nodes="$NODES" --ntasks-per-node="$tasks" --gpus-per-node="$GPUS_PER_NODE" \
+    --cpus-per-task="$((CPUS_PER_NODE / tasks))" --time="$TIME_LIMIT" --signal=TERM@120 --requeue \
+    --open-mode=append --output="$ROOT/logs/$NAME.log" \
     "${SBATCH_ARGS[@]}" "$ROOT/launch/slurm_job.sh" "$ROOT" "$MAX_RESTARTS" "${MAIN[@]}"
 }
 

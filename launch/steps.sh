@@ -41,7 +41,8 @@ pause() {
   [[ $DRY_RUN ]] || sleep "$POLL_SECONDS"
 }
 
-# launch STEPS ARGUMENTS...: reads the settings, and takes the step that the arguments name.
+# launch STEPS ARGUMENTS...: reads the settings, calls `prepare` where the script has one, and takes the step that the
+# arguments name.
 launch() {
   local steps=$1 settings=${LAUNCH_SETTINGS:-$ROOT/launch/settings.sh}
   shift
@@ -52,5 +53,6 @@ launch() {
   source "$settings"
   # shellcheck disable=SC2034
   MAIN=(-m basisnet_jax.main "${ARGS[@]}" --workdir="$WORKDIR" --stopped_code="$STOPPED")
+  if declare -F prepare >/dev/null; then prepare; fi
   "$1"
 }

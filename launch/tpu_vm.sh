@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on Cloud TPU VMs (docs/cluster.md).
+# A run on Cloud TPU VMs, of the Cloud TPU API or of Compute Engine, as TPU_API says (docs/cluster.md).
 #   create  ask for the TPU, and wait until it is there
 #   setup   install on all hosts what is committed here
 #   run     start on all hosts, in tmux, which outlives the login
@@ -10,51 +10,55 @@
 # shellcheck source-path=SCRIPTDIR source=steps.sh
 source "$(dirname "$0")/steps.sh"
 
+# shellcheck disable=SC2034
 ASSUMED_STATE=       # in a dry run
 ASSUMED_OUTCOME=none # in a dry run
 
-queued() { try gcloud compute tpus queued-resources "$@" --project="$PROJECT" --zone="$ZONE" --quiet; }
-
-on_all() { queued ssh "$NAME" --node=all --worker=all --command="$1" "${@:2}"; }
+# Takes the functions that ask for a TPU and reach its hosts from the file of the API that the settings name.
+prepare() {
+  [[ ${TPU_API:=tpu} == tpu || $TPU_API == compute ]] ||
+    die "TPU_API is '$TPU_API'; it is tpu, the Cloud TPU API, or compute, Compute Engine."
+  # shellcheck source=tpu_api_tpu.sh source=tpu_api_compute.sh
+  source "$ROOT/launch/tpu_api_$TPU_API.sh"
+  check_settings
+}
 
 # What the TPU is, once it no longer is to become something else; nothing if there is none.
 settled() {
   local state
   while
-    state=$(ask "$ASSUMED_STATE" gcloud compute tpus queued-resources list --filter="name~(^|/)$NAME\$" \
-      --format="value(state.state)" --project="$PROJECT" --zone="$ZONE") || exit
-    [[ $state == *ING || $state == ACCEPTED || $state == WAITING* ]]
+    state=$(state) || exit
+    [[ $state == WAITING ]]
   do pause; done
   echo "$state"
 }
 
 # The run's exit code; 'running'; or 'none' if it was not started, or died with its host.
 outcome() {
-  ask "$ASSUMED_OUTCOME" gcloud compute tpus queued-resources ssh "$NAME" --node=0 --worker=0 \
-    --command="cat run.code 2>/dev/null || { tmux has-session -t basisnet && echo running; } 2>/dev/null || echo none" \
-    --project="$PROJECT" --zone="$ZONE" --quiet | tail -n 1
+  ask_first "$ASSUMED_OUTCOME" \
+    "cat run.code 2>/dev/null || { tmux has-session -t basisnet && echo running; } 2>/dev/null || echo none" | tail -n 1
 }
 
 create() {
-  local nodes=(--node-id="$NAME") tier=()
-  if ((SLICES > 1)); then nodes=(--node-count="$SLICES" --node-prefix="$NAME"); fi
-  if [[ $SPOT == true ]]; then tier=(--spot); fi
-  queued create "$NAME" "${nodes[@]}" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" \
-    "${tier[@]}"
+  request
   ASSUMED_STATE=ACTIVE
   local state
   state=$(settled) || exit
   [[ $state == ACTIVE ]] || die "the TPU is ${state:-gone}; run launch/tpu_vm.sh delete and try again." "$STOPPED"
+  await_logins
 }
 
 setup() {
   local archive=$ROOT/logs/$NAME.tar.gz
   try mkdir -p "$ROOT/logs"
   try git -C "$ROOT" archive --format=tar.gz --output="$archive" HEAD
-  queued scp "$archive" "$NAME:basisnet_jax.tar.gz" --node=all --worker=all
-  # With uv, which brings a Python: that of the images is older than ours.
+  copy_to_all "$archive" basisnet_jax.tar.gz
+  # With uv, which brings the Python for the newest JAX. Compute Engine's images are not known to have pip and tmux, and
+  # those of Ubuntu 24.04 let pip install nothing, not even for the user, without the variable.
   on_all "set -e; rm -rf basisnet_jax; mkdir basisnet_jax; tar -xzf basisnet_jax.tar.gz -C basisnet_jax; \
-cd basisnet_jax; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --python=3.11; \
+cd basisnet_jax; { command -v pip3 && command -v tmux; } >/dev/null || { sudo apt-get -qq update; \
+sudo apt-get -qq -o DPkg::Lock::Timeout=300 install python3-pip tmux; }; \
+PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --python=3.13; \
 python3 -m uv pip install --quiet -r requirements.lock; python3 -m uv pip install --quiet -e '.[tpu,pretrained]'"
 }
 
@@ -66,14 +70,14 @@ run() {
 
 logs() {
   try mkdir -p "$ROOT/logs/$NAME"
-  on_all "cat run.log" --output-directory="$ROOT/logs/$NAME"
+  fetch_logs "$ROOT/logs/$NAME"
 }
 
 # shellcheck disable=SC2016
 stop() { on_all 'kill -TERM $(cat run.pid)'; }
 
 delete() {
-  queued delete "$NAME" --force
+  release
   ASSUMED_STATE=
 }
 

@@ -6,6 +6,7 @@ A run of one process needs none of this; there every function costs nothing.
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,7 +35,7 @@ def initialize(
     """Connects the processes of a run; to be called before anything touches a device.
 
     Where the first three arguments are None, JAX reads them from the environment of Cloud TPU, GKE, SLURM and Open MPI;
-    elsewhere the process is alone.
+    elsewhere the process is alone. A process of SLURM has one GPU where its node runs several, else all of its node's.
 
     Args:
       coordinator: 'host:port' of process 0, as the others reach it.
@@ -56,6 +57,7 @@ def initialize(
             coordinator,
             num_processes,
             process_id,
+            _local_device_ids(),
             initialization_timeout=connect_seconds + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -69,6 +71,20 @@ def initialize(
             ) from None
     finally:
         timer.cancel()
+
+
+def _local_device_ids() -> list[int] | None:
+    """Returns [], all GPUs that this process sees, where JAX would take the wrong one; None leaves the choice to JAX.
+
+    Under SLURM JAX takes GPU number SLURM_LOCALID, also where a node runs one process, whose other GPUs then idle
+    (jax-ml/jax#16788), and where SLURM shows each process its own GPU alone, which is number 0 to all of them.
+    """
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE")  # such as '8(x3),1': 8 processes on three nodes, 1 on another
+    if tasks is None or "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return None
+    one_process_a_node = set(re.sub(r"\(x\d+\)", "", tasks).split(",")) == {"1"}
+    one_visible_gpu = len(os.environ.get("CUDA_VISIBLE_DEVICES", "all,").split(",")) == 1
+    return [] if one_process_a_node or one_visible_gpu else None
 
 
 def _no_connection(seconds: int) -> str:

@@ -251,6 +251,50 @@ def test_half_of_the_flags_is_a_mistake_and_a_process_alone_needs_none():
     assert initialized == "False"
 
 
+SLURM_TASK = """
+import jax
+from basisnet_jax.host import distributed
+distributed.initialize(None, None, None, 200)
+print(jax.distributed.is_initialized(), jax.config.values["jax_cuda_visible_devices"])
+"""
+# A process's environment under SLURM, and the GPUs that JAX then lets it see: 'all' is all that SLURM lets it see.
+SLURM_GPUS = {
+    "one process a GPU": ({"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_LOCALID": "3"}, "3"),
+    "nodes that differ": ({"SLURM_STEP_TASKS_PER_NODE": "8(x3),1", "SLURM_LOCALID": "3"}, "3"),
+    "the first of many": ({"SLURM_STEP_TASKS_PER_NODE": "11(x2)", "SLURM_LOCALID": "0"}, "0"),
+    "one process a node": ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_LOCALID": "0"}, "all"),
+    "one process": ({"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_LOCALID": "0"}, "all"),
+    "SLURM shows each its own": (
+        {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "0"},
+        "all",
+    ),
+    "SLURM shows each all": (
+        {"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "0,1"},
+        "1",
+    ),
+    "told by the user": (
+        {"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_LOCALID": "0", "JAX_LOCAL_DEVICE_IDS": "2,3"},
+        "2,3",
+    ),
+}
+
+
+def test_processes_of_slurm_see_their_gpus():
+    """Each is the only one of its job, started as srun would: what JAX lets it see is settled before any GPU is."""
+    alone = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLURM_TASK],
+            env={**os.environ, **alone, **environment, "JAX_COORDINATOR_PORT": str(free_port())},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for environment, _ in SLURM_GPUS.values()
+    ]
+    seen = [task.communicate(timeout=300)[0].split() for task in tasks]
+    assert dict(zip(SLURM_GPUS, seen, strict=True)) == {case: ["True", gpus] for case, (_, gpus) in SLURM_GPUS.items()}
+
+
 def test_a_process_alone_speaks_for_all():
     assert distributed.total(1, 2) == (1, 2)
     with pytest.raises(UserError, match=r"^mine$"), distributed.raise_user_errors_on_all_processes():

@@ -147,7 +147,7 @@ RULES: tuple[tuple[str, Callable[[Command], None]], ...] = (
     (r"([A-Z_]+=\S+ )*(taskset -c 0 )?(\.venv/bin/)?(python|pytest) |for \w+ in ", check_python),
     (r"make ", check_make),
     (r"pip install ", check_pip),
-    (r"gcloud ", check_syntax),
+    (r"(gcloud|docker) ", check_syntax),
     (r"launch/\w+\.sh ", check_launch),
     (r"cp ", check_files),
     (r"mkdir |apt-get |ls \*\.deb ", check_syntax),  # packages of fonts: nothing is fetched in a test

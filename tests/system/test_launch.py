@@ -14,8 +14,9 @@ import yaml
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 STAND_INS = ("gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel", "scontrol", "srun", "git", "make", "pip")
+TPU_STEPS = ("create", "setup", "run", "logs", "stop", "delete")
 STEPS = {
-    "tpu_vm.sh": ("create", "setup", "run", "logs", "stop", "delete"),
+    "tpu_vm.sh": TPU_STEPS,
     "gke.sh": ("create", "setup", "run", "logs", "stop", "delete", "up"),
     "slurm.sh": ("setup", "run", "stop", "delete", "up"),
 }
@@ -33,9 +34,29 @@ for number, (words, code, text) in enumerate(answers):
         print(text)
         sys.exit(code)
 """
+# Each step of each script with the settings it is tried with, besides those of the example.
+COMPUTE = "TPU_API=compute MACHINE_TYPE=ct6e-standard-4t TOPOLOGY=4x4 HOSTS=2\n"
+CASES = [
+    *((script, step, "") for script, steps in STEPS.items() for step in steps),
+    *(("tpu_vm.sh", step, COMPUTE) for step in TPU_STEPS),
+    *(("gke.sh", step, "MACHINE_TYPE=tpu7x-standard-4t\n") for step in ("create", "delete")),
+]
 ACTIVE = ("queued-resources list", 0, "ACTIVE")
 SUCCESS = [ACTIVE, ("get jobset", 0, "Completed")]
+# Of a slice with two hosts. There is something to delete only where a step deletes.
+HOSTS = ("instance.basename()", 0, "basisnet-2\nbasisnet-1")
+THERE = ("value(name)", 0, "basisnet")
 NONE, RUNNING, LOST = (("--worker=0", code, text) for code, text in ((0, "none"), (0, "running"), (255, "")))
+
+
+def slice_is(stable, statuses):
+    """Answers the two questions that tell what a slice of Compute Engine is."""
+    return [("status.isStable", 0, stable), ("value(instanceStatus)", 0, statuses)]
+
+
+def success(step):
+    """Returns answers with which each step succeeds."""
+    return [*SUCCESS, *slice_is("True", "RUNNING\nRUNNING"), *[HOSTS] * 3, *[THERE] * (3 if step == "delete" else 0)]
 
 
 class Cluster:
@@ -51,6 +72,10 @@ class Cluster:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(STAND_IN.format(python=sys.executable, folder=str(folder)))
             path.chmod(0o755)
+
+    def set(self, text):
+        with self.settings.open("a") as settings:
+            settings.write(text)
 
     def run(self, script, *arguments, answers=(), **environment):
         """Returns the finished script, and what the stand-ins were given: a list of words each."""
@@ -82,8 +107,9 @@ def briefly(calls):
     return told
 
 
-@pytest.mark.parametrize(("script", "step"), [(script, step) for script, steps in STEPS.items() for step in steps])
-def test_a_dry_run_prints_what_a_run_then_does(cluster, script, step):
+@pytest.mark.parametrize(("script", "step", "settings"), CASES)
+def test_a_dry_run_prints_what_a_run_then_does(cluster, script, step, settings):
+    cluster.set(settings)
     if (script, step) == ("slurm.sh", "up"):
         pytest.skip("ends with the exit code that the job leaves, see below")
     dry, calls = cluster.run(script, "--dry-run", step)
@@ -92,21 +118,25 @@ def test_a_dry_run_prints_what_a_run_then_does(cluster, script, step):
     assert not (cluster.root / "logs").exists()
     printed = [shlex.split(line) for line in (dry.stdout + dry.stderr).splitlines() if not line.startswith(" ")]
     printed = [[os.path.basename(line[0]), *line[1:]] for line in printed if os.path.basename(line[0]) in STAND_INS]
-    done, calls = cluster.run(script, step, answers=SUCCESS)
+    done, calls = cluster.run(script, step, answers=success(step))
     assert done.returncode == 0, done.stderr
     assert sorted(calls) == sorted(printed)
     assert calls
 
 
-@pytest.mark.parametrize(("script", "step"), [(script, step) for script, steps in STEPS.items() for step in steps])
-def test_each_command_that_fails_ends_the_step_and_is_named(cluster, script, step):
-    _, whole = cluster.run(script, step, answers=SUCCESS)
+@pytest.mark.parametrize(("script", "step", "settings"), CASES)
+def test_each_command_that_fails_ends_the_step_and_is_named(cluster, script, step, settings):
+    cluster.set(settings + "HOSTS=1\n")  # several hosts of Compute Engine are called at the same time
+    answers = [(words, code, text.split("\n")[0]) for words, code, text in success(step)]
+    _, whole = cluster.run(script, step, answers=answers)
     assert whole
-    for number, call in enumerate(whole):
+    for call in whole:
+        if "--command=true" in call:
+            continue  # is asked again: test_a_host_that_takes_no_logins_yet_is_waited_for
         words = " ".join(call)
-        done, calls = cluster.run(script, step, answers=[(words, 3, ""), *SUCCESS])
+        done, calls = cluster.run(script, step, answers=[(words, 3, ""), *answers])
         assert done.returncode == 1, words
-        assert calls == whole[: number + 1], "nothing is done after a failure"
+        assert calls == whole[: whole.index(call) + 1], "nothing is done after a failure"
         sentences = [
             line for line in done.stderr.splitlines() if line.startswith("error: this command failed with code 3: ")
         ]
@@ -157,6 +187,106 @@ def test_up_gives_up_after_so_many_restarts(cluster):
     assert briefly(calls).count("scp all") == 2
 
 
+def compute_story(calls):
+    """The story of a slice of Compute Engine: what is made and deleted, and what is done on which host."""
+    told = []
+    for _, _, *words in (call for call in calls if call[0] == "gcloud"):
+        if words[0] in ("ssh", "scp"):
+            what = next((name for name in ("true", "run.code 2>", "uv", "tmux new") if name in " ".join(words)), "copy")
+            told.append(f"{what}: {next(word for word in words if 'basisnet-' in word).split(':')[0]}")
+        elif "list" not in words and "list-instances" not in words:
+            told.append(f"{words[0]} {'create' if 'create' in words else 'delete'}")
+    return told
+
+
+CREATED = ["instance-templates create", "resource-policies create", "instance-groups create", "true: basisnet-1"]
+STARTED = ["copy", "uv", "tmux new"]  # on each host
+DELETED = ["instance-groups delete", "instance-templates delete", "resource-policies delete"]
+
+
+def test_a_slice_of_compute_engine_that_loses_a_host_is_asked_for_again(cluster):
+    cluster.set(COMPUTE)
+    ready = slice_is("True", "RUNNING\nRUNNING")
+    outcome = "run.code 2>"
+    story = [
+        ("status.isStable", 0, ""),  # no slice
+        *(slice_is("False", "") + slice_is("False", "PROVISIONING\nRUNNING") + ready),
+        *((outcome, 0, "none"), (outcome, 0, "running"), (outcome, 255, "")),
+        *slice_is("True", "RUNNING\nTERMINATED"),
+        *([THERE] * 3 + [("value(name)", 0, "")] * 2 + ready),  # deleted; nothing is left of it; created
+        *((outcome, 0, "none"), (outcome, 0, "0")),
+        *[HOSTS] * 13,  # create once, setup twice, run once, and each outcome
+        *[THERE] * 3,
+    ]
+    # What is left over before the first `create`: nothing.
+    done, calls = cluster.run("tpu_vm.sh", "up", answers=[("value(name)", 0, "")] * 2 + story)
+    assert done.returncode == 0, done.stderr
+    told = compute_story(calls)
+    first = "run.code 2>: basisnet-1"  # the host that is asked how the run is
+    assert [what for what in told if what.split(":")[0] not in STARTED] == [
+        *(CREATED + [first] * 3 + DELETED),
+        *(CREATED + [first] * 2 + DELETED),
+    ]
+    begun = [what.split(": ") for what in told if what.split(":")[0] in STARTED]
+    for host in ("basisnet-1", "basisnet-2"):
+        assert [what for what, where in begun if where == host] == STARTED * 2
+
+
+def test_a_host_that_takes_no_logins_yet_is_waited_for(cluster):
+    cluster.set(COMPUTE)
+    refused = ("--command=true", 255, "")
+    done, calls = cluster.run("tpu_vm.sh", "create", answers=[refused, refused, *success("create")])
+    assert done.returncode == 0, done.stderr
+    assert compute_story(calls)[-3:] == ["true: basisnet-1"] * 3
+    done, _ = cluster.run("tpu_vm.sh", "create", answers=[refused] * 10 + success("create"))
+    assert done.returncode == 75, "up asks for another one"
+    assert "takes no logins" in done.stderr
+
+
+def test_what_compute_engine_is_asked_for(cluster):
+    cluster.set(COMPUTE + "TEMPLATE_ARGS=(--reservation=mine)\n")
+    _, calls = cluster.run("tpu_vm.sh", "create", answers=success("create"))
+    template, policy, group = (call for call in calls if "create" in call)
+    assert {"--machine-type=ct6e-standard-4t", "--provisioning-model=SPOT", "--reservation=mine"} <= set(template)
+    assert "--image-family=ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e" in template
+    assert {"--accelerator-topology=4x4", "--region=us-west4"} <= set(policy)
+    assert "--workload-policy=projects/my-project/regions/us-west4/resourcePolicies/basisnet" in group
+    assert {"--size=2", "--target-size-policy-mode=bulk", "--zone=us-west4-a"} <= set(group)
+    cluster.set("MACHINE_TYPE=tpu7x-standard-4t HOSTS=1 SPOT=false\n")  # a slice of one host needs no topology
+    _, calls = cluster.run("tpu_vm.sh", "create", answers=[*slice_is("True", "RUNNING"), HOSTS])
+    template, group = (call for call in calls if "create" in call)
+    assert "--image-family=ubuntu-accel-2404-amd64-tpu-tpu7x" in template
+    assert not [word for word in template + group if "SPOT" in word or "policy=projects" in word]
+
+
+def test_one_host_that_fails_fails_the_step_when_all_are_done(cluster):
+    cluster.set(COMPUTE)
+    done, calls = cluster.run("tpu_vm.sh", "stop", answers=[HOSTS, ("ssh basisnet-1", 255, "")])
+    assert done.returncode == 1
+    assert sorted(call[3] for call in calls if call[2] == "ssh") == ["basisnet-1", "basisnet-2"]
+    done, calls = cluster.run("tpu_vm.sh", "run")
+    assert done.returncode == 1
+    assert "the instance group basisnet has no hosts" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("TPU_API=gce", "TPU_API is 'gce'; it is tpu, the Cloud TPU API, or compute, Compute Engine."),
+        ("TPU_API=compute", "MACHINE_TYPE is 'ct5lp-hightpu-4t'; Compute Engine serves ct5p-* (v5p)"),
+        (COMPUTE + "SLICES=2", "SLICES is 2; with TPU_API=compute it is 1: use launch/gke.sh for more"),
+        ("ACCELERATOR_TYPE=tpu7x-8", "ACCELERATOR_TYPE is 'tpu7x-8', which the Cloud TPU API does not serve"),
+    ],
+)
+def test_a_tpu_that_an_api_does_not_serve_costs_one_sentence(cluster, settings, sentence):
+    cluster.set(settings)
+    done, calls = cluster.run("tpu_vm.sh", "up")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {sentence}")
+    assert done.stderr.count("\n") == 1
+    assert not calls
+
+
 def test_several_slices_and_no_spot(cluster):
     with cluster.settings.open("a") as settings:
         settings.write("SLICES=2 SPOT=false\n")
@@ -165,6 +295,12 @@ def test_several_slices_and_no_spot(cluster):
     assert "--spot" not in calls[0]
     _, calls = cluster.run("gke.sh", "create")
     assert [call[4] for call in calls] == ["basisnet-0", "basisnet-1"]
+    assert all("--tpu-topology=16x16" in call for call in calls)
+    cluster.set("MACHINE_TYPE=tpu7x-standard-4t TOPOLOGY=4x4x4\n")
+    _, (policy, *pools) = cluster.run("gke.sh", "create")
+    assert "--accelerator-topology=4x4x4" in policy
+    assert ["--placement-policy=basisnet" in pool for pool in pools] == [True, True]
+    assert not [word for pool in pools for word in pool if "tpu-topology" in word]
 
 
 def test_the_job_set_is_what_kubernetes_wants(cluster):
@@ -192,6 +328,38 @@ def test_a_job_set_that_failed_keeps_its_nodes(cluster):
 
 
 @pytest.mark.parametrize(
+    ("process_per", "words"),
+    [
+        ("gpu", {"--ntasks-per-node=8", "--cpus-per-task=8", "--gpus-per-node=8", "--nodes=4"}),
+        ("node", {"--ntasks-per-node=1", "--cpus-per-task=64", "--gpus-per-node=8", "--nodes=4"}),
+    ],
+)
+def test_slurm_starts_a_process_a_gpu_or_a_node(cluster, process_per, words):
+    cluster.set(f"PROCESS_PER={process_per}\n")
+    done, ((_, *given),) = cluster.run("slurm.sh", "run")
+    assert done.returncode == 0, done.stderr
+    assert words <= set(given)
+
+
+def test_what_slurm_cannot_start_costs_one_sentence(cluster):
+    for settings, sentence in {
+        "PROCESS_PER=chip": "PROCESS_PER is 'chip'; it is gpu or node.",
+        "PROCESS_PER=gpu CPUS_PER_NODE=7": "CPUS_PER_NODE is 7; each of a node's 8 processes needs one.",
+    }.items():
+        cluster.set(settings + "\n")
+        done, calls = cluster.run("slurm.sh", "run")
+        assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
+        assert not calls
+
+
+@pytest.mark.parametrize("cuda", ["cuda12", "cuda13"])
+def test_the_extra_of_the_nodes_driver_is_installed(cluster, cuda):
+    cluster.set(f"CUDA={cuda}\n")
+    _, calls = cluster.run("slurm.sh", "setup")
+    assert calls[-1][-1] == f"{cluster.root}[{cuda},pretrained]"
+
+
+@pytest.mark.parametrize(
     ("code", "restarts", "stop", "again"),
     [
         (0, 0, False, False),
@@ -208,12 +376,22 @@ def test_a_slurm_job_queues_itself_again_unless_it_is_over(cluster, code, restar
     if stop:  # as `slurm.sh stop` does while the run is under way
         srun = cluster.root.parent / "bin" / "srun"
         srun.write_text(f"#!/bin/sh\ntouch {logs}/it.stop\nexit {code}\n")
-    job = {"SLURM_JOB_NAME": "it", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    job = {"SLURM_JOB_NAME": "it", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
+    job["SLURM_RESTART_COUNT"] = str(restarts)
     done, calls = cluster.run("slurm_job.sh", cluster.root, "20", "-m", "x", answers=[("srun", code, "")], **job)
     assert (["scontrol", "requeue", "7"] in calls) == again, done.stderr
     assert done.returncode == (0 if again else code)
     if not again:
         assert (logs / "it.code").read_text() == f"{code}\n"
+
+
+def test_srun_gives_each_task_the_cpus_that_the_job_asked_for(cluster):
+    (cluster.root / "logs").mkdir()
+    srun = cluster.root.parent / "bin" / "srun"
+    srun.write_text(f'#!/bin/sh\necho $SRUN_CPUS_PER_TASK "$@" >{cluster.root}/started\n')
+    job = {"SLURM_JOB_NAME": "it", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
+    cluster.run("slurm_job.sh", cluster.root, "20", "-m", "x", **job)
+    assert (cluster.root / "started").read_text() == "8 --kill-on-bad-exit=0 .venv/bin/python -u -m x\n"
 
 
 @pytest.mark.parametrize(("code", "words"), [("0", ""), ("2", "the run ended with '2'")])
