@@ -108,7 +108,7 @@ await_logins() {
     if (login "$host" true); then return; fi
     pause
   done
-  die "the TPU's first host takes no logins; launch/tpu_vm.sh delete, and try again." "$STOPPED"
+  die "the TPU's first host accepts no logins; run launch/tpu_vm.sh delete and try again." "$STOPPED"
 }
 
 copy_to_all() { each upload "$1" "$2"; }
