@@ -12,7 +12,12 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "basisnet_jax" / "__init__.
 LITERT = "ai-edge-litert>=2.0"
 JAX = ">=0.10,<0.13"  # the versions that the tests pass on
 
-# What training, evaluation and export need. Every extra but 'runtime' has it.
+TENSORFLOW = [
+    "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
+]
+
+# What training, evaluation and export need. Every extra but 'runtime' has it, one leaves TensorFlow out.
 FRAMEWORK = [
     "absl-py>=2.1",
     LITERT,  # every exported file is run before it is written
@@ -36,8 +41,7 @@ FRAMEWORK = [
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "tensorboard>=2.18",  # read by CLU's writers; TensorFlow no longer brings it along
-    "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
-    "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    *TENSORFLOW,
     "tensorflow-datasets>=4.9.8",
 ]
 
@@ -70,6 +74,8 @@ setuptools.setup(
     extras_require={
         "runtime": [LITERT],
         "train": FRAMEWORK,
+        # For where a TensorFlow is installed already, as on Colab: tensorflow-cpu would write over its files.
+        "without-tensorflow": [requirement for requirement in FRAMEWORK if requirement not in TENSORFLOW],
         "onnx": [*FRAMEWORK, "onnx>=1.18", "onnxruntime>=1.22", "tf2onnx>=1.17"],
         "tpu": [*FRAMEWORK, f"jax[tpu]{JAX}"],
         "cuda12": [*FRAMEWORK, f"jax[cuda12]{JAX}"],

@@ -240,7 +240,7 @@ def test_a_host_that_takes_no_logins_yet_is_waited_for(cluster):
     assert compute_story(calls)[-3:] == ["true: basisnet-1"] * 3
     done, _ = cluster.run("tpu_vm.sh", "create", answers=[refused] * 10 + success("create"))
     assert done.returncode == 75, "up asks for another one"
-    assert "takes no logins" in done.stderr
+    assert "accepts no logins" in done.stderr
 
 
 def test_what_compute_engine_is_asked_for(cluster):

@@ -4,13 +4,16 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 
 import cv2
+import jax
 import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from basisnet_jax.export.package import export_run
 from configs import digits
@@ -68,7 +71,8 @@ def test_it_runs_from_top_to_bottom_on_a_run_and_on_its_export(digits_run, monke
         assert (drawn["plots"], drawn["show"]) == (4, 1)
         assert re.search(r"a\.png +\d +\d\.\d+ +preview", said["classify"])
         assert "c.png is not an image" in said["classify"]
-        assert not said["install"]
+        assert "No GPU and no TPU, JAX uses the CPU: all packages are installed, and fit." in said["install"]
+        assert f"JAX {jax.__version__} sees 1 x cpu" in said["install"]
         assert not said["train"]
 
 
@@ -96,6 +100,8 @@ def test_it_finds_the_project_and_trains_with_its_own_python(tmp_path, monkeypat
         (project / folder).mkdir(parents=True)
     (project / "configs" / "digits.py").write_text("")
     (project / "basisnet_jax" / "__init__.py").write_text("")
+    (project / "basisnet_jax" / "host").mkdir()
+    shutil.copy("basisnet_jax/host/accelerator.py", project / "basisnet_jax" / "host")  # all that is imported so early
     tells = "import os, sys; print(f'trains in {os.getcwd()} with {sys.executable}', *sys.argv[1:])"
     (project / "basisnet_jax" / "main.py").write_text(tells)
     programs = tmp_path / "programs"  # `python` on the path is another one
@@ -111,3 +117,38 @@ def test_it_finds_the_project_and_trains_with_its_own_python(tmp_path, monkeypat
         said = "".join(x.text for x in notebook.cells[-1].outputs)
         command = "--config=configs/digits.py --workdir=runs/digits"
         assert said.strip() == f"trains in {project} with {sys.executable} {command}"
+
+
+def test_the_install_cell_runs_pip_and_stops_for_a_restart(tmp_path, monkeypatch):
+    """A machine with a GPU, whose packages a stand-in for pip "replaces" beside an imported JAX."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "nvidia-smi").write_text("#!/bin/sh\necho 550.54.15, 7.5\n")
+    (programs / "nvidia-smi").chmod(0o755)
+    stand_in = tmp_path / "python"
+    (stand_in / "pip").mkdir(parents=True)
+    (stand_in / "pip" / "__main__.py").write_text(PIP)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{stand_in}:{os.getcwd()}")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    names = [cell.id for cell in notebook.cells]
+    notebook.cells = notebook.cells[: names.index("install") + 2]
+    notebook.cells[0] = nbformat.v4.new_code_cell("import jax")
+    with pytest.raises(CellExecutionError, match="JAX was imported before its packages were installed: restart"):
+        run(notebook, ".")
+    said = "".join(x.get("text", "") for x in notebook.cells[names.index("install")].outputs)
+    assert "A GPU with NVIDIA driver 550.54.15 and compute capability 7.5: pip installs what is missing" in said
+    assert re.search(rf"pip install --quiet --editable \.\[.*cuda12\] numpy=={np.__version__}", said)
+    assert not notebook.cells[-1].get("outputs"), "a cell after it ran"
+
+
+# Says what it was asked, and leaves the plugin of the version that fits.
+PIP = """
+import importlib.metadata, pathlib, sys
+print("pip", *sys.argv[1:])
+version = importlib.metadata.version("jaxlib")
+info = pathlib.Path(__file__).parents[1] / f"jax_cuda12_plugin-{version}.dist-info"
+info.mkdir()
+(info / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: jax-cuda12-plugin\\nVersion: {version}\\n")
+"""
