@@ -106,8 +106,8 @@ def look(nvidia_smi: Iterable[str]) -> Machine:
 
 def imported_versions() -> dict[str, str]:
     """Returns {distribution: version} of the modules in IMPORTED that this process has imported."""
-    modules = {package: sys.modules.get(name) for name, package in IMPORTED.items()}
-    return {package: module.__version__ for package, module in modules.items() if hasattr(module, "__version__")}
+    versions = {package: getattr(sys.modules.get(name), "__version__", "") for name, package in IMPORTED.items()}
+    return {package: version for package, version in versions.items() if version}
 
 
 def read_gpus(nvidia_smi: Iterable[str]) -> tuple[Gpu, ...]:
