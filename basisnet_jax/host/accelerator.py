@@ -106,7 +106,7 @@ def look(nvidia_smi: Iterable[str]) -> Machine:
 
 def imported_versions() -> dict[str, str]:
     """Returns {distribution: version} of the modules in IMPORTED that this process has imported."""
-    modules = {package: sys.modules.get(name) for name, package in IMPORTED.items()}
+    modules = {package: sys.modules[name] for name, package in IMPORTED.items() if name in sys.modules}
     return {package: module.__version__ for package, module in modules.items() if hasattr(module, "__version__")}
 
 
