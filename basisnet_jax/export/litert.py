@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from basisnet_jax.host.tensorflow_devices import hide_accelerators_from_tensorflow
 from basisnet_jax.serving.tflite import SIGNATURE
 
 
@@ -27,6 +28,7 @@ def to_tflite(
     import tensorflow as tf
     from jax.experimental import jax2tf
 
+    hide_accelerators_from_tensorflow()
     converted = jax2tf.convert(function, with_gradient=False)
 
     def named(**arrays: Any) -> dict[str, Any]:

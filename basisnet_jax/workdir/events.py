@@ -9,6 +9,7 @@ import jax
 from etils import epath
 
 from basisnet_jax.config import flatten
+from basisnet_jax.host.tensorflow_devices import hide_accelerators_from_tensorflow
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import Settings
 
@@ -27,6 +28,7 @@ def event_writer(folder: epath.Path, config: Settings | None) -> metric_writers.
 
     if jax.process_index() > 0:
         return metric_writers.MultiWriter([])
+    hide_accelerators_from_tensorflow()
     writer = metric_writers.SummaryWriter(os.fspath(folder))
     if config is not None:
         fields = flatten(as_json(config))

@@ -9,6 +9,7 @@ import sys
 
 import cv2
 import jax
+import jaxlib
 import nbformat
 import numpy as np
 import pytest
@@ -40,6 +41,12 @@ def test_the_badge_opens_the_repository_that_is_installed():
     repository, path = found.groups()
     assert path == str(NOTEBOOK)
     assert f"git clone --quiet https://github.com/{repository}\\n" in NOTEBOOK.read_text()
+
+
+@pytest.fixture(autouse=True)
+def pip_installs_nothing(monkeypatch):
+    """The tests' own packages stay as they are, whatever the notebook asks pip for."""
+    monkeypatch.setenv("PIP_DRY_RUN", "1")
 
 
 @pytest.fixture
@@ -120,35 +127,38 @@ def test_it_finds_the_project_and_trains_with_its_own_python(tmp_path, monkeypat
 
 
 def test_the_install_cell_runs_pip_and_stops_for_a_restart(tmp_path, monkeypatch):
-    """A machine with a GPU, whose packages a stand-in for pip "replaces" beside an imported JAX."""
+    """A machine with a GPU. A stand-in for %pip leaves the plugin that fits, beside a JAX that is imported already."""
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "nvidia-smi").write_text("#!/bin/sh\necho 550.54.15, 7.5\n")
     (programs / "nvidia-smi").chmod(0o755)
-    stand_in = tmp_path / "python"
-    (stand_in / "pip").mkdir(parents=True)
-    (stand_in / "pip" / "__main__.py").write_text(PIP)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", f"{stand_in}:{os.getcwd()}")
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.getcwd()}")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    plugin = tmp_path / f"jax_cuda12_plugin-{jaxlib.__version__}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: jax-cuda12-plugin\nVersion: {jaxlib.__version__}\n"
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     names = [cell.id for cell in notebook.cells]
-    notebook.cells = notebook.cells[: names.index("install") + 2]
-    notebook.cells[0] = nbformat.v4.new_code_cell("import jax")
+    notebook.cells = notebook.cells[: names.index("install") + 1]
+    notebook.cells[0] = nbformat.v4.new_code_cell(STAND_IN.format(folder=str(plugin), metadata=metadata))
+    notebook.cells.append(nbformat.v4.new_code_cell("print('a cell behind it')"))
     with pytest.raises(CellExecutionError, match="JAX was imported before its packages were installed: restart"):
         run(notebook, ".")
-    said = "".join(x.get("text", "") for x in notebook.cells[names.index("install")].outputs)
+    said = "".join(x.get("text", "") for cell in notebook.cells[1:] for x in cell.get("outputs", []))
     assert "A GPU with NVIDIA driver 550.54.15 and compute capability 7.5: pip installs what is missing" in said
-    assert re.search(rf"pip install --quiet --editable \.\[.*cuda12\] numpy=={np.__version__}", said)
-    assert not notebook.cells[-1].get("outputs"), "a cell after it ran"
+    assert re.search(rf'pip install --quiet --editable "\.\[.*cuda12\]" numpy=={np.__version__}', said)
+    assert "a cell behind it" not in said
 
 
-# Says what it was asked, and leaves the plugin of the version that fits.
-PIP = """
-import importlib.metadata, pathlib, sys
-print("pip", *sys.argv[1:])
-version = importlib.metadata.version("jaxlib")
-info = pathlib.Path(__file__).parents[1] / f"jax_cuda12_plugin-{version}.dist-info"
-info.mkdir()
-(info / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: jax-cuda12-plugin\\nVersion: {version}\\n")
+STAND_IN = """
+import pathlib
+import jax
+
+def pip(line):
+    print("pip", line)
+    folder = pathlib.Path({folder!r})
+    folder.mkdir()
+    (folder / "METADATA").write_text({metadata!r})
+
+get_ipython().register_magic_function(pip, "line", "pip")
 """
