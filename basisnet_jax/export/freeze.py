@@ -32,7 +32,7 @@ def mean_coefficients(network: Network, batches: Iterable[np.ndarray]) -> np.nda
     """Returns float64[L, N]: the preview's coefficients, averaged over images uint8[b, side, side, channels]."""
     preview = network.stages().first
     assert preview is not None
-    first, total, count = jax.jit(preview), 0.0, 0
+    first, total, count = jax.jit(preview), np.zeros(()), 0
     for images_BxHxWxC in batches:
         coefficients_BxLxN = np.asarray(first(images_BxHxWxC)[1], np.float64)
         total, count = total + coefficients_BxLxN.sum(axis=0), count + len(coefficients_BxLxN)

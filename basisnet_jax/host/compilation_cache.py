@@ -2,10 +2,12 @@
 
 import os
 import pathlib
+from typing import Any
 
 import jax
 from absl import logging
 
+_CONFIG: Any = jax.config  # not all versions of JAX declare the types of its options
 MAX_BYTES = 2**30  # above it, the least recently used programs are deleted first
 
 
@@ -17,7 +19,7 @@ def use_compilation_cache() -> None:
     number. The keys do contain the CPU's instruction sets, so machines with different CPUs can share the folder. If the
     folder cannot be written, a warning says so and the run compiles everything.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+    if _CONFIG.jax_compilation_cache_dir is not None:
         return
     folder = _default_folder()
     try:
@@ -39,7 +41,7 @@ def use_compilation_cache() -> None:
 
 def folder() -> pathlib.Path | None:
     """Returns the folder of the compiled programs; None where they are not kept."""
-    named = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    named = _CONFIG.jax_compilation_cache_dir
     return _default_folder() if named is None else pathlib.Path(named) if named else None
 
 
@@ -55,5 +57,5 @@ def usable_cores() -> int:
 
 def compiling() -> str:
     """Returns the text shown while a program is compiled: it says so if the program is kept."""
-    kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    kept = _CONFIG.jax_compilation_cache_dir
     return "compiling, once (kept: the next run starts sooner)" if kept else "compiling, once"

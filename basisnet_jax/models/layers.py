@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models.architectures import Architecture, BlockKind, Conv, Conventions
@@ -33,7 +34,7 @@ class Convolution(nn.Module):
     stride: int = 1
     depthwise: bool = False
     padding: str = "same"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     tpu_kernels: bool = False
 
     @nn.compact
@@ -84,7 +85,7 @@ class Dense(nn.Module):
     """
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x_BxI: jax.Array, coefficients_BxN: jax.Array | None = None) -> jax.Array:
@@ -128,7 +129,7 @@ class Norm(nn.Module):
 
     act: str | None = None
     epsilon: float = 1e-3
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> Normalized:
@@ -143,7 +144,7 @@ class SqueezeExcite(nn.Module):
     squeeze: int
     act: str = "relu"
     gate: str = "hard_sigmoid"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
@@ -159,7 +160,7 @@ class Residual(nn.Module):
 
     block: BlockKind
     conventions: Conventions = Conventions()
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     tpu_kernels: bool = False
 
     @nn.compact
@@ -195,7 +196,7 @@ class Backbone(nn.Module):
     architecture: Architecture
     num_classes: int
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     tpu_kernels: bool = False
 
     @nn.compact

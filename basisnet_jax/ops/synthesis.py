@@ -122,9 +122,8 @@ def _pointwise_backward(tpu_kernels, residuals, dy_BxHxWxO):
         dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
     )
     dkernels_BxIxO = lax.platform_dependent(x_BxHxWxI, dy_BxHxWxO, **gradient_forms)
-    f32 = {"preferred_element_type": jnp.float32}
     dcoefficients_BxN = jnp.einsum("bio,nio->bn", dkernels_BxIxO, bases_NxIxO.astype(jnp.float32))
-    dbases_NxIxO = jnp.einsum("bio,bn->nio", dkernels_BxIxO, coefficients_BxN, **f32)
+    dbases_NxIxO = jnp.einsum("bio,bn->nio", dkernels_BxIxO, coefficients_BxN, preferred_element_type=jnp.float32)
     return dx_BxHxWxI, dbases_NxIxO.astype(bases_NxIxO.dtype), dcoefficients_BxN
 
 
