@@ -102,6 +102,15 @@ def model_card(manifest: Manifest, classes: Sequence[str]) -> str:
         "",
         "## Limits",
         "",
+        *(
+            [
+                f"The .stablehlo files were written by JAX {manifest.versions['jax']}. Every JAX of the six months after "
+                "its release reads them; later ones may refuse them: then export again.",
+                "",
+            ]
+            if any(name.endswith(".stablehlo") for name in manifest.files)
+            else []
+        ),
         "Accuracy was measured on the images above only; for images of another kind, light or camera, measure again. "
         "An object of any other class still gets one of these classes. Not measured: latency and energy on any device, "
         "and accuracy by group of people or place.",

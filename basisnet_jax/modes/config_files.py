@@ -72,12 +72,13 @@ def default_workdir(argument: str) -> str:
 
 
 def included() -> dict[str, str]:
-    """Returns {name: first sentence} of the configs that are included, such as 'digits' or 'compare/recipe'."""
+    """Returns {name: first sentence} of the configs that are included, such as 'digits' or 'compare/fashion_mnist_static'."""
     names = {}
     for path in sorted(CONFIGS.rglob("*.py")):
         tree = ast.parse(path.read_text())
         if any(isinstance(node, ast.FunctionDef) and node.name == "get_config" for node in tree.body):
-            names[path.relative_to(CONFIGS).with_suffix("").as_posix()] = (ast.get_docstring(tree) or "").split("\n")[0]
+            name = path.relative_to(CONFIGS).with_suffix("").as_posix()
+            names[name] = (ast.get_docstring(tree) or "").split("\n")[0]
     return names
 
 
