@@ -72,7 +72,7 @@ def default_workdir(argument: str) -> str:
 
 
 def included() -> dict[str, str]:
-    """Returns {name: first sentence} of the configs that are included, such as 'digits' or 'compare/fashion_mnist_static'."""
+    """Returns {name: what it trains} for the included configs, such as 'digits' or 'compare/recipe'."""
     names = {}
     for path in sorted(CONFIGS.rglob("*.py")):
         tree = ast.parse(path.read_text())
