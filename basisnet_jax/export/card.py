@@ -104,8 +104,8 @@ def model_card(manifest: Manifest, classes: Sequence[str]) -> str:
         "",
         *(
             [
-                f"JAX {manifest.versions['jax']} wrote the .stablehlo files. Every JAX that is released within six months "
-                "of that version reads them; later ones may refuse them: then export again.",
+                f"JAX {manifest.versions['jax']} wrote the .stablehlo files. Every JAX that is released within six "
+                "months of that version reads them; later ones may refuse them: then export again.",
                 "",
             ]
             if any(name.endswith(".stablehlo") for name in manifest.files)
