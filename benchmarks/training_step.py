@@ -42,7 +42,19 @@ def training_call(model: BasisNet, form: str, what: str, batch: int) -> Callable
     settings = {"weight_decay": 1e-5, "momentum": 0.9, "decay": 0.9, "epsilon": 1e-3, "clip_norm": 0.0}
     # Gradients alone: the update is nothing, and what it would have passed over is left as it was.
     optimizer = make_optimizer("sgd", **settings) if what == "step" else optax.chain(optax.set_to_zero())
-    parts = step.Parts(model, optimizer, exponential, step.TrainSettings(ema_decay=0.999))
+    settings = step.TrainSettings(
+        preview_weight=1.0,
+        label_smoothing=0.0,
+        mix="none",
+        mix_alpha=0.2,
+        distillation=None,
+        accumulate_steps=1,
+        batch_norm_momentum=0.99,
+        ema_decay=0.999,
+        seed=0,
+        debug=False,
+    )
+    parts = step.Parts(model, optimizer, exponential, settings)
     train_step = step.make_train_step(parts)
     schedule = make_schedule(peak=1e-3, total_steps=1)
 

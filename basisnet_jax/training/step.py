@@ -34,16 +34,16 @@ def averaged(old: Any, new: Any, decay: jax.Array) -> Any:
 class TrainSettings:
     """The settings of a training step besides model and optimizer; settings/groups.py says what each one means."""
 
-    preview_weight: float = 1.0
-    label_smoothing: float = 0.0
-    mix: str = "none"  # 'none' or one of mixing.MIXES
-    mix_alpha: float = 1.0
-    distillation: Distillation | None = None
-    accumulate_steps: int = 1
-    batch_norm_momentum: float = 0.99
-    ema_decay: float = 0.0
-    seed: int = 0
-    debug: bool = False
+    preview_weight: float
+    label_smoothing: float
+    mix: str  # 'none' or one of mixing.MIXES
+    mix_alpha: float
+    distillation: Distillation | None  # None without a teacher
+    accumulate_steps: int
+    batch_norm_momentum: float
+    ema_decay: float
+    seed: int
+    debug: bool
 
 
 def make_teacher(model: BasisNet, resolution: int) -> Teacher:
