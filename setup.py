@@ -19,6 +19,7 @@ TENSORFLOW = [
 
 # What training, evaluation and export need. Every extra but 'runtime' has it, one leaves TensorFlow out.
 FRAMEWORK = [
+    *TENSORFLOW,  # first: the newest TensorFlow rather than the newest h5py
     "absl-py>=2.1",
     LITERT,  # every exported file is run before it is written
     "array-record>=0.8",
@@ -41,7 +42,6 @@ FRAMEWORK = [
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "tensorboard>=2.18",  # read by CLU's writers; TensorFlow no longer brings it along
-    *TENSORFLOW,
     "tensorflow-datasets>=4.9.8",
 ]
 
