@@ -11,7 +11,6 @@ import re
 import sys
 import sysconfig
 import traceback
-import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,12 +139,14 @@ def _nearest_file(path: str) -> str:
 
 def _let_configs_import_each_other(path: str) -> None:
     """Makes `from configs import ...` mean the included configs, unless the user has a package of that name."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+        del sys.modules[name]  # of a config that was read before
+    if os.getcwd() not in sys.path:  # the console command does not start with it, as `python -m` does
+        sys.path.append(os.getcwd())
     if CONFIGS in pathlib.Path(path).resolve().parents or importlib.util.find_spec("configs") is None:
-        for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
-            del sys.modules[name]
-        package = types.ModuleType("configs")
-        package.__path__ = [os.fspath(CONFIGS)]
-        sys.modules["configs"] = package
+        included = importlib.machinery.ModuleSpec("configs", None, is_package=True)
+        included.submodule_search_locations = [os.fspath(CONFIGS)]
+        sys.modules["configs"] = importlib.util.module_from_spec(included)
 
 
 def _run_file(path: str) -> Any:

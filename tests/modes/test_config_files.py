@@ -1,5 +1,6 @@
 """A config from a file: each mistake in one is a sentence that names the file, its line and the way out."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -179,3 +180,23 @@ def test_the_mode_is_known_before_the_flags_are(given, mode):
     """By it the allocator is set, and whether an export is meant."""
     pathlib.Path("flags").write_text("--mode=evaluate\n")
     assert read_flags(["main.py", *given], "mode", "workdir") == {"mode": mode, "workdir": None}
+
+
+def test_one_process_reads_included_configs_and_a_users_own(tmp_path, monkeypatch):
+    """Also where the user's folder has a package of the same name, as in a notebook."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base.py").write_text(
+        "from basisnet_jax.config import default\n\n\ndef get_config():\n    config = default()\n"
+        "    config.seed = 7\n    return config\n"
+    )
+    (tmp_path / "configs" / "own.py").write_text("from configs.base import get_config\n")
+    (tmp_path / "mine.py").write_text("from configs.digits import get_config\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for _ in range(2):
+        assert config_files.load("digits_static").model.routing == "static"
+        assert config_files.load("configs/own.py").seed == 7
+    (tmp_path / "configs").rename(tmp_path / "elsewhere")
+    importlib.invalidate_caches()
+    for _ in range(2):
+        assert config_files.load("mine.py").epochs == 40.0

@@ -92,8 +92,9 @@ def test_a_config_of_the_users_may_build_on_an_included_one(installed, tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "base.py").write_text("from basisnet_jax.config import default as get_config\n")
     (tmp_path / "configs" / "own.py").write_text("from configs.base import get_config\n")
-    done = outside(installed, tmp_path, "python", "-m", "basisnet_jax.main", "cost", "--config=configs/own.py")
-    assert done.returncode == 0, done.stderr
+    for program in (("basisnet",), ("python", "-m", "basisnet_jax.main")):
+        done = outside(installed, tmp_path, *program, "cost", "--config=configs/own.py")
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("what", ["backbones", "weights", "datasets"])
