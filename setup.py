@@ -69,7 +69,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
     package_dir={"": "."},  # has `pip install -e .` put the checkout on the path, and with it configs/
     package_data={"basisnet_jax": ["py.typed", "data/glyphs.json"]},
-    python_requires=">=3.11,<3.14",
+    python_requires=">=3.11,<3.14",  # TensorFlow has no wheel for 3.14
     install_requires=["numpy>=2.0"],  # all that `basisnet_jax.runtime` needs besides LiteRT; the rest is FRAMEWORK
     extras_require={
         "runtime": [LITERT],

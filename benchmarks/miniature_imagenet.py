@@ -60,7 +60,7 @@ def write(folder: pathlib.Path, train: int, validation: int, side: int, seed: in
 
 
 def write_folder(folder: pathlib.Path, count: int, side: int, seed: int = 0) -> int:
-    """Writes folder/class/*.jpg: crops of a fifth to two fifths of a photograph's sides, each a photograph of its own.
+    """Writes folder/class/*.jpg: crops of photographs, a fifth to two fifths of the photograph's sides long.
 
     Every fourth file is stored as a phone that is held upright stores it: turned, with the orientation in EXIF data.
 

@@ -100,7 +100,9 @@ def bits_of(picture: bytes) -> np.ndarray:
 
 
 def unseen_packages(faces: Sequence[Face], scripts_of: dict[str, str]) -> set[str]:
-    """Chooses the packages whose fonts are never trained on: a fifth of each script's, at least one of three or more.
+    """Chooses the packages whose fonts are never trained on.
+
+    They are a fifth of each script's packages, and at least one where a script has three or more.
 
     Args:
       faces: all faces.

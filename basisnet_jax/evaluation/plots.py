@@ -57,7 +57,7 @@ def draw_accuracy(
     compared: Sequence[Network],
     data_set: str,
 ) -> None:
-    """Draws top-1 over average multiply-adds: the curve of early termination, its ends, the chosen point, and others.
+    """Draws top-1 over average multiply-adds: the early-termination curve, the chosen point, and other networks.
 
     Args:
       path: path of the PNG.

@@ -91,9 +91,13 @@ class Install:
 
 
 def look(nvidia_smi: Iterable[str]) -> Machine:
-    """Returns this machine, given what `nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader` said.
+    """Describes this machine: its installed packages, its GPUs, and whether it has a TPU.
 
-    A shell's message that there is no nvidia-smi will do: it names no GPU. Whoever sets JAX_PLATFORMS=cpu wants none.
+    JAX_PLATFORMS=cpu hides the accelerators.
+
+    Args:
+      nvidia_smi: output lines of `nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader`, or a
+        shell's message that there is no such command.
     """
     importlib.invalidate_caches()  # pip may have run since the last look
     installed = {name: version for name in NAMES if (version := _installed(name))}

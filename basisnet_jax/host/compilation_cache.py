@@ -12,7 +12,9 @@ MAX_BYTES = 2**30  # above it, the least recently used programs are deleted firs
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another or none ('').
+    """Keeps compiled programs in a folder of the user's cache.
+
+    JAX_COMPILATION_CACHE_DIR names another folder, or none ('').
 
     The folder is basisnet_jax/jax in $XDG_CACHE_HOME, or in ~/.cache. It has a subfolder for each number of cores that
     a process may use: XLA splits a CPU's loops over the cores when it compiles, and JAX's keys do not contain their

@@ -10,8 +10,6 @@ import jax
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import accelerator, compilation_cache, requirements, versions
 
-_INSTALL = "pip install --upgrade 'basisnet_jax[{}]'"
-
 
 def available() -> list[jax.Device]:
     """Returns the devices of all processes.
@@ -40,15 +38,13 @@ def described(devices: Sequence[jax.Device]) -> str:
     return f"{len(devices)} x {kind}" + (f" on {hosts} hosts" if hosts > 1 else "")
 
 
-def problems(platform: str, find: requirements.Find = requirements.find_installed) -> list[str]:
+def problems(platform: str | None) -> list[str]:
     """Returns a sentence for each problem of the installation, with the command that solves it.
 
     Args:
-      platform: that JAX uses: 'cpu', 'gpu' or 'tpu'.
-      find: returns an installed package by name.
+      platform: that JAX uses: 'cpu', 'gpu' or 'tpu'; None if JAX finds no device.
     """
-    machine = accelerator.look(nvidia_smi())
-    return [*requirements.mismatches(find=find).values(), *_unused(machine, platform)]
+    return [*requirements.mismatches().values(), *_unused(accelerator.look(nvidia_smi()), platform)]
 
 
 def nvidia_smi() -> list[str]:
@@ -91,15 +87,19 @@ def report(data_dir: str) -> tuple[list[str], list[str]]:
         for folder, variable in ((cache, "JAX_COMPILATION_CACHE_DIR"), (data, "--config.data.dir"))
         if folder and _access(folder) == "not writable"
     ]
-    return lines, [*unusable, *problems(devices[0].platform if devices else "none"), *unwritable]
+    return lines, [*unusable, *problems(devices[0].platform if devices else None), *unwritable]
 
 
-def _unused(machine: accelerator.Machine, platform: str) -> list[str]:
+def _unused(machine: accelerator.Machine, platform: str | None) -> list[str]:
     """Returns a sentence if the machine has an accelerator that JAX does not use."""
     extra, what = accelerator.best_extra(machine)
-    if extra == "train" or platform == ("tpu" if extra == "tpu" else "gpu"):
+    if not (machine.tpu or machine.gpus) or platform == ("tpu" if machine.tpu else "gpu"):
         return []
-    return [f"{what} is here, but JAX uses the {platform}; run {_INSTALL.format(extra)}."]
+    if extra == "train":  # the driver or the GPU is too old, as `what` says
+        return [f"{what}. Update the driver, or use another GPU."]
+    return [
+        f"{what} is here, but JAX does not use it; run {requirements.install_jax([extra], f'=={jax.__version__}')}."
+    ]
 
 
 def _memory(devices: Sequence[jax.Device]) -> str:

@@ -59,9 +59,16 @@ def divisors(n: int) -> list[int]:
 
 
 def call(name: str, body: Callable, *, grid, inputs, outputs, shapes, scratch) -> Callable:
-    """Makes a kernel: `inputs` and `outputs` are blocks, `shapes` the results, `scratch` the shape of a float32 array.
+    """Makes a Pallas kernel for a TPU; the last axis of its grid is processed in order, the other axes in any order.
 
-    The last axis of the grid is processed in order, the other axes in any order.
+    Args:
+      name: of the kernel, in a profile.
+      body: takes the references of inputs, outputs and scratch.
+      grid: steps along each axis.
+      inputs: pallas block specs.
+      outputs: pallas block specs.
+      shapes: shapes and dtypes of the results.
+      scratch: shape of a float32 array in VMEM.
     """
     return pl.pallas_call(
         body,

@@ -32,8 +32,13 @@ def test_accelerators_are_hidden_before_tensorflow_runs(use, tmp_path, monkeypat
 
 
 def test_a_tensorflow_that_runs_already_is_left_alone(monkeypatch):
+    """No error reaches the run, and nothing more is asked of TensorFlow after its refusal."""
+    asked = []
+
     def too_late(devices, kind):
+        asked.append(kind)
         raise RuntimeError("Visible devices cannot be modified after being initialized")
 
     monkeypatch.setattr(tf.config, "set_visible_devices", too_late)
     hide_accelerators_from_tensorflow()
+    assert asked == ["GPU"]

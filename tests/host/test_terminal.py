@@ -275,12 +275,13 @@ def test_a_run_on_a_terminal(config, tmp_path, monkeypatch):
     looking = Terminal(monkeypatch)
     monkeypatch.setattr(terminal, "REDRAWS_A_SECOND", 100)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(devices, "problems", lambda platform: [f"JAX uses the {platform}; run pip install x."])
     train.train(config, "runs/new")
     text = looking.text()
     lines = screen(text)
     evaluations = [line for line in lines if line.startswith("step ")]
     head = lines[: lines.index(evaluations[0])]
-    assert len(head) <= 10
+    assert len(head) <= 11
     for line, words in zip(
         head,
         [
@@ -293,6 +294,7 @@ def test_a_run_on_a_terminal(config, tmp_path, monkeypatch):
             r"  training   0.2 epochs, 16 steps of 16 images, seed 0",
             r"  workdir    runs/new \(new\)",
             r"  note       .*",  # the run is too short for its averages
+            r"  problem    JAX uses the cpu; run pip install x\.",
         ],
         strict=True,
     ):
