@@ -15,7 +15,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.host import noise
 from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 from basisnet_jax.serving.exit_rule import ExitRule, softmax, threshold_rule
-from basisnet_jax.serving.manifest import Export
+from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.tflite import LiteRTStage
 
 

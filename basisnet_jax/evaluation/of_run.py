@@ -32,7 +32,7 @@ from basisnet_jax.host import compilation_cache, distributed, files, terminal, v
 from basisnet_jax.inference import trained_run
 from basisnet_jax.models.stages import Stages
 from basisnet_jax.serving.exit_rule import FILE, NEVER, ChosenRule, Provenance
-from basisnet_jax.serving.manifest import Export
+from basisnet_jax.serving.export import Export
 from basisnet_jax.settings.declare import as_json, fail
 from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.metrics import is_correct

@@ -25,6 +25,7 @@ from basisnet_jax.inference.trained_run import OpenedRun, open_trained, rule_of
 from basisnet_jax.models.cost import Cost
 from basisnet_jax.serving import exit_rule
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule
+from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.formats import FORMATS, check_installed
 from basisnet_jax.serving.manifest import (
     CARD,
@@ -32,7 +33,6 @@ from basisnet_jax.serving.manifest import (
     NAME,
     Accuracy,
     Data,
-    Export,
     Input,
     Manifest,
     Top1,

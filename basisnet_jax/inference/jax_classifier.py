@@ -19,7 +19,7 @@ from basisnet_jax.inference.trained_run import open_trained, rule_of
 from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
 from basisnet_jax.serving.exit_rule import ExitRule
-from basisnet_jax.serving.manifest import Export
+from basisnet_jax.serving.export import Export
 from basisnet_jax.workdir.run_folder import is_export, open_run
 
 

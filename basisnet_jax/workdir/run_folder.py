@@ -12,7 +12,7 @@ from etils import epath
 from basisnet_jax.config import MAY_CHANGE_ON_RESUME, Config, flatten, validate, with_defaults
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
-from basisnet_jax.serving.manifest import Export
+from basisnet_jax.serving.export import Export
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import Settings
 

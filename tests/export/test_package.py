@@ -30,7 +30,8 @@ from basisnet_jax.inference import TwoStageClassifier
 from basisnet_jax.models import folding
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule
-from basisnet_jax.serving.manifest import Accuracy, Export, Top1
+from basisnet_jax.serving.export import Export
+from basisnet_jax.serving.manifest import Accuracy, Top1
 from basisnet_jax.workdir.run_folder import open_run
 from tests.conftest import EXPORTED_FORMATS, save_untrained
 

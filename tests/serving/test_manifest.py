@@ -14,7 +14,8 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.inference import TwoStageClassifier
 from basisnet_jax.inference.image_files import predict_files
 from basisnet_jax.serving.exit_rule import ExitRule
-from basisnet_jax.serving.manifest import Export, file_facts
+from basisnet_jax.serving.export import Export
+from basisnet_jax.serving.manifest import file_facts
 from tests.serving.test_exit_rule import CHOSEN
 
 FILES = ("preview.tflite", "specialist.tflite")
