@@ -19,14 +19,14 @@ INTERRUPTED = 130  # exit code after a second Ctrl-C, as shells define it
 def run() -> None:
     """Runs the command line. The console command `basisnet` is this function."""
     try:
-        from basisnet_jax.host import malloc, noise, requirements
+        from basisnet_jax.host import installed, malloc, noise
         from basisnet_jax.modes.mode import mode_first, read_flags
 
         sys.argv = mode_first(sys.argv)
         training = read_flags(sys.argv, "mode")["mode"] in (None, "train")
         malloc.restart_with_malloc_settings(arenas=None if training else 1)  # starts the program again
         noise.filter_native_stderr()
-        refused = requirements.mismatches()
+        refused = installed.mismatches()
         for name in ("Python", "jax"):
             if name in refused:
                 print(f"error: {refused[name]}", file=sys.stderr)

@@ -28,7 +28,7 @@ from basisnet_jax.evaluation.whole_split import Predictions, predict, summarize
 from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.export import package
-from basisnet_jax.host import compilation_cache, distributed, files, terminal, versions
+from basisnet_jax.host import compilation_cache, distributed, files, installed, terminal
 from basisnet_jax.inference import trained_run
 from basisnet_jax.models.stages import Stages
 from basisnet_jax.serving.exit_rule import FILE, NEVER, ChosenRule, Provenance
@@ -194,7 +194,7 @@ def _results(
         ablations={name: summarize(other.logits_NxK, labels_N) for name, other in ablated.items()},
         reported_half=Half(count=int(half_N.sum()), top1=float(correct_N[half_N].mean())),
         madds=cost.madds(),
-        versions=versions.versions(),
+        versions=installed.versions(),
         coefficients=None if predictions.coefficients is None else _coefficient_facts(predictions.coefficients),
         early_termination=early_termination,
     )

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from basisnet_jax.host.tensorflow_devices import hide_accelerators_from_tensorflow
+from basisnet_jax.host.devices import hide_accelerators_from_tensorflow
 from basisnet_jax.serving.tflite import SIGNATURE
 
 

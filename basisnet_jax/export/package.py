@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -20,7 +19,7 @@ from basisnet_jax.export import card
 from basisnet_jax.export.checks import Logits, convert_and_check, differences
 from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.host import files as file_lib
-from basisnet_jax.host import terminal, versions
+from basisnet_jax.host import installed, terminal
 from basisnet_jax.inference.trained_run import OpenedRun, open_trained, rule_of
 from basisnet_jax.models.cost import Cost
 from basisnet_jax.serving import exit_rule
@@ -180,7 +179,9 @@ def describe(
     errors = {
         f"{stage}.{name}": error for name in formats for stage, error, _ in differences(logits["jax"], logits[name])
     }
-    packages = {package for name in formats for package in FORMATS[name].packages}
+    packages = sorted({package for name in formats for package in FORMATS[name].packages})
+    # TensorFlow has one of two names.
+    versions = {name: package.version for name in packages if (package := installed.find_installed(name))}
     small = network.model.preview_resolution
     return Manifest(
         step=opened.step,
@@ -209,20 +210,10 @@ def describe(
         labels=file_facts(_labels(opened.classes)),
         data=Data(opened.data_name, opened.config.data.train_split),
         config=portable(as_json(opened.config)),
-        versions={**versions.versions(), **_versions(packages)},
+        versions={**installed.versions(), **versions},
         accuracy=accuracy,
         warnings=list(lost_accuracy(accuracy.top1[own], {name: accuracy.top1[name] for name in formats})),
     )
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    installed = {}
-    for package in sorted(packages):
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # TensorFlow has one of two names
-    return installed
 
 
 def _labels(classes: Sequence[str]) -> bytes:

@@ -1,5 +1,6 @@
-"""--mode=devices: says what JAX can use on this machine, and what is wrong with the installation."""
+"""What JAX can use on this machine, what is wrong with the installation, and what TensorFlow may not use."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.host import accelerator, compilation_cache, requirements, versions
+from basisnet_jax.host import accelerator, compilation_cache, installed
 
 
 def available() -> list[jax.Device]:
@@ -44,7 +45,7 @@ def problems(platform: str | None) -> list[str]:
     Args:
       platform: that JAX uses: 'cpu', 'gpu' or 'tpu'; None if JAX finds no device.
     """
-    return [*requirements.mismatches().values(), *_unused(accelerator.look(nvidia_smi()), platform)]
+    return [*installed.mismatches().values(), *_unused(accelerator.look(nvidia_smi()), platform)]
 
 
 def nvidia_smi() -> list[str]:
@@ -72,16 +73,16 @@ def report(data_dir: str) -> tuple[list[str], list[str]]:
     here = [device for device in devices if device.process_index == jax.process_index()]
     cache = compilation_cache.folder()
     data = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    packages = {"jaxlib": requirements.find_installed("jaxlib"), "flax": requirements.find_installed("flax")}
+    packages = {"jaxlib": installed.find_installed("jaxlib"), "flax": installed.find_installed("flax")}
     rows = {
         "packages": ", ".join(f"{name} {package.version}" for name, package in packages.items() if package),
-        "plugins": ", ".join(f"{name} {version}" for name, version in requirements.plugins().items()) or "none",
+        "plugins": ", ".join(f"{name} {version}" for name, version in installed.plugins().items()) or "none",
         "devices": described(devices) if devices else "none",
         "memory": _memory(here),
         "programs": f"{cache} ({_access(cache)})" if cache else "not kept",
         "data": f"{data} ({_access(data)})",
     }
-    lines = [versions.versions_line(), *(f"  {name:10} {text}" for name, text in rows.items())]
+    lines = [installed.versions_line(), *(f"  {name:10} {text}" for name, text in rows.items())]
     unwritable = [
         f"{folder} cannot be written; make it writable, or name another with {variable}."
         for folder, variable in ((cache, "JAX_COMPILATION_CACHE_DIR"), (data, "--config.data.dir"))
@@ -97,9 +98,7 @@ def _unused(machine: accelerator.Machine, platform: str | None) -> list[str]:
         return []
     if extra == "train":  # the driver or the GPU is too old, as `what` says
         return [f"{what}. Update the driver, or use another GPU."]
-    return [
-        f"{what} is here, but JAX does not use it; run {requirements.install_jax([extra], f'=={jax.__version__}')}."
-    ]
+    return [f"{what} is here, but JAX does not use it; run {installed.install_jax([extra], f'=={jax.__version__}')}."]
 
 
 def _memory(devices: Sequence[jax.Device]) -> str:
@@ -116,3 +115,15 @@ def _access(folder: pathlib.Path) -> str:
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
         return "not writable"
     return "writable" if there == folder else "not there yet"
+
+
+def hide_accelerators_from_tensorflow() -> None:
+    """Hides GPUs and TPUs from TensorFlow: its first operation would take all memory of a GPU that JAX trains on.
+
+    TensorFlow built for GPUs is what Colab has. Where TensorFlow has run before, what it took stays taken.
+    """
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # TensorFlow has run before
+        for kind in ("GPU", "TPU"):
+            tf.config.set_visible_devices([], kind)

@@ -3,7 +3,7 @@
 import math
 
 from basisnet_jax.experiment.run import Experiment
-from basisnet_jax.host import compilation_cache, devices, terminal, versions
+from basisnet_jax.host import compilation_cache, devices, installed, terminal
 
 
 def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) -> list[str]:
@@ -29,7 +29,7 @@ def first_lines(experiment: Experiment, workdir: str, resumed_from: int | None) 
     }
     lines = [(name, text) for name, text in rows.items() if text] + [("note", note) for note in plan.notes]
     lines += [("problem", sentence) for sentence in devices.problems(used[0].platform)]
-    return [versions.versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
+    return [installed.versions_line(), *(f"  {name:10} {text}" for name, text in lines)]
 
 
 def epoch_of(experiment: Experiment, step: int) -> str:

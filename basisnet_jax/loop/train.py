@@ -11,7 +11,7 @@ from etils import epath
 from basisnet_jax.config import Config, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
-from basisnet_jax.host import distributed, files, terminal, versions
+from basisnet_jax.host import distributed, files, installed, terminal
 from basisnet_jax.loop import first_lines
 from basisnet_jax.loop.run_stats import RunStats
 from basisnet_jax.loop.training_loop import TrainingLoop
@@ -146,5 +146,5 @@ def _results(experiment: Experiment, evaluation: dict[str, float], stats: RunSta
         ),
         madds=cost.madds(),
         parameters=cost.parameters,
-        versions=versions.versions(),
+        versions=installed.versions(),
     )

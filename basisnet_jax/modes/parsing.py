@@ -65,7 +65,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         argv = _with_config(argv)
         positional = flags.FLAGS(argv)
         if _VERSION.value:
-            from basisnet_jax.host.versions import versions_line
+            from basisnet_jax.host.installed import versions_line
 
             print(versions_line())
             sys.exit(0)

@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from basisnet_jax.config import flatten
-from basisnet_jax.host.tensorflow_devices import hide_accelerators_from_tensorflow
+from basisnet_jax.host.devices import hide_accelerators_from_tensorflow
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import Settings
 

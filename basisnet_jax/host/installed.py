@@ -1,12 +1,15 @@
-"""Checks that the installed packages belong together, by what the packages themselves declare. Needs no JAX."""
+"""The installed packages: their versions, and whether they belong together. Imports no JAX: it may be a wrong one."""
 
 import importlib.metadata
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+import basisnet_jax
 
 PACKAGE = "basisnet_jax"
 _PLUGIN = re.compile(r"libtpu|jax-\w+-plugin")  # packages with which JAX uses a device other than the CPU
@@ -95,3 +98,29 @@ def _command(needed: Requirement, find: Find) -> str:
     if jax and (needed.name == "jaxlib" or _PLUGIN.fullmatch(needed.name)):
         return install_jax(list(plugins(find)), f"=={jax.version}")
     return f"pip install --upgrade '{needed.name}{needed.specifier}'"
+
+
+# Packages that a result may depend on.
+PACKAGES = (
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "clu",
+    "grain",
+    "tensorflow-datasets",
+    "ml-collections",
+    "numpy",
+)
+
+
+def versions() -> dict[str, str]:
+    """Returns {name: version} of everything that a result may depend on."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"basisnet_jax": basisnet_jax.__version__, "python": platform.python_version(), **packages}
+
+
+def versions_line() -> str:
+    """Returns the versions of this package, JAX and Python, as they are printed."""
+    jax = importlib.metadata.version("jax")
+    return f"basisnet_jax {basisnet_jax.__version__}, JAX {jax}, Python {platform.python_version()}"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from basisnet_jax.host import requirements
+from basisnet_jax.host import installed
 
 OURS = ("Requires-Python: >=3.11,<3.14", "Requires-Dist: jax<0.13,>=0.10; extra == 'train'", "Provides-Extra: train")
 OURS += (
@@ -39,7 +39,7 @@ def finds(tmp_path):
             lines = {"basisnet_jax": OURS, "jax": JAX}.get(name, ())
             text = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines])
             (folder / "METADATA").write_text(text + "\n")
-        return functools.partial(requirements.find_installed, path=[str(tmp_path)])
+        return functools.partial(installed.find_installed, path=[str(tmp_path)])
 
     return install
 
@@ -49,12 +49,12 @@ def finds(tmp_path):
 )
 def test_versions_that_belong_together_are_no_problem(finds, plugins):
     find = finds({**FITS, **plugins})
-    assert requirements.mismatches("3.13.1", find) == {}
-    assert requirements.plugins(find) == plugins
+    assert installed.mismatches("3.13.1", find) == {}
+    assert installed.plugins(find) == plugins
 
 
 def test_an_older_jaxlib_is_fine_only_without_a_plugin(finds):
-    assert requirements.mismatches("3.13.1", finds({**FITS, "jaxlib": "0.11.2"})) == {}
+    assert installed.mismatches("3.13.1", finds({**FITS, "jaxlib": "0.11.2"})) == {}
 
 
 @pytest.mark.parametrize(
@@ -78,24 +78,24 @@ def test_an_older_jaxlib_is_fine_only_without_a_plugin(finds):
     ],
 )
 def test_versions_that_do_not_are_told_with_the_command(finds, versions, words):
-    (sentence,) = requirements.mismatches("3.13.1", finds({**FITS, **versions})).values()
+    (sentence,) = installed.mismatches("3.13.1", finds({**FITS, **versions})).values()
     assert re.fullmatch(words, sentence)
 
 
 def test_a_jax_outside_the_range_is_told_with_its_plugin(finds):
     find = finds({**FITS, "jax": "0.7.2", "jaxlib": "0.7.2", "jax-cuda12-plugin": "0.7.2"})
-    sentence = requirements.mismatches("3.13.1", find)["jax"]
+    sentence = installed.mismatches("3.13.1", find)["jax"]
     assert sentence.startswith("jax 0.7.2 does not fit basisnet_jax 0.1.0, which needs jax<0.13,>=0.10; run ")
     assert sentence.endswith("'jax[cuda12]<0.13,>=0.10'.")
 
 
 @pytest.mark.parametrize("python", ["3.10.13", "3.14.0"])
 def test_a_python_outside_the_range_is_told(finds, python):
-    assert requirements.mismatches(python, finds(FITS)) == {
+    assert installed.mismatches(python, finds(FITS)) == {
         "Python": f"Python {python} does not fit basisnet_jax, which needs >=3.11,<3.14; make a virtual environment "
         "with a Python that fits."
     }
 
 
 def test_these_packages_belong_together():
-    assert requirements.mismatches() == {}
+    assert installed.mismatches() == {}

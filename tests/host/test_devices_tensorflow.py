@@ -8,7 +8,7 @@ import tensorflow as tf
 from etils import epath
 
 from basisnet_jax.export.litert import to_tflite
-from basisnet_jax.host.tensorflow_devices import hide_accelerators_from_tensorflow
+from basisnet_jax.host.devices import hide_accelerators_from_tensorflow
 from basisnet_jax.workdir.events import event_writer
 
 USES = {
