@@ -9,15 +9,17 @@ import jax
 import optax
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.training.joined import Joined
 
 
-def decayed(params: Any) -> Any:
+def group_of(path: str) -> str:
+    return "decayed" if path.rpartition("/")[2] in ("kernel", "bases") else "plain"
+
+
+def decayed(params: Joined) -> Any:
     """Returns a tree of bool: True for kernels and bases, which decay; not biases, batch norm and task vectors."""
-
-    def decays(path: tuple[Any, ...], _: Any) -> bool:
-        return jax.tree_util.keystr(path[-1:], simple=True) in ("kernel", "bases")
-
-    return jax.tree_util.tree_map_with_path(decays, params)
+    groups = {group: dict.fromkeys(arrays, group == "decayed") for group, arrays in params.groups.items()}
+    return params.replace(groups=groups)
 
 
 def times_rate() -> optax.GradientTransformationExtraArgs:

@@ -9,6 +9,8 @@ import optax
 from flax import struct
 
 from basisnet_jax.host.mesh import parameter_shardings
+from basisnet_jax.training.joined import join
+from basisnet_jax.training.optimizers import group_of
 from basisnet_jax.models.basisnet import BasisNet, Variables
 
 
@@ -26,8 +28,8 @@ class TrainState:
     def variables(self, *, ema: bool) -> Variables:
         """Returns the model's variables: the moving averages, or the newest ones."""
         if ema:
-            return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
-        return {"params": self.params, "batch_stats": self.batch_stats}
+            return {"params": self.ema_params.tree(), "batch_stats": self.ema_batch_stats.tree()}
+        return {"params": self.params.tree(), "batch_stats": self.batch_stats.tree()}
 
 
 def init_state(
@@ -43,7 +45,7 @@ def init_state(
     """
     images_1xHxWxC = jnp.zeros((1, *image_shape))
     variables = start(model.init(jax.random.key(seed), images_1xHxWxC, train=False))
-    params, batch_stats = variables["params"], variables["batch_stats"]
+    params, batch_stats = join(variables["params"], group_of), join(variables["batch_stats"])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -151,7 +151,7 @@ def gradients_of(
             finite.note(checks, "the targets", targets)
         with finite.watched_layers(checks) if settings.debug else contextlib.nullcontext():
             outputs, updated = parts.model.apply(
-                {"params": parts.gather(params), "batch_stats": state.batch_stats},
+                {"params": parts.gather(params.tree()), "batch_stats": state.batch_stats.tree()},
                 images_BxHxWxC,
                 train=True,
                 warm_start=warm_start(state.step, schedule.warm_start_steps),
@@ -162,12 +162,12 @@ def gradients_of(
         loss_B = joint_loss(
             outputs, targets["label"], settings.preview_weight, settings.distillation, targets.get("teacher")
         )
-        return jnp.mean(loss_B), (outputs, updated["batch_stats"], loss_B, checks)
+        return jnp.mean(loss_B), (outputs, state.batch_stats.like(updated["batch_stats"]), loss_B, checks)
 
     gradients, (outputs, batch_stats, loss_B, checks) = jax.grad(loss_of, has_aux=True)(state.params)
     if settings.debug:
         finite.note(checks, "the loss", loss_B)
-        finite.note_gradients(checks, gradients)
+        finite.note_gradients(checks, gradients.tree())
     metrics = measure(outputs, batch["label"], batch["mask"])
     metrics["loss"] = Average.from_model_output(loss_B, batch["mask"])
     if settings.distillation:
