@@ -10,6 +10,7 @@ from basisnet_jax.evaluation import calibration
 from basisnet_jax.evaluation.coefficients import CoefficientSums
 from basisnet_jax.evaluation.results import StageMetrics
 from basisnet_jax.experiment.run import EvalStep, Experiment
+from basisnet_jax.host.mesh import on_mesh
 from basisnet_jax.host.terminal import Progress
 from basisnet_jax.models.stages import ABLATIONS, Stages, random_cycle
 from basisnet_jax.training.metrics import Metrics, is_correct, merge
@@ -39,7 +40,8 @@ def evaluate(
       RuntimeError: the number of examples counted differs from the split's.
     """
     total: Metrics | None = None
-    variables, left = state.variables(ema=experiment.config.eval.ema), experiment.warm_start_left(int(state.step))
+    variables = on_mesh(state.variables(ema=experiment.config.eval.ema), experiment.abstract_variables)
+    left = experiment.warm_start_left(int(state.step))
     for batch in experiment.eval_batches():
         total = merge(total, eval_step(variables, left, batch))
         if progress:

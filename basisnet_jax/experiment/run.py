@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import DTypeLike
 
 from basisnet_jax.config import Config, validate
@@ -47,7 +46,7 @@ class Experiment:
     teacher: trained.Trained | None  # None without a teacher, and where the teacher's logits are cached
     teacher_fingerprint: str | None  # SHA-256 of the teacher's weights, also where its logits are cached
     schedule: schedule_lib.Schedule  # an argument of the training step
-    optimizer: optax.GradientTransformationExtraArgs
+    optimizer: optimizers.Optimizer
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -280,7 +279,6 @@ def make_experiment(
         slices=mesh_lib.num_slices(devices),
         training=training,
     )
-    optimizer = config.optimizer
     numbers = schedule_lib.make_schedule(
         peak=plan.learning_rate,
         warmup_steps=plan.warmup_steps,
@@ -289,13 +287,15 @@ def make_experiment(
         decay_steps=plan.decay_steps,
         warm_start_steps=plan.warm_start_steps,
     )
-    transformation = optimizers.make_optimizer(
-        optimizer.name,
-        weight_decay=optimizer.weight_decay,
-        momentum=optimizer.momentum,
-        decay=optimizer.decay,
-        epsilon=optimizer.epsilon,
-        clip_norm=optimizer.clip_norm,
+    settings = config.optimizer
+    optimizer = optimizers.make_optimizer(
+        settings.name,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        decay=settings.decay,
+        epsilon=settings.epsilon,
+        clip_norm=settings.clip_norm,
+        trained=settings.trained,
     )
     return Experiment(
         config=config,
@@ -306,5 +306,5 @@ def make_experiment(
         teacher=None if config.distill.cache else teacher,
         teacher_fingerprint=teacher.fingerprint() if teacher else None,
         schedule=numbers,
-        optimizer=optimizers.train_only(transformation, optimizer.trained),
+        optimizer=optimizer,
     )

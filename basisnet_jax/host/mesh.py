@@ -50,18 +50,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
-    """Returns a sharding for each array of a tree: split along the longest axis that 'fsdp' divides, or replicated."""
+def parameter_sharding(mesh: Mesh, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    """Returns a parameter's sharding: split along the longest axis that 'fsdp' divides, or replicated."""
     fsdp = mesh.shape["fsdp"]
-
-    def sharding(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
-        if fsdp == 1 or leaf.size < SMALLEST_SHARDED or not axes:
-            return replicated(mesh)
-        longest = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
-
-    return jax.tree.map(sharding, tree)
+    axes = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
+    if fsdp == 1 or leaf.size < SMALLEST_SHARDED or not axes:
+        return replicated(mesh)
+    longest = max(axes, key=lambda axis: leaf.shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
 
 
 def with_mesh_in_context(mesh: Mesh, function: Callable) -> Callable:
@@ -79,3 +75,14 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Makes the whole batch's arrays, sharded over all devices of all hosts, from this host's share of the batch."""
     sharding = batch_sharding(mesh)
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+def on_mesh(tree: Any, like: Any) -> Any:
+    """Makes global arrays, in the shardings of `like`, of a tree's NumPy arrays, which are the same on all hosts."""
+
+    def placed(leaf: Any, wanted: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return jax.make_array_from_callback(leaf.shape, wanted.sharding, leaf.__getitem__)
+        return leaf
+
+    return jax.tree.map(placed, tree, like)

@@ -63,7 +63,8 @@ def first_failed(checks: Mapping[str, Any]) -> str | None:
 def first_bad_leaf(tree: Any) -> str | None:
     """Returns the name of a tree's first array that is not finite in this host's shards; None if all are finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        shards = (shard.data for shard in leaf.addressable_shards if shard.replica_id == 0)
+        mine = leaf.addressable_shards if isinstance(leaf, jax.Array) else ()
+        shards = [shard.data for shard in mine if shard.replica_id == 0] if mine else [leaf]
         if not all(np.isfinite(np.asarray(shard)).all() for shard in shards):
             return jax.tree_util.keystr(path, simple=True, separator="/")
     return None

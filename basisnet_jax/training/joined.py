@@ -1,10 +1,11 @@
 """A tree of parameters whose small arrays are joined to vectors.
 
-Most parameters are small: biases, and batch norm's scales. A program that updates them one by one has some operations
-for each of them, and on a GPU a launch or more for each. Joined, they are updated together.
+Most parameters are small: biases, batch norm's scales. A program that updates each of them by itself has some
+operations for each, and a GPU a launch or more for each. Joined, they are updated together.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,86 +13,109 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from basisnet_jax.host.mesh import SMALLEST_SHARDED
+from basisnet_jax.host import mesh
 
-VECTOR = ""  # the path of the joined arrays of a group; no parameter has it
+VECTOR = ""  # the path of a group's small arrays; no array of its own has this path
 
 
 class Leaf(NamedTuple):
-    """Where an array of the tree is: the path in its group, or VECTOR if it is a part of the group's vector."""
+    """The place of an array of the tree."""
 
     group: str
-    path: str
+    path: str  # VECTOR: the array is a part of its group's vector
     shape: tuple[int, ...]
     size: int
 
 
 class Layout(NamedTuple):
-    """How a tree is joined: its structure, and the places of its arrays in the order of the structure."""
+    """How a tree is joined: its structure, and the places of its arrays in the structure's order."""
 
     structure: Any
     leaves: tuple[Leaf, ...]
 
     def sizes(self, group: str) -> list[int]:
-        """Returns the sizes of the arrays in the group's vector, in their order."""
+        """Returns the sizes of the arrays in a group's vector, in order."""
         return [leaf.size for leaf in self.leaves if (leaf.group, leaf.path) == (group, VECTOR)]
 
 
 @struct.dataclass
 class Joined:
-    """A tree in groups: {group: {path: array}}, where the path VECTOR has the group's small arrays one after another."""
+    """A tree of arrays, in groups: {group: {path: array}}; at the path VECTOR are the group's small arrays, raveled."""
 
     groups: dict[str, dict[str, Any]]
     layout: Layout = struct.field(pytree_node=False)
 
     def tree(self) -> Any:
-        """Returns the tree as it was; of NumPy arrays if the vectors are such."""
+        """Returns the tree. Its small arrays are NumPy's, except in a traced function and of abstract vectors."""
         small = {
-            group: iter(_split(arrays[VECTOR], self.layout.sizes(group)))
+            group: iter(_parts(arrays[VECTOR], self.layout.sizes(group)))
             for group, arrays in self.groups.items()
             if VECTOR in arrays
         }
-        leaves = [
-            self.groups[leaf.group][leaf.path] if leaf.path else next(small[leaf.group]).reshape(leaf.shape)
-            for leaf in self.layout.leaves
-        ]
+        leaves = []
+        for group, path, shape, _ in self.layout.leaves:
+            if path != VECTOR:
+                leaves.append(self.groups[group][path])
+            elif isinstance(part := next(small[group]), jax.ShapeDtypeStruct):
+                leaves.append(jax.ShapeDtypeStruct(shape, part.dtype, sharding=part.sharding))
+            else:
+                leaves.append(part.reshape(shape))
         return jax.tree.unflatten(self.layout.structure, leaves)
 
-    def like(self, tree: Any) -> "Joined":
-        """Joins another tree of the same structure in the same way."""
+    def like_this(self, tree: Any) -> "Joined":
+        """Joins another tree of this structure alike. The vectors are NumPy's, except in a traced function."""
         groups: dict[str, dict[str, Any]] = {group: {} for group in self.groups}
         small: dict[str, list[Any]] = {}
-        for leaf, array in zip(self.layout.leaves, jax.tree.leaves(tree), strict=True):
-            if leaf.path:
-                groups[leaf.group][leaf.path] = array
+        for leaf, array in zip(self.layout.leaves, self.layout.structure.flatten_up_to(tree), strict=True):
+            if leaf.path == VECTOR:
+                small.setdefault(leaf.group, []).append(array.reshape(-1))
             else:
-                small.setdefault(leaf.group, []).append(array.ravel())
+                groups[leaf.group][leaf.path] = array
         for group, arrays in small.items():
-            concatenate = np.concatenate if isinstance(arrays[0], np.ndarray) else jnp.concatenate
-            groups[group][VECTOR] = concatenate(arrays)
+            traced = isinstance(arrays[0], jax.core.Tracer)
+            groups[group][VECTOR] = jnp.concatenate(arrays) if traced else np.concatenate(jax.device_get(arrays))
         return Joined(groups, self.layout)
 
 
-def _split(vector: Any, sizes: list[int]) -> Any:
-    if isinstance(vector, np.ndarray):
-        return np.split(vector, np.cumsum(sizes)[:-1])
-    return jax.lax.split(vector, sizes)  # its transpose is one concatenation; that of slices is a sum of padded ones
+def _parts(vector: Any, sizes: Sequence[int]) -> Sequence[Any]:
+    if isinstance(vector, jax.core.Tracer):
+        return jax.lax.split(vector, sizes)  # its gradient is one concatenation; that of slices is a sum of padded ones
+    if isinstance(vector, jax.ShapeDtypeStruct):
+        return [vector] * len(sizes)
+    return np.split(np.asarray(vector), list(itertools.accumulate(sizes))[:-1])
 
 
-def join(tree: Any, group_of: Callable[[str], str] = lambda path: "all", apart: str = "") -> Joined:
-    """Joins the arrays of less than SMALLEST_SHARDED elements, which are on every device.
+def join(tree: Any, group_of: Callable[[str], str] = lambda path: "all", apart: Sequence[str] = ()) -> Joined:
+    """Joins the arrays that are too small to be sharded.
 
     Args:
       tree: of arrays of one dtype.
       group_of: returns the group of a path such as 'specialist/stem/kernel'.
-      apart: a group in which nothing is joined.
+      apart: groups whose arrays stay apart.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves = []
     for keys, array in flat:
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
         group = group_of(path)
-        is_small = array.size < SMALLEST_SHARDED and group != apart
-        leaves.append(Leaf(group, VECTOR if is_small else path, array.shape, array.size))
+        joins = array.size < mesh.SMALLEST_SHARDED and group not in apart
+        leaves.append(Leaf(group, VECTOR if joins else path, array.shape, array.size))
     layout = Layout(structure, tuple(leaves))
-    return Joined({leaf.group: {} for leaf in leaves}, layout).like(tree)
+    return Joined({leaf.group: {} for leaf in leaves}, layout).like_this(tree)
+
+
+def is_joined(node: Any) -> bool:
+    """Returns whether a node of a tree is a `Joined`; for `is_leaf`."""
+    return isinstance(node, Joined)
+
+
+def whole(tree: Any) -> Any:
+    """Returns a tree with each `Joined` in it replaced by its tree."""
+    return jax.tree.map(lambda node: node.tree() if is_joined(node) else node, tree, is_leaf=is_joined)
+
+
+def joined_like(joined: Any, tree: Any) -> Any:
+    """Returns `tree`, which is like `whole(joined)`, with its parts joined as in `joined`."""
+    return jax.tree.map(
+        lambda node, part: node.like_this(part) if is_joined(node) else part, joined, tree, is_leaf=is_joined
+    )

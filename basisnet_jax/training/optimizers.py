@@ -2,24 +2,49 @@
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.training.joined import Joined
+from basisnet_jax.training.joined import Joined, join
 
 
-def group_of(path: str) -> str:
+class Optimizer(NamedTuple):
+    """A transformation of gradients that are joined as it needs them.
+
+    Attributes:
+      join: joins parameters for `init`; gradients are joined in the same way.
+      init: (joined parameters) -> state.
+      update: (gradients, state, parameters, *, learning_rate) -> (updates, state).
+    """
+
+    join: Callable[[Any], Joined]
+    init: Callable[[Joined], optax.OptState]
+    update: Callable[..., tuple[Joined, optax.OptState]]
+
+
+def group_of(path: str, trained: str = "") -> str:
+    """Returns the group of the parameter at a path.
+
+    'decayed': kernels and bases; 'plain': biases, batch norm and task vectors, which do not decay; 'frozen': parameters
+    that are not below the path `trained`. All are below ''.
+    """
+    if trained and not f"{path}/".startswith(f"{trained}/"):
+        return "frozen"
     return "decayed" if path.rpartition("/")[2] in ("kernel", "bases") else "plain"
 
 
 def decayed(params: Joined) -> Any:
-    """Returns a tree of bool: True for kernels and bases, which decay; not biases, batch norm and task vectors."""
-    groups = {group: dict.fromkeys(arrays, group == "decayed") for group, arrays in params.groups.items()}
-    return params.replace(groups=groups)
+    """Returns a tree of bool: True for the parameters that decay."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _group(path) == "decayed", params)
+
+
+def _group(path: Sequence[Any]) -> str:
+    """Returns the group of an array of a `Joined`."""
+    return path[1].key  # after the field's name
 
 
 def times_rate() -> optax.GradientTransformationExtraArgs:
@@ -31,11 +56,23 @@ def times_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _adaptive(
-    make: Callable[..., Any], weight_decay: float, momentum: float, decay: float, epsilon: float
-) -> list[Any]:
-    """Returns AdamW or LAMB: both decay the weights decoupled from the gradient."""
-    return [make(1.0, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed), times_rate()]
+def _adamw(weight_decay: float, momentum: float, decay: float, epsilon: float) -> list[Any]:
+    """Returns AdamW, which decays the weights decoupled from the gradient."""
+    return [optax.adamw(1.0, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed), times_rate()]
+
+
+def _lamb(weight_decay: float, momentum: float, decay: float, epsilon: float) -> list[Any]:
+    """Returns LAMB (arXiv 1904.00962), which scales the update of each parameter that decays by the parameter's norm.
+
+    The others are updated as by Adam, as in timm and in NVIDIA's implementation.
+    """
+    return [
+        optax.scale_by_adam(momentum, decay, epsilon),
+        optax.add_decayed_weights(weight_decay, mask=decayed),
+        optax.masked(optax.scale_by_trust_ratio(), decayed),
+        optax.scale(-1.0),
+        times_rate(),
+    ]
 
 
 def _rmsprop(weight_decay: float, momentum: float, decay: float, epsilon: float) -> list[Any]:
@@ -53,40 +90,42 @@ def _sgd(weight_decay: float, momentum: float, decay: float, epsilon: float) -> 
 
 # {name: (weight decay, momentum, decay, epsilon) -> transformations}: Optax's optimizers at rate 1, then `times_rate`
 OPTIMIZERS: dict[str, Callable[[float, float, float, float], list[Any]]] = {
-    "adamw": functools.partial(_adaptive, optax.adamw),
-    "lamb": functools.partial(_adaptive, optax.lamb),
+    "adamw": _adamw,
+    "lamb": _lamb,
     "rmsprop": _rmsprop,
     "sgd": _sgd,
 }
+# {name: groups whose parameters the optimizer needs one by one}
+APART: dict[str, Sequence[str]] = {"lamb": ("decayed",)}
 # {name: batch size / the batch size that the learning rate is for -> factor of the learning rate}
 BATCH_SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda _: 1.0, "linear": float, "sqrt": math.sqrt}
 
 
 def make_optimizer(
-    name: str, *, weight_decay: float, momentum: float, decay: float, epsilon: float, clip_norm: float
-) -> optax.GradientTransformationExtraArgs:
-    """Returns one of OPTIMIZERS; its `update` requires the keyword `learning_rate`."""
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, *OPTIMIZERS[name](weight_decay, momentum, decay, epsilon))
-
-
-def train_only(optimizer: optax.GradientTransformationExtraArgs, below: str) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer for the parameters below a path, such as 'routing'; the others do not change.
-
-    The path '' means all parameters.
+    name: str,
+    *,
+    weight_decay: float,
+    momentum: float,
+    decay: float,
+    epsilon: float,
+    clip_norm: float,
+    trained: str = "",
+) -> Optimizer:
+    """Returns one of OPTIMIZERS. Parameters that are not below the path `trained`, such as 'routing', do not change.
 
     Raises:
       UserError: on `init`, if there is no parameter below the path.
     """
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    chain: Any = optax.chain(clip, *OPTIMIZERS[name](weight_decay, momentum, decay, epsilon))
 
-    def is_trained(path: tuple[Any, ...]) -> bool:
-        return f"{jax.tree_util.keystr(path, simple=True, separator='/')}/".startswith(f"{below}/")
+    def labels(params: Joined) -> Any:
+        if not params.groups.keys() - {"frozen"}:
+            parts = ", ".join(sorted(params.tree()))
+            raise UserError(f"config.optimizer.trained = {trained!r} is not a part of this model; it has {parts}.")
+        return jax.tree_util.tree_map_with_path(lambda path, _: _group(path) != "frozen", params)
 
-    def labels(params: Any) -> Any:
-        labelled = jax.tree_util.tree_map_with_path(lambda path, _: is_trained(path), params)
-        if not any(jax.tree.leaves(labelled)):
-            parts = ", ".join(sorted(params))
-            raise UserError(f"config.optimizer.trained = {below!r} is not a part of this model; it has {parts}.")
-        return labelled
-
-    return optax.multi_transform({True: optimizer, False: optax.set_to_zero()}, labels) if below else optimizer
+    if trained:
+        chain = optax.multi_transform({True: chain, False: optax.set_to_zero()}, labels)
+    grouped = functools.partial(group_of, trained=trained)
+    return Optimizer(lambda params: join(params, grouped, (*APART.get(name, ()), "frozen")), chain.init, chain.update)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from basisnet_jax.host.mesh import parameter_shardings
-from basisnet_jax.training.joined import join
-from basisnet_jax.training.optimizers import group_of
+from basisnet_jax.host.mesh import parameter_sharding, replicated
 from basisnet_jax.models.basisnet import BasisNet, Variables
+from basisnet_jax.training.joined import VECTOR, Joined, join, whole
+from basisnet_jax.training.optimizers import Optimizer
 
 
 @struct.dataclass
@@ -19,22 +19,22 @@ class TrainState:
     """The state of a run after `step` updates. The random key follows from seed and step, so it is not stored."""
 
     step: jax.Array  # int32 scalar: updates done
-    params: Any
-    batch_stats: Any
-    ema_params: Any
-    ema_batch_stats: Any
+    params: Joined
+    batch_stats: Joined
+    ema_params: Joined
+    ema_batch_stats: Joined
     opt_state: optax.OptState
 
     def variables(self, *, ema: bool) -> Variables:
-        """Returns the model's variables: the moving averages, or the newest ones."""
+        """Returns the model's variables: the moving averages, or the newest ones. `Joined.tree` says where they are."""
         if ema:
-            return {"params": self.ema_params.tree(), "batch_stats": self.ema_batch_stats.tree()}
-        return {"params": self.params.tree(), "batch_stats": self.batch_stats.tree()}
+            return whole({"params": self.ema_params, "batch_stats": self.ema_batch_stats})
+        return whole({"params": self.params, "batch_stats": self.batch_stats})
 
 
 def init_state(
     model: BasisNet,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     image_shape: tuple[int, int, int],
     seed: int,
     start: Callable[[Any], Any] = lambda variables: variables,
@@ -45,7 +45,7 @@ def init_state(
     """
     images_1xHxWxC = jnp.zeros((1, *image_shape))
     variables = start(model.init(jax.random.key(seed), images_1xHxWxC, train=False))
-    params, batch_stats = join(variables["params"], group_of), join(variables["batch_stats"])
+    params, batch_stats = optimizer.join(variables["params"]), join(variables["batch_stats"])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -59,13 +59,15 @@ def init_state(
 def abstract_state(
     mesh: jax.sharding.Mesh,
     model: BasisNet,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state without making an array."""
     shapes = jax.eval_shape(lambda: init_state(model, optimizer, image_shape, 0))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        parameter_shardings(mesh, shapes),
-    )
+
+    def placed(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        small = getattr(path[-1], "key", None) == VECTOR
+        sharding = replicated(mesh) if small else parameter_sharding(mesh, leaf)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(placed, shapes)

@@ -13,8 +13,10 @@ from clu.metrics import Average
 from basisnet_jax.models.basisnet import BasisNet, Outputs, Variables, resize
 from basisnet_jax.models.stages import make_stages, normalize
 from basisnet_jax.training import finite, mixing
+from basisnet_jax.training.joined import Joined
 from basisnet_jax.training.losses import Distillation, joint_loss, smoothed_targets
 from basisnet_jax.training.metrics import Metrics, correct, measure
+from basisnet_jax.training.optimizers import Optimizer
 from basisnet_jax.training.schedule import Schedule, decay_at, warm_start
 from basisnet_jax.training.state import TrainState
 
@@ -70,7 +72,7 @@ class Parts:
     """
 
     model: BasisNet
-    optimizer: optax.GradientTransformationExtraArgs
+    optimizer: Optimizer
     learning_rate: Callable[[Schedule, jax.Array], jax.Array]
     settings: TrainSettings
     teacher: Teacher | None = None
@@ -80,8 +82,8 @@ class Parts:
 class Gradients(NamedTuple):
     """Gradients of a batch or a chunk, and what comes with them: batch norm's statistics, metrics, `debug`'s checks."""
 
-    params: Any
-    batch_stats: Any
+    params: Joined
+    batch_stats: Joined
     metrics: Metrics
     checks: finite.Checks
 
@@ -145,7 +147,7 @@ def gradients_of(
     mix_key, dropout_key = jax.random.split(key)
     images_BxHxWxC, targets = inputs_and_targets(parts, batch, teacher_variables, mix_key)
 
-    def loss_of(params: Any) -> tuple[jax.Array, Any]:
+    def loss_of(params: Joined) -> tuple[jax.Array, Any]:
         checks: finite.Checks = {}
         if settings.debug:
             finite.note(checks, "the targets", targets)
@@ -162,7 +164,8 @@ def gradients_of(
         loss_B = joint_loss(
             outputs, targets["label"], settings.preview_weight, settings.distillation, targets.get("teacher")
         )
-        return jnp.mean(loss_B), (outputs, state.batch_stats.like(updated["batch_stats"]), loss_B, checks)
+        batch_stats = state.batch_stats.like_this(updated["batch_stats"])
+        return jnp.mean(loss_B), (outputs, batch_stats, loss_B, checks)
 
     gradients, (outputs, batch_stats, loss_B, checks) = jax.grad(loss_of, has_aux=True)(state.params)
     if settings.debug:

@@ -17,8 +17,10 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import distributed, files
+from basisnet_jax.host.mesh import on_mesh
 from basisnet_jax.models.basisnet import COLLECTIONS, Variables
 from basisnet_jax.training import finite
+from basisnet_jax.training.joined import joined_like, whole
 from basisnet_jax.training.state import TrainState
 from basisnet_jax.workdir import integrity
 
@@ -138,13 +140,14 @@ class Checkpoints:
         self.wait()
         if step == self.latest_step():
             return
-        _check_finite(step, state)
-        self._saving = step, sum(leaf.nbytes + _BYTES_BESIDES for leaf in jax.tree.leaves(state))
+        trees = whole(state)
+        _check_finite(step, trees)
+        self._saving = step, sum(leaf.nbytes + _BYTES_BESIDES for leaf in jax.tree.leaves(trees))
         self.unsaved = None
         if any(distributed.total(int(jax.process_index() == 0 and self._free_bytes() < self._saving[1]))):
             self._tell_of_a_full_disk()
             return
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(_as_dict(state)), account=ocp.args.JsonSave(account))
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(_as_dict(trees)), account=ocp.args.JsonSave(account))
         with self._surviving_a_full_disk():
             self._manager.save(step, args=items)
 
@@ -183,11 +186,12 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint cannot be read.
         """
-        wanted = _as_dict(abstract_state)
+        wanted = _as_dict(whole(abstract_state))
         state = ocp.args.PyTreeRestore(wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))
         with self._reading(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(state=state, account=ocp.args.JsonRestore()))
-            return dataclasses.replace(abstract_state, **restored["state"]), restored["account"]
+        trees = dataclasses.replace(abstract_state, **restored["state"])
+        return on_mesh(joined_like(abstract_state, trees), abstract_state), restored["account"]
 
     def restore_variables(self, step: int, *, ema: bool, like: Variables | None = None) -> Variables:
         """Reads the model's variables of a step, and nothing else.

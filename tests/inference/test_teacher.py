@@ -100,7 +100,7 @@ def test_a_teacher_in_the_step_is_its_network_beside_it(taught):
     larger = jax.image.resize(images, (16, 10, 10, 1), "bilinear")
     wanted = softmax(np.asarray(logits_of(network.model, network.variables, larger)[0]) / 2.0)
     run = jax.jit(lambda variables: experiment.model.apply(variables, images, train=True, mutable=["batch_stats"])[0])
-    outputs = run({"params": state.params, "batch_stats": state.batch_stats})
+    outputs = run(state.variables(ema=False))
     loss = 0.0
     for logits in map(np.asarray, (outputs.logits_BxK, outputs.preview_logits_BxK)):
         label = -np.log(softmax(logits)[np.arange(16), batch["label"]])
@@ -187,8 +187,8 @@ def start(config, images):
     """The parameters that a run begins with, and the logits that they give with uniform coefficients."""
     experiment = make_experiment(config, jax.devices()[:1])
     state = experiment.init_state()
-    variables = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
-    return state.params, *logits_of(experiment.model, variables, images)
+    variables = state.variables(ema=True)
+    return state.params.tree(), *logits_of(experiment.model, variables, images)
 
 
 def test_a_run_starts_from_a_static_one_or_from_its_like(plain, tmp_path):

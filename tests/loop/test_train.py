@@ -25,6 +25,7 @@ from basisnet_jax.loop import train, training_loop
 from basisnet_jax.loop.run_stats import RunStats
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.training import step
+from basisnet_jax.training.joined import whole
 from basisnet_jax.workdir import checkpoint, integrity
 from basisnet_jax.workdir.events import read_events
 from basisnet_jax.workdir.results import RunResults
@@ -57,13 +58,15 @@ def test_one_device_equals_eight(config):
     experiment, state, losses = run_steps(config, 1, 5)
     expected = evaluate(experiment, experiment.eval_step(), state)
     initial = make_experiment(config, jax.devices()[:1]).init_state()
-    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, initial.params)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params.tree(), initial.params.tree())
     assert min(jax.tree.leaves(moved["specialist"])) > 0, "every parameter must be trained"
     for fsdp in (1, 2):
         sharded_experiment, sharded, sharded_losses = run_steps(config, 8, 5, fsdp)
         np.testing.assert_allclose(sharded_losses, losses, rtol=2e-5)
         for (path, a), b in zip(
-            jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(sharded.params), strict=True
+            jax.tree_util.tree_leaves_with_path(whole(state.params)),
+            jax.tree.leaves(whole(sharded.params)),
+            strict=True,
         ):
             np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))
         got = evaluate(sharded_experiment, sharded_experiment.eval_step(), sharded)
@@ -76,9 +79,9 @@ def test_fsdp_shards_parameters(config, monkeypatch):
     monkeypatch.setattr("basisnet_jax.host.mesh.SMALLEST_SHARDED", 128)
     config.mesh.fsdp = 4
     state = make_experiment(config).init_state()
-    bases = state.params["specialist"]["block01"]["project"]["bases"]  # 4 x 24 x 16
+    bases = state.params.tree()["specialist"]["block01"]["project"]["bases"]  # 4 x 24 x 16
     assert bases.addressable_shards[0].data.shape == (4, 6, 16)
-    moments = state.opt_state[1][0].mu["specialist"]["block01"]["project"]["bases"]
+    moments = state.opt_state[1][0].mu.tree()["specialist"]["block01"]["project"]["bases"]
     assert moments.addressable_shards[0].data.shape == (4, 6, 16)
     assert state.step.sharding.is_fully_replicated
 
@@ -130,7 +133,7 @@ def test_every_image_of_a_sharded_batch_is_right(config):
     config.batch_size = config.eval.batch_size = 16
     one, eight = make_experiment(config, jax.devices()[:1]), make_experiment(config)
     state, batch = one.init_state(), next(eight.eval_batches())
-    variables = {"params": jax.device_get(state.params), "batch_stats": jax.device_get(state.batch_stats)}
+    variables = jax.device_get(state.variables(ema=False))
     together = jax.jit(lambda v, x: eight.model.apply(v, x, train=False))(variables, batch["image"] / 255.0)
     single = jax.jit(lambda v, x: one.model.apply(v, x, train=False))
     for index, image in enumerate(np.asarray(batch["image"])):
@@ -407,7 +410,9 @@ def test_averages_and_weight_decay_follow_their_formulas(config):
     undecaying = make_experiment(without, jax.devices()[:1])
     plain, _ = undecaying.train_step()(undecaying.init_state(), batch, undecaying.schedule, None)
     leaves = zip(
-        *(jax.tree.leaves(s.params) for s in (before, after, plain)), jax.tree.leaves(after.ema_params), strict=True
+        *(jax.tree.leaves(s.params.tree()) for s in (before, after, plain)),
+        jax.tree.leaves(after.ema_params.tree()),
+        strict=True,
     )
     for old, new, undecayed, average in leaves:
         expected = -0.5 * 0.1 * old if old.ndim > 1 else np.zeros_like(old)
@@ -424,7 +429,7 @@ def test_running_statistics_are_averages_of_the_batches_alone(config):
     config.accumulate_steps, config.batch_norm_momentum = 2, 0.15
     experiment = make_experiment(config, jax.devices()[:1])
     state, train_step, batches = experiment.init_state(), experiment.train_step(), experiment.train_batches(0)
-    variables = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+    variables = jax.device_get(state.variables(ema=False))
 
     @jax.jit
     def statistics(image):
@@ -450,7 +455,7 @@ def test_running_statistics_are_averages_of_the_batches_alone(config):
             lambda old, new, share=ema_share: share * old + (1 - share) * new, expected_average, expected
         )
     for got, wanted in ((state.batch_stats, expected), (state.ema_batch_stats, expected_average)):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, wanted)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got.tree(), wanted)
 
 
 def test_a_short_run_evaluates_as_it_trained(config, tmp_path):
@@ -480,8 +485,8 @@ def test_accumulation_is_the_mean_over_pieces(config):
         accumulating = make_experiment(config, jax.devices()[:devices])
         state, metrics = accumulating.train_step()(accumulating.init_state(), batch, one.schedule, None)
         trees = (state.params, *(piece.params for piece, _ in pieces))
-        for whole, first, second in zip(*map(jax.tree.leaves, trees), strict=True):
-            np.testing.assert_allclose(whole, (first + second) / 2, rtol=1e-4, atol=1e-5)
+        for mean, first, second in zip(*map(jax.tree.leaves, trees), strict=True):
+            np.testing.assert_allclose(mean, (first + second) / 2, rtol=1e-4, atol=1e-5)
         for name in ("loss", "top1", "preview_top1"):
             np.testing.assert_allclose(metrics[name], np.mean([m[name] for _, m in pieces]), rtol=1e-5)
 

@@ -68,7 +68,7 @@ def test_a_run_with_any_routing(all_kinds, name, tmp_path):
         after.append(state)
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    old, expected, got = (flatten_dict(state.params, sep="/") for state in (before, *after))
+    old, expected, got = (flatten_dict(state.params.tree(), sep="/") for state in (before, *after))
     for path in old:
         np.testing.assert_allclose(got[path], expected[path], rtol=1e-3, atol=1e-5, err_msg=path)
         assert np.any(got[path] != old[path]) == path.startswith(trained), path

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
+from basisnet_jax.host.mesh import on_mesh
 from basisnet_jax.loop import train
 from basisnet_jax.training import finite
 from basisnet_jax.workdir.checkpoint import Checkpoints
@@ -101,8 +102,10 @@ def test_debug_names_the_first_bad_layer_in_its_first_step(config, tmp_path, bad
 
     def poisoned(self):
         state = init_state(self)
-        state.params["specialist"]["block01"]["depthwise"]["bases"] *= jnp.inf
-        return state
+        params = state.params.tree()
+        layer = params["specialist"]["block01"]["depthwise"]
+        layer["bases"] = layer["bases"] * jnp.inf
+        return state.replace(params=on_mesh(state.params.like_this(params), self.abstract_state.params))
 
     monkeypatch.setattr(Experiment, "init_state", poisoned)
     with pytest.raises(UserError, match=r"step 1 has .* in the output of specialist/block01/depthwise; "):
@@ -114,7 +117,10 @@ def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
     state = experiment.init_state()
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
-        state.params["specialist"]["stem"]["kernel"] *= jnp.nan
+        params = state.params.tree()
+        stem = params["specialist"]["stem"]
+        stem["kernel"] = stem["kernel"] * jnp.nan
+        state = state.replace(params=state.params.like_this(params))
         with pytest.raises(UserError, match="params/specialist/stem/kernel is no longer finite after step 2"):
             checkpoints.save(2, state, {})
         assert checkpoints.steps() == [1]

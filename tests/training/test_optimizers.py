@@ -5,17 +5,27 @@ import numpy as np
 import optax
 import pytest
 
-from basisnet_jax.training.optimizers import decayed, make_optimizer, train_only
+from basisnet_jax.training.optimizers import group_of, make_optimizer
 
 SETTINGS = {"weight_decay": 0.0, "momentum": 0.9, "decay": 0.9, "epsilon": 1e-3, "clip_norm": 0.0}
-PARAMS = {"layer": {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.array([0.5], np.float32)}}
+# Two kernels, one of them too large to be joined; LAMB needs the norm of each.
+PARAMS = {
+    "layer": {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.array([0.5], np.float32)},
+    "other": {"kernel": np.linspace(-1, 1, 5000, dtype=np.float32), "scale": np.array([1.0, 2.0], np.float32)},
+}
+KERNELS = {"layer": {"kernel": True, "bias": False}, "other": {"kernel": True, "scale": False}}
 
 
 def optax_of(name, schedule, weight_decay):
-    l2 = optax.add_decayed_weights(weight_decay, mask=decayed)
+    l2 = optax.add_decayed_weights(weight_decay, mask=KERNELS)
     return {
-        "adamw": optax.adamw(schedule, 0.9, 0.9, 1e-3, weight_decay=weight_decay, mask=decayed),
-        "lamb": optax.lamb(schedule, 0.9, 0.9, 1e-3, weight_decay=weight_decay, mask=decayed),
+        "adamw": optax.adamw(schedule, 0.9, 0.9, 1e-3, weight_decay=weight_decay, mask=KERNELS),
+        "lamb": optax.chain(
+            optax.scale_by_adam(0.9, 0.9, 1e-3),
+            l2,
+            optax.masked(optax.scale_by_trust_ratio(), KERNELS),
+            optax.scale_by_learning_rate(schedule),
+        ),
         "rmsprop": optax.chain(
             l2, optax.rmsprop(schedule, 0.9, 1e-3, initial_scale=1.0, eps_in_sqrt=True, momentum=0.9)
         ),
@@ -23,45 +33,47 @@ def optax_of(name, schedule, weight_decay):
     }[name]
 
 
-@pytest.mark.parametrize("below", ["", "layer"])
+@pytest.mark.parametrize("trained", ["", "layer"])
 @pytest.mark.parametrize("name", ["adamw", "lamb", "rmsprop", "sgd"])
-def test_updates_are_optaxs_with_the_rate_as_a_schedule(name, below):
-    """Bit for bit, over steps with another rate each: the rate enters where optax has it."""
+def test_updates_are_optaxs_with_the_rate_as_a_schedule(name, trained):
+    """Bit for bit, over steps with another rate each: the rate enters where optax has it; joining changes nothing."""
     rates = np.array([0.1, 0.02, 0.3], np.float32)
-    ours = train_only(make_optimizer(name, **{**SETTINGS, "weight_decay": 0.1}), below)
+    ours = make_optimizer(name, **{**SETTINGS, "weight_decay": 0.1}, trained=trained)
     theirs = optax_of(name, lambda step: jax.numpy.asarray(rates)[step], 0.1)
-    got, expected = PARAMS, PARAMS
+    got, expected = ours.join(PARAMS), PARAMS
     our_state, their_state = ours.init(got), theirs.init(expected)
     for step, rate in enumerate(rates):
         gradients = jax.tree.map(lambda leaf, step=step: np.cos(7 * leaf + step), PARAMS)
-        updates, our_state = ours.update(gradients, our_state, got, learning_rate=rate)
+        updates, our_state = ours.update(got.like_this(gradients), our_state, got, learning_rate=rate)
         got = optax.apply_updates(got, updates)
         updates, their_state = theirs.update(gradients, their_state, expected)
         expected = optax.apply_updates(expected, updates)
-        jax.tree.map(np.testing.assert_array_equal, got, expected)
+        for part, now in got.tree().items():
+            wanted = expected if part.startswith(trained) else PARAMS
+            jax.tree.map(np.testing.assert_array_equal, now, wanted[part])
 
 
 def test_rmsprop_is_tensorflows():
     """Against its loop in NumPy: epsilon under the root, the mean square starting at one, momentum over the update."""
     optimizer = make_optimizer("rmsprop", **SETTINGS)
     params = {"kernel": np.array([[1.0, -2.0]])}
-    state, square, velocity = optimizer.init(params), np.ones((1, 2)), np.zeros((1, 2))
-    got, expected = params, params["kernel"]
+    got, expected = optimizer.join(params), params["kernel"]
+    state, square, velocity = optimizer.init(got), np.ones((1, 2)), np.zeros((1, 2))
     for rate, gradient in ((0.1, np.array([[0.5, 1.0]])), (0.2, np.array([[-1.0, 3.0]]))):
-        updates, state = optimizer.update({"kernel": gradient}, state, got, learning_rate=rate)
+        updates, state = optimizer.update(got.like_this({"kernel": gradient}), state, got, learning_rate=rate)
         got = optax.apply_updates(got, updates)
         square = 0.9 * square + 0.1 * gradient**2
         velocity = 0.9 * velocity + rate * gradient / np.sqrt(square + 1e-3)
         expected = expected - velocity
-    np.testing.assert_allclose(got["kernel"], expected, rtol=1e-5)
+    np.testing.assert_allclose(got.tree()["kernel"], expected, rtol=1e-5)
 
 
 def test_clipping_bounds_the_update():
     optimizer = make_optimizer("sgd", **{**SETTINGS, "momentum": 0.0, "clip_norm": 2.0})
-    params = {"kernel": np.zeros((1, 2))}
-    gradients = {"kernel": np.array([[30.0, 40.0]])}
+    params = optimizer.join({"kernel": np.zeros((1, 2))})
+    gradients = params.like_this({"kernel": np.array([[30.0, 40.0]])})
     updates, _ = optimizer.update(gradients, optimizer.init(params), params, learning_rate=1.0)
-    np.testing.assert_allclose(updates["kernel"], [[-1.2, -1.6]], rtol=1e-5)
+    np.testing.assert_allclose(updates.tree()["kernel"], [[-1.2, -1.6]], rtol=1e-5)
 
 
 def test_kernels_and_bases_decay_and_nothing_else(config):
@@ -71,7 +83,8 @@ def test_kernels_and_bases_decay_and_nothing_else(config):
     config.model.update(routing="task", num_tasks=3, synthesize=("blocks", "head_dense"))
     model = make_model(config.model, 10)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 8, 8, 1)), train=False))["params"]
-    leaves = [(path[-1].key, decays) for path, decays in jax.tree_util.tree_leaves_with_path(decayed(shapes))]
-    assert {name for name, decays in leaves if decays} == {"kernel", "bases"}
-    assert not any(jax.tree.leaves(decayed(shapes)["routing"]))
-    assert {name for name, decays in leaves if not decays} >= {"bias", "scale", "block00_expand", "head_dense"}
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(shapes)]
+    leaves = [(path.split("/")[-1], group_of(path)) for path in paths]
+    assert {name for name, group in leaves if group == "decayed"} == {"kernel", "bases"}
+    assert {group_of(path) for path in paths if path.startswith("routing/")} == {"plain"}
+    assert {name for name, group in leaves if group == "plain"} >= {"bias", "scale", "block00_expand", "head_dense"}

@@ -1,0 +1,61 @@
+"""Small arrays joined to vectors: the tree comes back, and a gradient is the tree's own, joined."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from basisnet_jax.training.joined import VECTOR, join, joined_like, whole
+
+
+def tree_of(seed=0):
+    draw = np.random.default_rng(seed).normal
+    return {
+        "a": {"kernel": draw(size=(80, 70)).astype(np.float32), "bias": draw(size=70).astype(np.float32)},
+        "b": {"kernel": draw(size=(3, 2)).astype(np.float32), "bias": draw(size=()).astype(np.float32)},
+    }
+
+
+def group_of(path):
+    return path.rpartition("/")[2]
+
+
+def test_what_is_small_is_one_vector_per_group():
+    joined = join(tree_of(), group_of)
+    assert {group: sorted(arrays) for group, arrays in joined.groups.items()} == {
+        "bias": [VECTOR],
+        "kernel": [VECTOR, "a/kernel"],
+    }
+    tree = tree_of()
+    np.testing.assert_array_equal(joined.groups["bias"][VECTOR], [*tree["a"]["bias"], tree["b"]["bias"]])
+    assert VECTOR not in join(tree, group_of, apart=["bias"]).groups["bias"]
+
+
+def test_the_tree_comes_back_on_the_host_and_in_a_traced_function():
+    joined = join(tree_of(), group_of)
+    for returned in (joined.tree(), jax.jit(lambda j: j.tree())(joined), jax.jit(lambda t: join(t).tree())(tree_of())):
+        jax.tree.map(np.testing.assert_array_equal, returned, tree_of())
+    other = {"step": np.int32(3), "moments": (tree_of(1), optax.MaskedNode())}
+    mixed = joined_like({"step": 0, "moments": (joined, optax.MaskedNode())}, other)
+    assert mixed["moments"][0].layout == joined.layout
+    jax.tree.map(np.testing.assert_array_equal, whole(mixed), other)
+
+
+def test_an_abstract_tree_has_the_shapes_and_dtypes():
+    abstract = jax.eval_shape(lambda: join(tree_of(), group_of))
+    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree_of())
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract.tree()) == wanted
+
+
+def test_a_gradient_is_the_trees_joined_without_a_sum():
+    def loss(tree):
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree))
+
+    joined = join(tree_of(), group_of)
+    gradients = jax.jit(jax.grad(lambda j: loss(j.tree())))(joined)
+    jax.tree.map(np.testing.assert_array_equal, gradients.tree(), jax.jit(jax.grad(loss))(tree_of()))
+    operations = {
+        equation.primitive.name for equation in jax.make_jaxpr(jax.grad(lambda j: loss(j.tree())))(joined).eqns
+    }
+    assert "concatenate" in operations
+    assert not operations & {"pad", "add_any"}
