@@ -54,12 +54,14 @@ def table(report: dict[str, Any]) -> str:
         "memory of a device, GiB: " + ", ".join(f"{name} {size / GIB:.2f}" for name, size in memory.items()),
         f"  (available: {report['usable_memory']}) -> {'fits' if report['fits'] else 'DOES NOT FIT'}",
     ]
-    if "largest_per_chip_batch" in report:
-        lines.append(f"largest batch that fits: {report['largest_per_chip_batch']} images a chip")
+    largest = report.get("largest_per_chip_batch")
+    if largest is not None:
+        lines.append(f"largest batch that fits: {largest} images a chip")
     if not report["fits"]:
+        batch = "fewer images a chip (--fit finds how many)" if largest is None else f"{largest} images a chip"
         roomier = ", ".join(report["fits_on"])
         chips = f"a chip with more memory ({roomier})" if roomier else "a larger --config.mesh.fsdp"
-        return "\n".join([*lines, f"what fits instead: fewer images a chip (--fit finds how many), or {chips}"])
+        return "\n".join([*lines, f"what fits instead: {batch}, or {chips}"])
     total = report["total"]
     columns = [column for column in _COLUMNS if total[column[1]]]
     heads = "".join(f"{head:>10}" for head, *_ in columns)
