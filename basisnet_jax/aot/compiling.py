@@ -98,11 +98,10 @@ def with_batch(config: Settings, what: str, per_chip_batch: int | None, chips: i
 
 
 def compile_step(experiment: Experiment, what: str) -> tuple[jax.stages.Compiled | None, dict[str, int]]:
-    """Compiles the step; returns the program (None if it does not fit), and a device's bytes of memory by use.
+    """Compiles the step; returns the program (None if it was refused), and a device's bytes of memory by use.
 
-    A TPU's compiler refuses a program that does not fit, a GPU's does not.
-
-    If the program does not fit, only the 'peak' is known.
+    A TPU's compiler refuses a program that does not fit; then only the 'peak' is known. A GPU's compiler does not
+    refuse it.
 
     Raises:
       UserError: the batch is in a convolution's groups, or moves between devices.

@@ -97,7 +97,7 @@ def scheduled(program: Program, name: str = "ENTRY", times: int = 1) -> Iterator
 def inside(program: Program, op: Op, computation: Computation) -> Iterator[tuple[Op, Computation]]:
     """Yields an operation with its computation, and the operations inside if it is a fusion or asynchronous."""
     yield op, computation
-    if op.kind in ("fusion", "async-start"):
+    if op.kind.removesuffix("-start") in ("fusion", "async"):
         for called in op.called():
             for within, where, _ in scheduled(program, called):
                 yield from inside(program, within, where)

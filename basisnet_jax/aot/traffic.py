@@ -30,14 +30,14 @@ def moved_bytes(program: Program, op: Op, computation: Computation) -> int:
 def _needed(program: Program, op: Op, computation: Computation, wanted: int) -> list[int]:
     """Returns how many elements of each operand an operation reads to give `wanted` elements of its result."""
     sizes = [elements(computation[name].type) for name in op.operands]
-    if op.kind in ("fusion", "async-start"):
+    if op.kind.removesuffix("-start") in ("fusion", "async"):
         return _parameters_needed(program, program[op.called()[0]])
     if op.kind.startswith(_WHOLE):
         return sizes
     if op.kind == "reduce":
         return [size * wanted // max(elements(op.type), 1) for size in sizes]
-    if op.kind.endswith("slice-start"):  # the type has the operand and the result
-        wanted = min(elements(array) for array in arrays(op.type)[:2])
+    if op.kind.endswith("slice-start"):  # its type has the operands, then the result
+        wanted = elements(arrays(op.type)[len(op.operands)])
     return [min(wanted, size) for size in sizes]
 
 

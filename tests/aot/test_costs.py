@@ -204,6 +204,7 @@ ENTRY %main (x: f32[8,100], y: f32[100], r: f32[1,100], i: s32[]) -> f32[100] {
   %put = f32[8,100]{1,0} fusion(%x, %r, %i), kind=kLoop, calls=%update
   %start = ((f32[8,100]{1,0}), f32[1,100]{1,0}, u32[]) slice-start(%x), slice={[3:4], [0:100]}
   %done = f32[1,100]{1,0} slice-done(%start)
+  %begin = ((f32[8,100]{1,0}, s32[], s32[]), f32[1,100]{1,0}, u32[]) dynamic-slice-start(%x, %i, %i)
   ROOT %sent = f32[8,100]{1,0} custom-call(%x, %y), custom_call_target="unknown"
 }
 """
@@ -221,6 +222,7 @@ ENTRY %main (x: f32[8,100], y: f32[100], r: f32[1,100], i: s32[]) -> f32[100] {
         ("put", 100 + 1, 100),  # the row and where it goes; the rest of x stays where it is
         ("start", 100, 0),
         ("done", 0, 100),
+        ("begin", 100 + 2, 0),
         ("sent", 900, 800),
     ],
 )
