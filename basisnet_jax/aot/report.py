@@ -51,7 +51,7 @@ def table(report: dict[str, Any]) -> str:
         f"{report['what']} step on {slices}{report['topology']}: {report['chips']} chips, {report['hosts']} hosts, "
         f"{images['step']} images a step, {images['per_chip']} a chip, fsdp {report['fsdp']}",
         "",
-        "memory of a device, GiB: " + ", ".join(f"{name} {size / GIB:.2f}" for name, size in memory.items()),
+        "memory of a device, GiB: " + ", ".join(f"{name} {size / GIB:.3f}" for name, size in memory.items()),
         f"  (available: {report['usable_memory']}) -> {'fits' if report['fits'] else 'DOES NOT FIT'}",
     ]
     largest = report.get("largest_per_chip_batch")
