@@ -80,6 +80,13 @@ setuptools.setup(
         "tpu": [*FRAMEWORK, f"jax[tpu]{JAX}"],
         "cuda12": [*FRAMEWORK, f"jax[cuda12]{JAX}"],
         "cuda13": [*FRAMEWORK, f"jax[cuda13]{JAX}"],
+        # What compiles for NVIDIA GPUs where there is none: the plugin, ptxas and libdevice, without CUDA's libraries.
+        "gpu-compile": [
+            *FRAMEWORK,
+            f"jax-cuda13-plugin{JAX}",
+            "nvidia-cuda-nvcc>=13.0.48",
+            "nvidia-nvvm>=13.0",
+        ],
         # Only files of weights and photographs. MobileNetV2's package is not here: weights/pretrained.py says why.
         "pretrained": [
             *FRAMEWORK,

@@ -29,7 +29,9 @@ import jax
 import jax.numpy as jnp
 
 from basisnet_jax.aot import hlo
-from basisnet_jax.aot.topology import Chip, devices_of
+from basisnet_jax.aot.chips import Chip
+from basisnet_jax.aot.costs import costs
+from basisnet_jax.aot.topology import devices_of
 from basisnet_jax.host import mesh as mesh_lib
 from basisnet_jax.models import architectures, routing
 from basisnet_jax.models.layers import Backbone
@@ -114,8 +116,7 @@ def estimate(step: Callable, arguments: tuple, chip: Chip, dumped: pathlib.Path)
         path.unlink()
 
     program = hlo.parse(compiled.as_text())
-    rates = {"clock": chip.clock, "bandwidth": chip.bandwidth, "ring": chip.network, "devices": 1}
-    total = hlo.costs(program, lambda label: "", **rates)[""]
+    total = costs(program, lambda label: "", chip)[""]
     kernels = 0.0
     for op, computation, times in hlo.scheduled(program):
         if "tpu_custom_call" in op.attributes:
@@ -127,7 +128,7 @@ def estimate(step: Callable, arguments: tuple, chip: Chip, dumped: pathlib.Path)
         "cycles": total.cycles,
         "kernels": kernels,
         "seconds": total.seconds,
-        "hbm_bytes": total.hbm_bytes,
+        "hbm_bytes": total.memory_bytes,
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "compile_seconds": seconds,
     }

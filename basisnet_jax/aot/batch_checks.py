@@ -8,6 +8,7 @@ from typing import Any
 import jax.extend.core
 
 from basisnet_jax.aot import hlo
+from basisnet_jax.aot.collectives import collective
 from basisnet_jax.errors import UserError
 
 
@@ -110,7 +111,7 @@ def batch_gathers(program: hlo.Program, is_batch: Callable[[str], bool]) -> list
             return run(op.called()[0], inputs)
         if op.kind == "async-start":
             return holds(run(op.called()[0], inputs))
-        if hlo.collective(op) and holds(inputs):
+        if collective(op) and holds(inputs):
             moving[op.label or _label_nearby(op, computation)] = None
         return holds(inputs)
 

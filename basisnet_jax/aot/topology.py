@@ -1,9 +1,9 @@
-"""TPU topologies by name, to compile for without a TPU: their devices, and the figures of their chips.
+"""The devices of a topology that is named, to compile for without having them.
 
-Only libtpu (the extra [tpu]) knows the topologies; it compiles without a TPU.
+Only libtpu (the extra [tpu]) knows TPUs, and only JAX's plugin for CUDA (the extra [gpu-compile]) compiles for NVIDIA
+GPUs. Both compile without a device and without a driver.
 """
 
-import dataclasses
 import importlib.util
 import math
 import os
@@ -12,79 +12,82 @@ import re
 import jax
 from jax.experimental import topologies
 
+from basisnet_jax.aot.chips import GPUS, TPUS, Chip, Gpu, Tpu
 from basisnet_jax.errors import UserError
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chip:
-    """The figures of a chip. `hbm_gib` is what libtpu 0.0.42 lets a program use, by its error where one needs more."""
-
-    axes: int  # dimensions of the pod's network (2 or 3)
-    pod: int  # chips in the largest slice
-    devices: int = 1  # devices that JAX sees in a chip: its cores, where they do not work as one
-    hbm_gib: float  # memory of a device
-    clock: float  # Hz: peak bfloat16 rate / (2 * units' side**2 * units)
-    bandwidth: float  # of a chip's HBM, in bytes a second
-    network: float  # bytes a second that a chip can send to others of its slice
-    outside: float | None = None  # bytes a second that a chip can send to other slices: its part of the host's share
-
-    def per_device(self, rate: float) -> float:
-        """Returns the rate of one device from the rate of a chip."""
-        return rate / self.devices
-
-
-# Published: Cloud TPU's pages on system architecture (v4, v5e, v5p, v6e); Jouppi et al., CACM 63(7), 2020 (v2, v3).
-CHIPS = {
-    "v2": Chip(axes=2, pod=256, devices=2, hbm_gib=7.48, clock=0.70e9, bandwidth=700e9, network=248e9),
-    "v3": Chip(axes=2, pod=1024, devices=2, hbm_gib=15.48, clock=0.94e9, bandwidth=900e9, network=328e9),
-    "v4": Chip(axes=3, pod=4096, hbm_gib=30.75, clock=1.05e9, bandwidth=1228e9, network=300e9),
-    "v5e": Chip(axes=2, pod=256, hbm_gib=15.75, clock=1.50e9, bandwidth=819e9, network=200e9, outside=3.1e9),
-    "v5p": Chip(axes=3, pod=8960, hbm_gib=95.74, clock=1.75e9, bandwidth=2765e9, network=600e9),
-    "v6e": Chip(axes=2, pod=256, hbm_gib=31.25, clock=1.75e9, bandwidth=1640e9, network=400e9, outside=12.5e9),
-}
-FORMS = "v5e:2x4 to v5e:16x16 (v2, v3 and v6e likewise) or v4:2x2x1 (v5p likewise), the chips along each axis"
-INSTALL = "pip install -e '.[tpu]'"
+TPU_FORMS = "v5e:2x4 to v5e:16x16 (v2, v3 and v6e likewise) or v4:2x2x1 (v5p likewise), the chips along each axis"
+GPU_FORMS = f"h100:1 to h100:8 ({', '.join(name for name in GPUS if name != 'h100')} likewise), the GPUs of a host"
+INSTALL_TPU = "pip install -e '.[tpu]'"
+INSTALL_GPU = "pip install -e '.[gpu-compile]'"
 
 
 def devices_of(topology: str, slices: int = 1) -> tuple[list[jax.Device], Chip]:
-    """Returns the devices of all slices, to compile for, and the figures of their chips.
+    """Returns the devices of all slices or hosts, to compile for, and the figures of their chips.
 
     Args:
-      topology: topology of one slice, such as 'v5e:16x16'.
-      slices: number of slices.
+      topology: a TPU slice, such as 'v5e:16x16', or a host with GPUs, such as 'h100:8'.
+      slices: number of such slices or hosts.
 
     Raises:
-      UserError: libtpu is not installed, or there is no such topology.
+      UserError: the compiler is not installed, or there is no such topology.
     """
     kind, _, shape = topology.partition(":")
-    if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", shape):
-        raise UserError(f"--topology={topology!r} is not a TPU topology; the forms are {FORMS}.")
-    chip, sides = CHIPS[kind], [int(side) for side in shape.split("x")]
-    if len(sides) != chip.axes or not 1 <= math.prod(sides) <= chip.pod:
+    known = re.fullmatch(r"\d+(x\d+)*", shape) if kind in TPUS else re.fullmatch(r"\d+", shape)
+    if kind not in TPUS | GPUS or not known:
         raise UserError(
-            f"--topology={topology!r}: a {kind} slice has {chip.axes} axes and at most {chip.pod} chips; "
-            f"the forms are {FORMS}."
+            f"--topology={topology!r} is not a topology of TPUs or GPUs; the forms are {TPU_FORMS}; and {GPU_FORMS}."
         )
     if slices < 1:
         raise UserError(f"--slices={slices}: must be at least 1.")
-    _load_libtpu()
+    if kind in TPUS:
+        return _tpu_devices(topology, TPUS[kind], [int(side) for side in shape.split("x")], slices), TPUS[kind]
+    return _gpu_devices(topology, GPUS[kind], int(shape), slices), GPUS[kind]
+
+
+def _tpu_devices(topology: str, chip: Tpu, sides: list[int], slices: int) -> list[jax.Device]:
+    kind = topology.partition(":")[0]
+    if len(sides) != chip.axes or not 1 <= math.prod(sides) <= chip.pod:
+        raise UserError(
+            f"--topology={topology!r}: a {kind} slice has {chip.axes} axes and at most {chip.pod} chips; "
+            f"the forms are {TPU_FORMS}."
+        )
+    _load_libtpu(topology)
     options: dict[str, object] = {"num_slices": slices}
     if kind == "v4":
         options["chip_config_name"] = "megacore"  # a chip's two cores are one device, as on Cloud TPUs
     if math.prod(sides) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return topologies.get_topology_desc(topology, platform="tpu", **options).devices, chip
+        return topologies.get_topology_desc(topology, platform="tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
-        raise UserError(f"--topology={topology!r} is not known to libtpu ({reason}); the forms are {FORMS}.") from None
+        raise UserError(
+            f"--topology={topology!r} is not known to libtpu ({reason}); the forms are {TPU_FORMS}."
+        ) from None
 
 
-def _load_libtpu() -> None:
+def _gpu_devices(topology: str, chip: Gpu, gpus: int, hosts: int) -> list[jax.Device]:
+    if not 1 <= gpus <= chip.a_host:
+        raise UserError(
+            f"--topology={topology!r}: a host has at most {chip.a_host} GPUs; for more hosts add --slices=2, and so on."
+        )
+    if not any(importlib.util.find_spec(name) for name in ("jax_cuda13_plugin", "jax_cuda12_plugin")):
+        raise UserError(
+            f"--topology={topology} needs JAX's plugin for CUDA, the GPU's compiler, but no GPU; install it with "
+            f"`{INSTALL_GPU}`."
+        )
+    # Else JAX looks for a GPU, and refuses to compile for one that is not here.
+    jax.config.update("jax_platforms", "cpu")
+    return topologies.get_topology_desc(
+        topology, platform="cuda", target_config=chip.target_config(), topology=f"1x{hosts}x{gpus}"
+    ).devices
+
+
+def _load_libtpu(topology: str) -> None:
     """Prepares the process to compile for TPUs, and for nothing else: a TPU on this machine is left alone."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"--mode=compile needs libtpu, the TPU's compiler, but no TPU; install libtpu with `{INSTALL}`."
+            f"--topology={topology} needs libtpu, the TPU's compiler, but no TPU; install libtpu with `{INSTALL_TPU}`."
         )
     jax.config.update("jax_platforms", "cpu")
     for name, value in {

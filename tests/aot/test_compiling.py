@@ -1,4 +1,4 @@
-"""What a compiled program costs, what must not be in it, and the whole way to a TPU that is not here."""
+"""What must not be in a compiled program, and the whole way to a TPU or a GPU that is not here."""
 
 import importlib.util
 import json
@@ -7,113 +7,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from basisnet_jax.aot import batch_checks, compiling, hlo, topology
+from basisnet_jax.aot import batch_checks, chips, compiling, hlo, report, topology
+from basisnet_jax.aot.costs import costs
 from basisnet_jax.config import validate
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.host import mesh as mesh_lib
-
-# Written by hand in the form of the TPU compiler's: a loop of three fusions, a prefetch into VMEM, a sum over devices.
-PROGRAM = """HloModule jit_train_step, is_scheduled=true
-
-%scale (p.0: f32[16,200]) -> f32[16,200] {
-  %p.0 = f32[16,200]{1,0:T(8,128)} parameter(0)
-  ROOT %multiply.1 = f32[16,200]{1,0:T(8,128)} multiply(%p.0, %p.0), metadata={op_name="jit(train_step)/x"}
-}
-
-%body (carry.1: (s32[], f32[16,200])) -> (s32[], f32[16,200]) {
-  %carry.1 = (s32[], f32[16,200]{1,0:T(8,128)}) parameter(0)
-  %i.1 = s32[] get-tuple-element(%carry.1), index=0
-  %x.1 = f32[16,200]{1,0:T(8,128)} get-tuple-element(%carry.1), index=1
-  %fusion.1 = f32[16,200]{1,0:T(8,128)} fusion(%x.1), kind=kLoop, calls=%scale, metadata={op_name="jit(train_step)/jvp(BasisNet)/specialist/block03/depthwise/mul"}, backend_config={"window_config":{"estimated_cycles":"1000"},"iteration_data":{"estimated_cycles":"7"}}
-  ROOT %tuple.1 = (s32[], f32[16,200]{1,0:T(8,128)}) tuple(%i.1, %fusion.1)
-}
-
-%condition (carry.2: (s32[], f32[16,200])) -> pred[] {
-  %carry.2 = (s32[], f32[16,200]{1,0:T(8,128)}) parameter(0)
-  ROOT %less.1 = pred[] constant(true)
-}
-
-ENTRY %main.1_spmd (param.0: bf16[40], param.1: f32[16,200]) -> (f32[16,200], f32[16,200]) {
-  %param.0 = bf16[40]{0:T(128)(2,1)} parameter(0), metadata={op_name="state.params[\\'specialist\\'][\\'stem\\'][\\'kernel\\']"}
-  %param.1 = f32[16,200]{1,0:T(8,128)} parameter(1), metadata={op_name="batch[\\'image\\']"}
-  %copy-start.1 = (bf16[40]{0:T(128)(2,1)S(1)}, bf16[40]{0:T(128)(2,1)}, u32[]{:S(2)}) copy-start(%param.0)
-  %zero.1 = s32[] constant(0)
-  %tuple.2 = (s32[], /*index=1*/f32[16,200]{1,0:T(8,128)}) tuple(%zero.1, %param.1)
-  %while.1 = (s32[], f32[16,200]{1,0:T(8,128)}) while(%tuple.2), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
-  %copy-done.1 = bf16[40]{0:T(128)(2,1)S(1)} copy-done(%copy-start.1)
-  %x.2 = f32[16,200]{1,0:T(8,128)} get-tuple-element(%while.1), index=1
-  %custom-call.1 = f32[16,200]{1,0:T(8,128)} custom-call(%x.2, %copy-done.1), custom_call_target="tpu_custom_call", metadata={op_name="jit(train_step)/jvp(BasisNet)/preview/stem/pallas_call"}
-  %all-reduce.1 = f32[16,200]{1,0:T(8,128)} all-reduce(%custom-call.1), replica_groups=[2,4]<=[8], to_apply=%scale
-  ROOT %tuple.3 = (f32[16,200]{1,0:T(8,128)}, f32[16,200]{1,0:T(8,128)}) tuple(%x.2, %all-reduce.1)
-}
-"""  # noqa: E501
-
-
-def test_costs_of_a_program_written_by_hand():
-    program = hlo.parse(PROGRAM)
-    assert list(program) == ["scale", "body", "condition", "ENTRY"]
-    got = hlo.costs(program, compiling.group_of, clock=1e6, bandwidth=1e9, ring=1e6, devices=8)
-    padded = 16 * 256 * 4  # a row of 200 fills two tiles of 128 lanes
-    assert set(got) == {"copies", "depthwise", "preview, coefficients", "collectives"}
-    # The prefetch reads HBM, padded to a tile of 128, and writes VMEM.
-    assert (got["copies"].cycles, got["copies"].hbm_bytes) == (0, 128 * 2)
-    depthwise = got["depthwise"]
-    assert (depthwise.cycles, depthwise.hbm_bytes, depthwise.unestimated) == (3 * 1000, 3 * 2 * padded, 0)
-    assert depthwise.seconds == pytest.approx(3 * 1e-3)  # the cycles take longer than the bytes
-    kernel = got["preview, coefficients"]
-    assert (kernel.cycles, kernel.hbm_bytes, kernel.unestimated) == (0, 2 * padded, 1)
-    assert kernel.seconds == pytest.approx(2 * padded / 1e9)
-    # A ring of four sends each of four shares three times, twice over; unpadded.
-    sent = 16 * 200 * 4 * 3 // 4 * 2
-    assert got["collectives"].network_bytes == sent
-    assert got["collectives"].seconds == pytest.approx(sent / 1e6)
-
-
-@pytest.mark.parametrize(
-    ("line", "sent"),
-    [
-        ("all-gather(%x), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}", 3 * 400),
-        ("all-gather(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}", 3 * 400),
-        ("all-gather(%x), replica_groups=mesh['a'=2,'b'=4] {'a','b'}, dimensions={0}", 7 * 400),
-        ("all-reduce-start(%x), replica_groups={}, to_apply=%add", 2 * 7 * 50),
-        ("reduce-scatter(%x), replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%add", 7 * 50),
-        ("all-to-all(%x), replica_groups=[4,2]<=[8], dimensions={0}", 200),
-        ("collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}", 400),
-        ("add(%x, %x)", 0),
-    ],
-)
-def test_what_a_collective_sends(line, sent):
-    lines = [
-        "ENTRY %main (x: f32[100]) -> f32[100] {",
-        "%x = f32[100]{0} parameter(0)",
-        f"ROOT %y = f32[100]{{0}} {line}",
-    ]
-    program = hlo.parse("\n".join([*lines, "}"]))
-    assert hlo.sent_bytes(program["ENTRY"]["y"], program["ENTRY"], devices=8) == sent
-
-
-@pytest.mark.parametrize(
-    ("label", "group"),
-    [
-        ("jit(train_step)/jvp(BasisNet)/specialist/block03/depthwise_norm/batch_norm/reduce_sum", "norm, activation"),
-        ("jit(train_step)/transpose(jvp(BasisNet))/specialist/block03/project/bio,bn->nio/dot_general", "project"),
-        ("jit(train_step)/jvp(BasisNet)/specialist/block11/squeeze_excite/reduce/dot_general", "squeeze-excite"),
-        ("jit(train_step)/jvp(BasisNet)/specialist/stem/stem._plain/conv_general_dilated", "stem"),
-        ("jit(eval_step)/BasisNet/specialist/classifier/dot_general", "head"),
-        ("jit(train_step)/jvp(BasisNet)/preview/block00/expand/conv_general_dilated", "preview, coefficients"),
-        ("jit(train_step)/jvp(BasisNet)/coefficients/dot_general", "preview, coefficients"),
-        ("state.params['specialist']['block00']['expand']['bases']", "expand"),
-        ("state.opt_state[1][0].nu['specialist']['block00']['expand']['bases']", "optimizer, averages"),
-        ("jit(train_step)/add;jit(train_step)/mul", "optimizer, averages"),
-        ("jit(train_step)/jit(_where)/select_n", "optimizer, averages"),
-        ("jit(train_step)/jvp(BasisNet)/specialist/block03/add", "rest"),
-        ("", "copies"),
-    ],
-)
-def test_the_group_of_an_operation(label, group):
-    assert compiling.group_of(label) == group
 
 
 def gathers(function, weights_sharding, out_sharding=None):
@@ -227,15 +127,52 @@ def test_the_largest_batch_that_fits(needed, available, start):
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:", "v9:2x2", "v5e:2xtwo", "v5e:2x2x2", "v4:2x2", "v6e:32x32", "v5e:0x4"])
-def test_an_unknown_topology_is_told_the_forms(name):
+def test_an_unknown_tpu_topology_is_told_the_forms(name):
     with pytest.raises(UserError, match=r"v5e:2x4 to v5e:16x16 .* or v4:2x2x1"):
         topology.devices_of(name)
 
 
-def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize("name", ["h101:8", "h100", "h100:", "h100:2x4", "h100:eight", "gpu:8"])
+def test_an_unknown_gpu_is_told_the_forms(name):
+    with pytest.raises(UserError, match=rf"{name}.*h100:1 to h100:8 \(a100-80gb, h200, b200, l4, rtx4090 likewise\)"):
+        topology.devices_of(name)
+
+
+@pytest.mark.parametrize("name", ["h100:0", "a100-80gb:16"])
+def test_a_host_has_at_most_eight_gpus(name):
+    with pytest.raises(UserError, match=rf"{name}.*: a host has at most 8 GPUs; for more hosts add --slices=2"):
+        topology.devices_of(name)
+
+
+def test_without_the_compiler_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"install libtpu with `pip install -e '\.\[tpu\]'`"):
         topology.devices_of("v5e:2x4")
+    with pytest.raises(UserError, match=r"h100:8 needs JAX's plugin .* with `pip install -e '\.\[gpu-compile\]'`"):
+        topology.devices_of("h100:8")
+
+
+def test_jax_takes_a_share_of_a_gpu_s_memory():
+    h100 = chips.GPUS["h100"]
+    assert chips.usable_bytes(h100, {}) == 84942979072 * 3 // 4
+    old, new = "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION"
+    assert chips.usable_bytes(h100, {old: ".5"}) == 84942979072 // 2
+    assert chips.usable_bytes(h100, {old: ".5", new: "0.25"}) == 84942979072 // 4
+    assert chips.usable_bytes(chips.TPUS["v5e"], {new: "0.25"}) == int(15.75 * 2**30)
+    for share in ("1.5", "0", "-1", "half"):
+        with pytest.raises(UserError, match=rf"{new}='{share}' must be a number above 0 and up to 1"):
+            chips.usable_bytes(h100, {new: share})
+
+
+@pytest.mark.parametrize("name", list(chips.GPUS))
+def test_the_description_of_a_gpu_agrees_with_its_published_figures(name):
+    """Peak rates follow from multiprocessors, clock and units: 2 * lanes * cores * clock in float32."""
+    gpu = chips.GPUS[name]
+    float32 = {"a100-80gb": 19.5, "h100": 66.9, "h200": 66.9, "b200": 74.4, "l4": 30.3, "rtx4090": 82.6}[name] * 1e12
+    assert 2 * gpu.architecture.lanes * gpu.cores * gpu.boost == pytest.approx(float32, rel=0.01)
+    text = gpu.target_config()
+    assert text.count("{") == text.count("}") == 3
+    assert f"core_count: {gpu.cores}\n" in text
 
 
 def test_the_batch_of_a_chip(config):
@@ -259,10 +196,10 @@ def test_the_evaluation_step_is_compiled_as_it_would_run(config, tmp_path, monke
         programs.append(compiled)
         return {"seconds_per_step": 1.0}
 
-    chip = topology.Chip(axes=2, pod=4, hbm_gib=1.0, clock=1.0, bandwidth=1.0, network=1.0)
+    chip = chips.Chip(memory_gib=1.0, flops=1.0, bandwidth=1.0, network=1.0)
     monkeypatch.setattr(compiling, "devices_of", lambda *_: (jax.devices()[:3], chip))
     monkeypatch.setattr(compiling, "estimate", estimate)
-    monkeypatch.setattr(compiling, "table", lambda bill: bill["images"])
+    monkeypatch.setattr(report, "table", lambda bill: bill["images"])
     images = compiling.compile_for(config, str(tmp_path), compiling.Target(topology="three devices", what="eval"))
     assert images == {"step": 18, "per_chip": 6}
     ((_, _, batch), _) = programs[0].in_avals
@@ -282,6 +219,67 @@ def test_sizes_of_data_that_is_not_here(tmp_path):
         datasets.describe_dataset("cifar10", str(tmp_path), "train", "test")
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_does_not_fit_on_a_gpu_is_told_what_fits(config, monkeypatch, fits):
+    """A GPU's compiler does not refuse a program that is too large; another program stands in for a GPU's here."""
+    memory = {"peak": int(0.75 * chips.GPUS["h100"].memory_gib * 2**30) + (0 if fits else 2**30)}
+    monkeypatch.setattr(compiling, "compile_step", lambda *_: (jax.jit(jnp.sin).lower(1.0).compile(), memory))
+    experiment = make_experiment(validate(config), jax.devices()[:2])
+    target = compiling.Target(topology="h100:2")
+    described = compiling.describe(experiment, chips.GPUS["h100"], target)
+    assert described["fits"] == fits
+    printed = report.table(described)
+    assert ("images/s" in printed) == fits
+    assert printed.endswith("or a chip with more memory (h200, b200)") != fits
+
+
+needs_plugin = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None, reason="JAX's plugin for CUDA is the extra [gpu-compile]"
+)
+
+
+@needs_plugin
+def test_a_step_for_gpus_that_are_not_here(config, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    target = compiling.Target(topology="h100:2", slices=2, per_chip_batch=4, price=2.0)
+    printed = compiling.compile_for(config, str(tmp_path), target)
+    bill = json.loads((tmp_path / "compile.json").read_text())
+    assert bill["fits"]
+    assert (bill["chips"], bill["hosts"], bill["images"]) == (4, 2, {"step": 16, "per_chip": 4})
+    assert bill["memory_bytes_per_device"]["available"] == 84942979072 * 3 // 4
+    parameters = make_experiment(config).cost().parameters
+    assert 4 * parameters < bill["memory_bytes_per_device"]["arguments"] < 2**22
+    assert sum(group["launches"] for group in bill["groups"].values()) == bill["total"]["launches"] > 100
+    assert bill["groups"]["depthwise"]["launches"] > 0
+    # A ring of four sends 3/4 of the gradients twice, and sums of batch norm; each host passes that on by two cards.
+    sent = bill["total"]["network_bytes"]
+    assert 2 * 3 / 4 * 4 * parameters < sent < 2 * 3 / 4 * 4 * parameters + 2**16
+    assert bill["total"]["outside_bytes"] == bill["between"]["bytes"] == pytest.approx(sent / 2, rel=0.01)
+    # Three times the forward pass, and what synthesis adds.
+    assert bill["total"]["flops"] > 2 * 4 * make_experiment(config).cost().total
+    assert bill["seconds_per_step"] > 4e-6 * bill["total"]["launches"]
+    assert bill["epoch_price"] == pytest.approx(2.0 * 4 * bill["epoch_hours"])
+    for text in ("2 x h100:2: 4 chips, 2 hosts", "fits", "launches", "between hosts", "Too low: "):
+        assert text in printed
+
+
+@needs_plugin
+@pytest.mark.parametrize("name", list(chips.GPUS))
+def test_every_gpu_is_compiled_for(name):
+    devices, _ = topology.devices_of(f"{name}:2", slices=2)
+    assert [device.process_index for device in devices] == [0, 0, 1, 1]
+    shape = jax.ShapeDtypeStruct((64, 64), jnp.bfloat16, sharding=mesh_lib.replicated(mesh_lib.make_mesh(devices)))
+    program = hlo.parse(jax.jit(lambda x: jnp.tanh(x @ x)).lower(shape).compile().as_text())
+    assert sum(cost.launches for cost in costs(program, str, chips.GPUS[name]).values()) in (1, 2)
+
+
+@needs_plugin
+def test_a_batch_that_does_not_divide_over_the_gpus_is_told_what_does(config, tmp_path):
+    with pytest.raises(UserError, match=r"batch_size.*16.*does not divide over 3 devices; use 15 or 18"):
+        compiling.compile_for(config, str(tmp_path), compiling.Target(topology="h100:3"))
+
+
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is the extra [tpu]")
 
 
@@ -292,9 +290,9 @@ def test_a_step_for_a_tpu_that_is_not_here(config, tmp_path):
     bill = json.loads((tmp_path / "compile.json").read_text())
     assert bill["fits"]
     assert (bill["chips"], bill["hosts"], bill["images"]) == (4, 1, {"step": 16, "per_chip": 4})
-    assert bill["hbm_bytes_per_device"]["available"] == int(15.75 * 2**30)
+    assert bill["memory_bytes_per_device"]["available"] == int(15.75 * 2**30)
     # Averages and statistics of all parameters, and four images of 8x8, are what a device is given.
-    assert 4 * make_experiment(config).cost().parameters < bill["hbm_bytes_per_device"]["arguments"] < 2**22
+    assert 4 * make_experiment(config).cost().parameters < bill["memory_bytes_per_device"]["arguments"] < 2**22
     assert sum(group["cycles"] for group in bill["groups"].values()) == bill["total"]["cycles"] > 0
     assert bill["groups"]["depthwise"]["cycles"] > 0
     assert bill["seconds_per_step"] == pytest.approx(16 / bill["images_per_second"])

@@ -29,7 +29,7 @@ from tests.system.doc_commands import ROOT, Command
 pytestmark = pytest.mark.one_jax
 
 
-EXTRAS = re.compile(r"\.\[([a-z,]+)\]")
+EXTRAS = re.compile(r"\.\[([a-z,-]+)\]")
 FIELDS = config_lib.flatten(config_lib.default())
 
 
@@ -116,7 +116,7 @@ def check_make(command: Command) -> None:
 
 
 def check_pip(command: Command) -> None:
-    known = set(re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(), re.M))
+    known = set(re.findall(r'^        "([\w-]+)": ', (ROOT / "setup.py").read_text(), re.M))
     for extras in EXTRAS.findall(command.text):
         assert set(extras.split(",")) <= known, f"{command}: setup.py has the extras {', '.join(sorted(known))}"
 
