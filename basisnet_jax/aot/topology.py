@@ -17,7 +17,11 @@ from basisnet_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """The figures of a chip. `hbm_gib` is what libtpu 0.0.42 lets a program use, by its error where one needs more."""
+    """The figures of a chip.
+
+    `hbm_gib` is what libtpu 0.0.42 lets a program use, by its error where one needs more. libtpu 0.0.50 says at most
+    0.01 GiB less.
+    """
 
     axes: int  # dimensions of the pod's network (2 or 3)
     pod: int  # chips in the largest slice
@@ -33,7 +37,7 @@ class Chip:
         return rate / self.devices
 
 
-# Published: Cloud TPU's pages on system architecture (v4, v5e, v5p, v6e); Jouppi et al., CACM 63(7), 2020 (v2, v3).
+# Published: Cloud TPU's pages on system architecture (v4 and later); Jouppi et al., CACM 63(7), 2020 (v2, v3).
 CHIPS = {
     "v2": Chip(axes=2, pod=256, devices=2, hbm_gib=7.48, clock=0.70e9, bandwidth=700e9, network=248e9),
     "v3": Chip(axes=2, pod=1024, devices=2, hbm_gib=15.48, clock=0.94e9, bandwidth=900e9, network=328e9),
@@ -41,8 +45,11 @@ CHIPS = {
     "v5e": Chip(axes=2, pod=256, hbm_gib=15.75, clock=1.50e9, bandwidth=819e9, network=200e9, outside=3.1e9),
     "v5p": Chip(axes=3, pod=8960, hbm_gib=95.74, clock=1.75e9, bandwidth=2765e9, network=600e9),
     "v6e": Chip(axes=2, pod=256, hbm_gib=31.25, clock=1.75e9, bandwidth=1640e9, network=400e9, outside=12.5e9),
+    "tpu7x": Chip(
+        axes=3, pod=9216, devices=2, hbm_gib=94.75, clock=2.2e9, bandwidth=7380e9, network=600e9, outside=12.5e9
+    ),
 }
-FORMS = "v5e:2x4 to v5e:16x16 (v2, v3 and v6e likewise) or v4:2x2x1 (v5p likewise), the chips along each axis"
+FORMS = "v5e:2x4 to v5e:16x16 (v2, v3 and v6e likewise) or v4:2x2x1 (v5p and tpu7x likewise), the chips along each axis"
 INSTALL = "pip install -e '.[tpu]'"
 
 
