@@ -43,8 +43,13 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> ml_collections.ConfigDict:
     """tests/configs/tiny.py, with the digits prepared once in a folder of the tests' own."""
-    config = tiny.get_config()
-    config.data.dir = str(shared_folder(tmp_path_factory) / "tensorflow_datasets")
+    config, folder = tiny.get_config(), shared_folder(tmp_path_factory) / "tensorflow_datasets"
+    config.data.dir = str(folder)
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            from basisnet_jax.data.datasets import open_dataset
+
+            open_dataset(config.data.name, config.data.dir, "train", "test")
     return config
 
 
