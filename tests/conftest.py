@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the tests' time is compilation, so XLA's passes run, and LLVM is told not to optimize what they give it.
@@ -23,6 +24,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["KERAS_BACKEND"] = "jax"  # of the networks that ours are compared with
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+import filelock
 import ml_collections
 import pytest
 
@@ -31,10 +33,23 @@ from tests.configs import tiny
 TRAINED_RATE = 0.03
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Returns a folder that all of pytest's worker processes share."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    shared.mkdir(exist_ok=True)
+    return shared
+
+
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> ml_collections.ConfigDict:
     """tests/configs/tiny.py, with the digits prepared once in a folder of the tests' own."""
-    config = tiny.get_config()
-    config.data.dir = str(tmp_path_factory.getbasetemp() / "tensorflow_datasets")
+    config, folder = tiny.get_config(), shared_folder(tmp_path_factory) / "tensorflow_datasets"
+    config.data.dir = str(folder)
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            from basisnet_jax.data.datasets import open_dataset
+
+            open_dataset(config.data.name, config.data.dir, "train", "test")
     return config
 
 
@@ -44,15 +59,29 @@ def config(tmp_path_factory) -> ml_collections.ConfigDict:
     return tiny_config(tmp_path_factory)
 
 
+def made_once(
+    name: str, tmp_path_factory: pytest.TempPathFactory, make: Callable[[pathlib.Path], None]
+) -> pathlib.Path:
+    """Returns this process's copy of a folder that `make` filled, in the first of pytest's processes that asks."""
+    shared = shared_folder(tmp_path_factory) / name
+    with filelock.FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            make(unfinished := tmp_path_factory.mktemp(name))
+            unfinished.rename(shared)  # so that one that failed is made again
+    return shutil.copytree(shared, tmp_path_factory.mktemp(name), dirs_exist_ok=True)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> pathlib.Path:
     """The workdir of a run of that config, trained once; its learning rate is high enough to learn something."""
     from basisnet_jax.loop.train import train
 
-    config, workdir = tiny_config(tmp_path_factory), tmp_path_factory.mktemp("trained")
-    config.optimizer.learning_rate = TRAINED_RATE
-    train(config, str(workdir))
-    return workdir
+    def make(workdir: pathlib.Path) -> None:
+        config = tiny_config(tmp_path_factory)
+        config.optimizer.learning_rate = TRAINED_RATE
+        train(config, str(workdir))
+
+    return made_once("trained", tmp_path_factory, make)
 
 
 EXPORTED_FORMATS = ("tflite", "stablehlo", *(("onnx",) if importlib.util.find_spec("tf2onnx") else ()))
@@ -66,12 +95,15 @@ def exported(trained, tmp_path_factory) -> tuple[pathlib.Path, str]:
     """
     from basisnet_jax.export.package import export_run
 
-    config, workdir = tiny_config(tmp_path_factory), tmp_path_factory.mktemp("exported")
-    shutil.copytree(trained, workdir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evaluation", "export"))
-    config.optimizer.learning_rate = TRAINED_RATE
-    config.export.formats = EXPORTED_FORMATS
-    printed = export_run(config, str(workdir))
-    return workdir / "export", printed
+    def make(workdir: pathlib.Path) -> None:
+        config = tiny_config(tmp_path_factory)
+        shutil.copytree(trained, workdir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evaluation", "export"))
+        config.optimizer.learning_rate = TRAINED_RATE
+        config.export.formats = EXPORTED_FORMATS
+        (workdir / "printed").write_text(export_run(config, str(workdir)))
+
+    workdir = made_once("exported", tmp_path_factory, make)
+    return workdir / "export", (workdir / "printed").read_text()
 
 
 def save_untrained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -33,13 +33,13 @@ class Chip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tpu(Chip):
-    """A TPU chip. `memory_gib` is what libtpu 0.0.42 lets a program use, by its error where one needs more."""
+    """A TPU chip. `memory_gib` is what libtpu 0.0.42 lets a program use, by its error; 0.0.50 says up to 0.01 less."""
 
     axes: int  # dimensions of the pod's network (2 or 3)
     pod: int  # chips in the largest slice
 
 
-# Published: Cloud TPU's pages on system architecture (v4, v5e, v5p, v6e); Jouppi et al., CACM 63(7), 2020 (v2, v3).
+# Published: Cloud TPU's pages on system architecture (v4 and later); Jouppi et al., CACM 63(7), 2020 (v2, v3).
 # The clock is flops / (2 * units' side**2 * units).
 TPUS = {
     "v2": Tpu(axes=2, pod=256, devices=2, memory_gib=7.48, flops=46e12, clock=0.70e9, bandwidth=700e9, network=248e9),
@@ -66,6 +66,17 @@ TPUS = {
         clock=1.75e9,
         bandwidth=1640e9,
         network=400e9,
+        outside=12.5e9,
+    ),
+    "tpu7x": Tpu(
+        axes=3,
+        pod=9216,
+        devices=2,
+        memory_gib=94.75,
+        flops=2307e12,
+        clock=2.2e9,
+        bandwidth=7380e9,
+        network=600e9,
         outside=12.5e9,
     ),
 }

@@ -15,7 +15,7 @@ from jax.experimental import topologies
 from basisnet_jax.aot.chips import GPUS, TPUS, Chip, Gpu, Tpu
 from basisnet_jax.errors import UserError
 
-TPU_FORMS = "v5e:2x4 to v5e:16x16 (v2, v3 and v6e likewise) or v4:2x2x1 (v5p likewise), the chips along each axis"
+TPU_FORMS = "v5e:2x4 to v5e:16x16 (v2, v3, v6e likewise) or v4:2x2x1 (v5p, tpu7x likewise), the chips along each axis"
 GPU_FORMS = f"h100:1 to h100:8 ({', '.join(name for name in GPUS if name != 'h100')} likewise), the GPUs of a host"
 INSTALL_TPU = "pip install -e '.[tpu]'"
 INSTALL_GPU = "pip install -e '.[gpu-compile]'"

@@ -302,6 +302,14 @@ def test_a_step_for_a_tpu_that_is_not_here(config, tmp_path):
 
 
 @needs_libtpu
+@pytest.mark.parametrize("kind", chips.TPUS)
+def test_a_chip_has_as_many_devices_as_libtpu_says(kind):
+    sides = ("2", "2", "1")[: chips.TPUS[kind].axes]
+    devices, chip = topology.devices_of(f"{kind}:{'x'.join(sides)}")
+    assert len(devices) == 4 * chip.devices
+
+
+@needs_libtpu
 def test_slices_are_the_outermost_axis():
     devices, chip = topology.devices_of("v5e:2x4", slices=2)
     mesh = mesh_lib.make_mesh(devices, fsdp=4)

@@ -135,9 +135,9 @@ def test_unfit_says_why_by_the_images_of_a_device():
         assert not pallas_common.reason_unsupported(1024, jnp.float32, 16)
 
 
-@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
 def test_compiles_for_tpus(topology):
-    """Four chips of each generation, the batch split over them: with the kernels, and nothing gathers the batch."""
+    """On four chips of each generation, the batch split over them: the kernels are used, nothing gathers the batch."""
     pytest.importorskip("libtpu")
     mesh = make_mesh(devices_of(topology)[0], fsdp=2)
     split, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec(("data", "fsdp")), PartitionSpec()))
@@ -152,7 +152,8 @@ def test_compiles_for_tpus(topology):
         return jax.grad(loss, argnums=(0, 1, 2, 3))(x, depthwise, pointwise, coefficients)
 
     for dtype, side in ((jnp.bfloat16, 5), (jnp.float32, 3)):
-        shapes = (512, 29, 29, 16), (4, side, side, 24), (4, 16, 24), (512, 4)
+        batch = 128 * mesh.size  # the lanes of each device
+        shapes = (batch, 29, 29, 16), (4, side, side, 24), (4, 16, 24), (batch, 4)
         dtypes = dtype, dtype, dtype, jnp.float32
         arguments = [jax.ShapeDtypeStruct(*a) for a in zip(shapes, dtypes, strict=True)]
         step = jax.jit(with_mesh_in_context(mesh, gradients), in_shardings=(split, whole, whole, split))
