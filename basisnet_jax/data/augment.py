@@ -73,30 +73,25 @@ def _histograms(image: np.ndarray) -> np.ndarray:
     return np.stack([cv2.calcHist([image], [c], None, [256], [0, 256]).ravel() for c in channels]).astype(np.int64)
 
 
-def _extremes(counts_Cx256: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the lowest and the highest value that each channel has: int[C], int[C]."""
-    present = counts_Cx256 > 0
-    return present.argmax(1), 255 - present[:, ::-1].argmax(1)
-
-
 def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Stretches the values of each channel to 0..255."""
-    lowest_C, highest_C = _extremes(_histograms(image))
-    spread_C = highest_C > lowest_C
-    scale_C = np.where(spread_C, 255.0 / np.maximum(highest_C - lowest_C, 1), 1.0)
-    offset_C = np.where(spread_C, lowest_C * scale_C, 0.0)
-    return _look_up(image, np.arange(256.0)[:, None] * scale_C - offset_C)
+    table_256xC = np.tile(np.arange(256.0)[:, None], image.shape[2])
+    for channel, counts_256 in enumerate(_histograms(image)):
+        present = np.flatnonzero(counts_256)
+        if present[-1] > present[0]:
+            scale = 255.0 / (present[-1] - present[0])
+            table_256xC[:, channel] = table_256xC[:, channel] * scale - present[0] * scale
+    return _look_up(image, table_256xC)
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
     """Spreads each channel's values so that all are about equally frequent."""
-    counts_Cx256 = _histograms(image)
-    _, highest_C = _extremes(counts_Cx256)
-    counted_C = counts_Cx256.sum(1) - counts_Cx256[np.arange(len(highest_C)), highest_C]
-    step_Cx1 = counted_C[:, None] // 255
-    below_Cx256 = np.cumsum(counts_Cx256, axis=1) - counts_Cx256
-    table_Cx256 = np.where(step_Cx1, (below_Cx256 + step_Cx1 // 2) // np.maximum(step_Cx1, 1), np.arange(256))
-    return _look_up(image, table_Cx256.T)
+    table_256xC = np.tile(np.arange(256)[:, None], image.shape[2])
+    for channel, counts_256 in enumerate(_histograms(image)):
+        step = (counts_256.sum() - counts_256[np.flatnonzero(counts_256)[-1]]) // 255
+        if step:
+            table_256xC[:, channel] = (np.cumsum(counts_256) - counts_256 + step // 2) // step
+    return _look_up(image, table_256xC)
 
 
 def invert(image: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ import numpy as np
 from basisnet_jax.data import exif
 
 MAX_PIXELS = 2**26  # in one image: 8192 x 8192, 200 MB as RGB
-_CONTEXT = 16  # rows that libjpeg needs below a row: it smooths colors of half resolution, with a reduction of 8 as well
-_LAST_ROWS = 32  # libjpeg decodes up to as many rows at a time; while it has no later data it waits for an end marker
+# libjpeg smooths colors of half resolution with the rows below, and decodes up to 32 rows at a time.
+_CONTEXT, _LAST_ROWS = 16, 32
 REDUCTIONS = (8, 4, 2)  # libjpeg's scaled inverse transform is fast at powers of two
 
 # flags of cv2.imdecode by (channels, reduction); OpenCV has no names for reduced RGB
@@ -114,25 +114,26 @@ def _jpeg_header(encoded: bytes) -> Header:
 def _upper_rows(encoded: bytes, rows: int) -> bytes | None:
     """Lowers the height in a JPEG's header to `rows`, so that libjpeg decodes no row below.
 
-    The end marker goes too: libjpeg looks for it after the last row, and would print a warning about the data before it.
+    The end marker goes too: libjpeg looks for it after the last row, and would print a warning about the data between.
 
     Returns:
       A JPEG; None if its data is not one sequential scan up to the end of the bytes.
 
     Raises:
-      struct.error: the JPEG has no scan.
+      struct.error: the JPEG ends before its scan.
     """
-    frame, components = 0, 0
+    frame, components = 0, 0  # where the frame's header is, and how many it has
     for marker, start, _ in _jpeg_segments(encoded):
         if marker in _SEQUENTIAL:
-            frame, components = start, encoded[start + 5]
+            frame, (components,) = start, struct.unpack_from(">B", encoded, start + 5)
         elif marker in _FRAME or marker == _RESTARTS or encoded.startswith(_FURTHER_IMAGES, start):
             return None
         elif marker == _SCAN:
-            break
-    if encoded[start] != components or not encoded.endswith(_END):  # one scan has all components
-        return None
-    return b"".join([encoded[: frame + 1], struct.pack(">H", rows), encoded[frame + 3 : -len(_END)]])
+            (scanned,) = struct.unpack_from(">B", encoded, start)
+            if scanned != components or not encoded.endswith(_END):
+                return None
+            return b"".join([encoded[: frame + 1], struct.pack(">H", rows), encoded[frame + 3 : -len(_END)]])
+    raise struct.error  # not reached: the segments end with this error
 
 
 def _png_header(encoded: bytes) -> Header:
@@ -223,8 +224,8 @@ def decode(
       rows: how many of the image's rows are needed; None: all.
 
     Returns:
-      uint8[ceil(H / reduction), ceil(W / reduction), channels], as stored, not turned upright. With `rows`, a JPEG's
-      result may end below them; the rows that it has are the same.
+      uint8[ceil(H / reduction), ceil(W / reduction), channels], as stored, not turned upright. With `rows`, the result
+      may end below those rows, which are the same.
 
     Raises:
       BadExampleError: the image is empty, cut short, over MAX_PIXELS, or cannot be decoded for another reason. With

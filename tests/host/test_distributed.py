@@ -20,7 +20,7 @@ TEXTS = {
     "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was preempted/died/restarted "
     "unexpectedly or this task is experiencing network issues.": "process 0 cannot be reached",
     "DEADLINE_EXCEEDED: Barrier timed out. Id: sync. This usually happens because a task triggered the barrier too "
-    "early or too slowly.": "not all processes came to the same point in time",
+    "early or too slowly.": "one process did not reach the point where the others wait",
 }
 
 
@@ -52,14 +52,14 @@ def test_a_broken_connection_is_one_sentence(text, many, exits, monkeypatch, cap
     assert trace, "the error itself is printed, too"
     assert sentence.startswith(f"error: {TEXTS[text]}")
     assert sentence.endswith("the same command resumes from the newest checkpoint.")
-    assert "reports '" in sentence
-    assert len(sentence) < 800
+    assert text.splitlines()[0][-40:] in sentence, "the report is quoted"
+    assert len(sentence) < 1000
 
 
 def test_a_long_report_is_quoted_in_part():
     said = distributed.explain_broken_connection(RuntimeError("x" * 5000 + " NCCL operation failed " + "y" * 5000))
     assert "NCCL operation failed" in said
-    assert len(said) < 800
+    assert len(said) < 1000
 
 
 def test_other_errors_are_not_explained(exits, monkeypatch, capsys):
