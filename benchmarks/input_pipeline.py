@@ -3,8 +3,9 @@
     python benchmarks/input_pipeline.py [--json input_pipeline.json]
 
 Each system reads 500 x 375 JPEGs of about 100 KB from memory, takes Inception's crop, resizes it to 224 and flips
-half of them. Each system runs in its own process, and they take turns. A turn's time is the user and system time of
-the process and its children from one idle state to the next, so prefetched images count exactly once.
+half of them; two systems apply AutoAugment as well. Each runs in its own process, and they take turns. A turn's time is
+the user and system time of the process and its children from one idle state to the next, so prefetched images count
+exactly once.
 """
 
 import argparse
@@ -23,7 +24,14 @@ import timing
 
 SIDE, HEIGHT, WIDTH, BATCH = 224, 375, 500, 64
 MIN_AREA, MAX_ASPECT = 0.08, 4 / 3
-SYSTEMS = ("tf.data", "threads", "workers")
+# name: (threads, worker processes, policy) of the project's pipeline, for one core each; None is tf.data
+SYSTEMS = {
+    "tf.data": None,
+    "threads": (2, 0, "none"),
+    "workers": (1, 2, "none"),
+    "threads, AutoAugment": (2, 0, "autoaugment"),
+    "workers, AutoAugment": (1, 2, "autoaugment"),
+}
 
 
 def make_jpegs(count: int) -> list[bytes]:
@@ -55,7 +63,7 @@ class Memory:
         return [{"image": self.jpegs[index % len(self.jpegs)], "label": 0} for index in indices]
 
 
-def our_batches(jpegs: list[bytes], threads: int, workers: int) -> Iterator[Any]:
+def our_batches(jpegs: list[bytes], threads: int, workers: int, policy: str) -> Iterator[Any]:
     """Yields the batches that training reads."""
     from absl import flags
 
@@ -68,7 +76,9 @@ def our_batches(jpegs: list[bytes], threads: int, workers: int) -> Iterator[Any]
         side=SIDE,
         channels=3,
         num_classes=1,
-        augmentation=preprocess.Augmentation(flip=True, crop=preprocess.RandomCrop(MIN_AREA, MAX_ASPECT)),
+        augmentation=preprocess.Augmentation(
+            flip=True, crop=preprocess.RandomCrop(MIN_AREA, MAX_ASPECT), policy=policy
+        ),
         max_bad_share=0.0,
         seed=0,
         start_step=0,
@@ -136,16 +146,13 @@ def idle() -> None:
         time.sleep(0.5)
 
 
-def measure(jpegs: list[bytes], systems: Sequence[str], rounds: int, batches: int, threads: int) -> dict[str, Any]:
+def measure(jpegs: list[bytes], systems: Sequence[str], rounds: int, batches: int) -> dict[str, Any]:
     """Milliseconds of CPU an image, {system: [one for each round]}; the systems take turns in each round."""
     context, connections = multiprocessing.get_context("spawn"), {}
     for system in systems:
         connections[system], end = context.Pipe()
-        make, arguments = {
-            "tf.data": (tf_data_batches, (jpegs, threads)),
-            "threads": (our_batches, (jpegs, threads, 0)),
-            "workers": (our_batches, (jpegs, 1, threads)),
-        }[system]
+        ours = SYSTEMS[system]
+        make, arguments = (our_batches, (jpegs, *ours)) if ours else (tf_data_batches, (jpegs, 2))
         context.Process(target=serve, args=(end, make, arguments)).start()
     times: dict[str, list[float]] = {system: [] for system in systems}
     for number in range(rounds + 1):
@@ -162,15 +169,14 @@ def measure(jpegs: list[bytes], systems: Sequence[str], rounds: int, batches: in
 def main() -> None:
     """Prints a table; writes all turns as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=8, help=f"batches of {BATCH} images per turn")
-    parser.add_argument("--threads", type=int, default=2, help="threads, or worker processes of one each")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
 
     jpegs = make_jpegs(128)
-    times = measure(jpegs, options.systems, options.rounds, options.batches, options.threads)
+    times = measure(jpegs, options.systems, options.rounds, options.batches)
     result: dict[str, Any] = {
         "images": f"{len(jpegs)} of {WIDTH} x {HEIGHT}, {np.mean([len(x) for x in jpegs]) / 1e3:.0f} KB on average",
         "machine": timing.machine(),
@@ -178,12 +184,13 @@ def main() -> None:
         "systems": {},
     }
     print(f"{result['images']}; {result['machine']}; medians of {options.rounds} rounds")
-    print(f"{'system':10}{'CPU ms an image':>17}{'over tf.data':>14}")
+    print(f"{'system':22}{'CPU ms an image':>17}{'images/s a core':>17}{'over tf.data':>14}")
     for system, values in times.items():
         over = timing.ratio(times, system, "tf.data" if "tf.data" in times else system)
-        row = {"cpu_ms": statistics.median(values), "over_tf_data": over, "all_ms": values}
-        result["systems"][system] = row
-        print(f"{system:10}{row['cpu_ms']:17.3f}{row['over_tf_data']:14.2f}   {min(values):.3f} to {max(values):.3f}")
+        median = statistics.median(values)
+        result["systems"][system] = {"cpu_ms": median, "over_tf_data": over, "all_ms": values}
+        spread = f"{min(values):.3f} to {max(values):.3f}"
+        print(f"{system:22}{median:17.3f}{1e3 / median:17.0f}{over:14.2f}   {spread}")
     timing.write_json(options.json, result)
 
 

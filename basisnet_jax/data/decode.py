@@ -15,6 +15,8 @@ import numpy as np
 from basisnet_jax.data import exif
 
 MAX_PIXELS = 2**26  # in one image: 8192 x 8192, 200 MB as RGB
+# libjpeg smooths colors of half resolution with the rows below, and decodes up to 32 rows at a time.
+_CONTEXT, _LAST_ROWS = 16, 32
 REDUCTIONS = (8, 4, 2)  # libjpeg's scaled inverse transform is fast at powers of two
 
 # flags of cv2.imdecode by (channels, reduction); OpenCV has no names for reduced RGB
@@ -31,6 +33,9 @@ _FLAGS = {
 _JPEG, _PNG, _GIF, _BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a"), b"BM"
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers that no data follows
 _FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that the image's size follows
+_SEQUENTIAL = {0xC0, 0xC1}  # those of frames whose scan goes through the image once
+_SCAN, _RESTARTS, _END = 0xDA, 0xDD, b"\xff\xd9"
+_FURTHER_IMAGES = b"MPF\0"  # what such data begins with: a photograph and its preview in one file
 _APP1 = 0xE1  # the JPEG marker of EXIF data, which begins with _EXIF, and of other data
 _EXIF = b"Exif\0\0"
 
@@ -78,24 +83,57 @@ def _read_header(encoded: bytes) -> Header:
     raise BadExampleError(f"is not an image: {len(encoded)} bytes that are neither JPEG, PNG, GIF, WebP nor BMP")
 
 
-def _jpeg_header(encoded: bytes) -> Header:
-    """Reads the segments up to the frame's, which EXIF data precedes."""
-    at, orientation = 2, exif.UPRIGHT
+def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields (marker, start, end) of the data of each segment. Raises struct.error where the bytes end."""
+    at = 2
     while True:
         at = encoded.find(b"\xff", at)  # skips bytes that belong to no segment, as libjpeg does
         (marker,) = struct.unpack_from(">B", encoded, at + 1 if at >= 0 else len(encoded))
-        if marker in _FRAME:
-            height, width = struct.unpack_from(">HH", encoded, at + 5)
-            return Header(height, width, orientation)
         if marker == 0xFF:  # a fill byte
             at += 1
         elif marker in _STANDALONE:
             at += 2
         else:
             (length,) = struct.unpack_from(">H", encoded, at + 2)
-            if marker == _APP1 and encoded.startswith(_EXIF, at + 4):
-                orientation = exif.read_orientation(encoded[at + 4 + len(_EXIF) : at + 2 + length])
+            yield marker, at + 4, at + 2 + length
             at += 2 + length
+
+
+def _jpeg_header(encoded: bytes) -> Header:
+    """Reads the segments up to the frame's, which EXIF data precedes."""
+    orientation = exif.UPRIGHT
+    for marker, start, end in _jpeg_segments(encoded):
+        if marker in _FRAME:
+            height, width = struct.unpack_from(">HH", encoded, start + 1)
+            return Header(height, width, orientation)
+        if marker == _APP1 and encoded.startswith(_EXIF, start):
+            orientation = exif.read_orientation(encoded[start + len(_EXIF) : end])
+    raise struct.error  # not reached: the segments end with this error
+
+
+def _upper_rows(encoded: bytes, rows: int) -> bytes | None:
+    """Lowers the height in a JPEG's header to `rows`, so that libjpeg decodes no row below.
+
+    The end marker goes too: libjpeg looks for it after the last row, and would print a warning about the data between.
+
+    Returns:
+      A JPEG; None if its data is not one sequential scan up to the end of the bytes.
+
+    Raises:
+      struct.error: the JPEG ends before its scan.
+    """
+    frame, components = 0, 0  # where the frame's header is, and how many it has
+    for marker, start, _ in _jpeg_segments(encoded):
+        if marker in _SEQUENTIAL:
+            frame, (components,) = start, struct.unpack_from(">B", encoded, start + 5)
+        elif marker in _FRAME or marker == _RESTARTS or encoded.startswith(_FURTHER_IMAGES, start):
+            return None
+        elif marker == _SCAN:
+            (scanned,) = struct.unpack_from(">B", encoded, start)
+            if scanned != components or not encoded.endswith(_END):
+                return None
+            return b"".join([encoded[: frame + 1], struct.pack(">H", rows), encoded[frame + 3 : -len(_END)]])
+    raise struct.error  # not reached: the segments end with this error
 
 
 def _png_header(encoded: bytes) -> Header:
@@ -173,31 +211,52 @@ def best_reduction(encoded: bytes, height: int, width: int, side: int) -> int:
     return next((k for k in REDUCTIONS if min(height, width) >= k * side), 1)
 
 
-def decode(encoded: bytes, channels: int, reduction: int = 1, header: Header | None = None) -> np.ndarray:
-    """Decodes a whole image.
+def decode(
+    encoded: bytes, channels: int, reduction: int = 1, header: Header | None = None, rows: int | None = None
+) -> np.ndarray:
+    """Decodes an image, or its upper rows.
 
     Args:
       encoded: a JPEG, PNG, GIF, WebP or BMP.
       channels: 1 (gray) or 3 (RGB).
       reduction: 1, 2, 4 or 8: the sides are divided by it (and rounded up) while decoding.
       header: what `read_header` returns for `encoded`; None reads the header again.
+      rows: how many of the image's rows are needed; None: all.
 
     Returns:
-      uint8[ceil(H / reduction), ceil(W / reduction), channels], as stored, not turned upright.
+      uint8[ceil(H / reduction), ceil(W / reduction), channels], as stored, not turned upright. With `rows`, the result
+      may end below those rows, which are the same.
 
     Raises:
-      BadExampleError: the image is empty, cut short, over MAX_PIXELS, or cannot be decoded for another reason.
+      BadExampleError: the image is empty, cut short, over MAX_PIXELS, or cannot be decoded for another reason. With
+        `rows`, data for the rows below is not decoded, so an error there is not found.
     """
-    height, width, _ = header or read_header(encoded)
+    header = header or read_header(encoded)
+    image = None
+    try:
+        if rows is not None and encoded.startswith(_JPEG) and rows + _CONTEXT + _LAST_ROWS <= header.height:
+            upper = _upper_rows(encoded, rows + _CONTEXT)
+            image = _imdecode(upper, channels, reduction, header.width, rows + _CONTEXT) if upper else None
+        if image is None:
+            pixels = _png_of_pixels(encoded) if encoded.startswith(_PNG) else encoded
+            image = _imdecode(pixels, channels, reduction, header.width, header.height)
+    except struct.error:
+        image = None
+    if image is None:
+        raise BadExampleError(f"is not an image: {len(encoded)} bytes that are cut short or corrupt")
+    return image
+
+
+def _imdecode(encoded: bytes, channels: int, reduction: int, width: int, height: int) -> np.ndarray | None:
+    """Decodes an image of height x width; None if OpenCV cannot, or finds another size."""
     _configure_opencv()
     try:
-        pixels = _png_of_pixels(encoded) if encoded.startswith(_PNG) else encoded
         flags = _FLAGS[channels, reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(pixels, np.uint8), flags)
-    except (cv2.error, struct.error):
-        image = None
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error:
+        return None
     if image is None or image.shape[:2] != (-(-height // reduction), -(-width // reduction)):
-        raise BadExampleError(f"is not an image: {len(encoded)} bytes that are cut short or corrupt")
+        return None
     return image.reshape(*image.shape[:2], channels)
 
 

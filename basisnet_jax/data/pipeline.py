@@ -71,7 +71,7 @@ class _TrainBatches:
         examples = self.source.__getitems__(indices)
         bad: dict[int, str] = {}
         triples = zip(positions, indices, examples, strict=True)
-        return {**_stack([self._prepare(*triple, bad) for triple in triples]), "bad": bad}
+        return {**_batch((self._prepare(*triple, bad) for triple in triples), self.size), "bad": bad}
 
     def _prepare(self, position: int, index: int, example: dict[str, Any], bad: dict[int, str]) -> Batch:
         for _ in range(MAX_BAD_IN_A_ROW):
@@ -110,7 +110,7 @@ class _EvalBatches:
         positions = range(number * self.size, (number + 1) * self.size)
         indices = [min(position, last) for position in positions]
         examples = self.source.__getitems__(indices)
-        loaded = _stack([self._prepare(*pair) for pair in zip(indices, examples, strict=True)])
+        loaded = _batch((self._prepare(*pair) for pair in zip(indices, examples, strict=True)), self.size)
         return {**loaded, "mask": loaded["mask"] * np.array([position <= last for position in positions], np.float32)}
 
     def _prepare(self, index: int, example: dict[str, Any]) -> Batch:
@@ -133,8 +133,15 @@ def _name(index: int, example: dict[str, Any]) -> str:
     return f"example {index} ({file})" if file else f"example {index}"
 
 
-def _stack(examples: Sequence[Batch]) -> Batch:
-    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+def _batch(examples: Iterable[Batch], size: int) -> Batch:
+    """Stacks `size` examples, each as soon as it is loaded: its pixels are still in the cache then."""
+    batch: Batch = {}
+    for number, example in enumerate(examples):
+        if not batch:
+            batch = {key: np.empty((size, *value.shape), value.dtype) for key, value in example.items()}
+        for key, value in example.items():
+            batch[key][number] = value
+    return batch
 
 
 def train_batches(

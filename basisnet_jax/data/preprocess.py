@@ -101,7 +101,8 @@ def decode_box(
     size = (header.width, header.height) if exif.swaps_sides(orientation) else (header.height, header.width)
     top, left, height, width = box_of(*size)
     reduction = decode.best_reduction(encoded, height, width, side)
-    image = exif.turn_upright(decode.decode(encoded, channels, reduction, header), orientation)
+    needed = top + height if orientation == exif.UPRIGHT else None
+    image = exif.turn_upright(decode.decode(encoded, channels, reduction, header, needed), orientation)
     rows = slice(round(top / reduction), round((top + height) / reduction))
     columns = slice(round(left / reduction), round((left + width) / reduction))
     return resize(image[rows, columns], side)

@@ -26,6 +26,17 @@ HEARTBEAT_SECONDS = 60
 SHUTDOWN_SECONDS = 300  # the first process that is done waits this long for the last
 LEAVE_SECONDS = 10  # a process that was refused waits this long for the others, which may have been refused too
 LOST = 1  # exit code of a process that cannot reach the others, or stops because it lost them
+RESUMES = "the same command resumes from the newest checkpoint"
+# What it means where such a part stands in an error of jaxlib
+_BROKEN_CONNECTIONS = {
+    "NCCL": "GPUs could not exchange data, or one waited too long for the others; look for an earlier error in the "
+    "logs of all processes, check the network between the nodes and the size of /dev/shm, and run with "
+    "NCCL_DEBUG=INFO to see the step that fails",
+    "heartbeat": "a process no longer answers; its log says why, or its node is gone",
+    "coordination service": "process 0 cannot be reached; its log says why, or its node is gone",
+    "Barrier timed out": "one process did not reach the point where the others wait; its log says why",
+}
+_BEFORE, _LONGEST_REPORT = 100, 500  # characters of the error that the sentence quotes: before that part, and in all
 _LONGEST_SENTENCE = 1000  # bytes of an error that the other processes receive
 
 
@@ -181,7 +192,7 @@ def exit_when_a_peer_dies() -> Iterator[None]:
 
     By default a process that ends waits until all are done, for `SHUTDOWN_SECONDS`. After sys.exit this one waits
     `LEAVE_SECONDS` for others that do the same. After any other exception it says what happened and exits with `LOST`
-    at once.
+    at once. So does a process that is alone, if its GPUs could not exchange data.
     """
     try:
         yield
@@ -191,15 +202,25 @@ def exit_when_a_peer_dies() -> Iterator[None]:
             timer.daemon = True
             timer.start()
         raise
-    except BaseException:
-        if not jax.distributed.is_initialized():
+    except BaseException as error:
+        broken = explain_broken_connection(error)
+        if not broken and not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        _exit(
-            "this process stopped, on an error of its own or because another process died, whose log then says why; "
-            "the same command resumes from the newest checkpoint.",
-            LOST,
+        unknown = (
+            "this process stopped, on an error of its own or because another process died, whose log then says why"
         )
+        _exit(f"{broken or unknown}; {RESUMES}.", LOST)
+
+
+def explain_broken_connection(error: BaseException) -> str | None:
+    """Returns what an error says about the connection between processes or GPUs; None if it says nothing about it."""
+    for part, meaning in _BROKEN_CONNECTIONS.items():
+        line = next((line for line in str(error).splitlines() if part in line), None)
+        if line is not None:
+            start = max(0, line.index(part) - _BEFORE)
+            return f"{meaning} ({line[start : start + _LONGEST_REPORT]})"
+    return None
 
 
 def _exit(sentence: str, code: int) -> NoReturn:

@@ -110,6 +110,57 @@ def test_lossy_webp_is_near_pillows():
     assert np.abs(decode.decode(encoded, 3).astype(int) - pillow(encoded)).max() <= 2
 
 
+# The upper rows of a JPEG
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (203, 97, 3), np.uint8)
+SEQUENTIAL = {
+    **{f"colors at {s}": save(NOISE, "JPEG", subsampling=s) for s in ("4:4:4", "4:2:2", "4:2:0", "4:1:1")},
+    "optimized": save(NOISE, "JPEG", optimize=True),
+    "gray": save(NOISE[..., 0], "JPEG"),
+    "CMYK": save(Image.fromarray(NOISE).convert("CMYK"), "JPEG"),
+    "with a color profile": save(NOISE, "JPEG", icc_profile=b"none", exif=b"Exif\0\0none"),
+}
+OTHERS = {
+    "progressive": save(NOISE, "JPEG", progressive=True),
+    "with restart markers": save(NOISE, "JPEG", restart_marker_rows=1),
+    "two images": save(NOISE, "MPO", save_all=True, append_images=[Image.fromarray(255 - NOISE)]),
+    "bytes after its end": save(NOISE, "JPEG") + b"more",
+}
+
+
+@pytest.mark.parametrize("kind", [*SEQUENTIAL, *OTHERS])
+def test_upper_rows_are_those_of_the_whole_image(kind):
+    """To the last bit, at every reduction; and libjpeg has nothing to say about the rows that are left out."""
+    encoded = {**SEQUENTIAL, **OTHERS}[kind]
+    for reduction in (1, 2, 4, 8):
+        whole = decode.decode(encoded, 3, reduction)
+        for rows in (1, 7, 16, 33, 100, 140, 154, 155, 156, 187, 203):
+            upper, said = said_on_stderr(lambda: decode.decode(encoded, 3, reduction, rows=rows))  # noqa: B023
+            needed = -(-rows // reduction)
+            assert len(upper) >= needed
+            np.testing.assert_array_equal(upper[:needed], whole[:needed], err_msg=f"{rows} rows, at 1/{reduction}")
+            assert said == b""
+    upper = decode.decode(encoded, 3, rows=100)
+    assert len(upper) == (203 if kind in OTHERS else 116), "a sequential JPEG is not decoded to its end"
+
+
+def test_a_crop_of_the_upper_rows_has_the_same_pixels():
+    """Where the image lies on its side, the crop's rows are columns of the file, which is decoded whole."""
+    for orientation in (1, 6):
+        encoded = save(NOISE, "JPEG", orientation)
+        upright = exif.turn_upright(decode.decode(encoded, 3), orientation)
+        got = preprocess.decode_box(encoded, 32, 3, lambda *_: (10, 20, 40, 35), exif_orientation=True)
+        np.testing.assert_array_equal(got, preprocess.resize(upright[10:50, 20:55], 32))
+
+
+def test_a_jpeg_that_is_cut_short_is_bad_whatever_its_crop():
+    encoded = SEQUENTIAL["colors at 4:2:0"]
+    for end in (*range(2, 700), len(encoded) // 2, len(encoded) - 2, len(encoded) - 1):
+        with pytest.raises(BadExampleError, match=r"cut short"):
+            decode.decode(encoded[:end], 3, rows=10)
+
+
 # The orientation of EXIF
 
 
