@@ -19,7 +19,7 @@ from basisnet_jax.host import installed
 
 GIB = 2**30
 # Operations of a scheduled program for which a GPU launches nothing; a pair of -start and -done is one launch.
-NO_LAUNCH = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "opt-barrier")
+NO_LAUNCH = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier")
 
 
 def device_tasks(sizes: gpu_tasks.Sizes) -> gpu_tasks.Tasks:

@@ -53,9 +53,7 @@ def config_of(network: str, sizes: gpu_tasks.Sizes) -> ml_collections.ConfigDict
     if sizes.tiny:
         config.model.num_bases = sizes.num_bases
         config.model.specialist.update(backbone=BLOCKS, width=sizes.width, resolution=sizes.side)
-        config.model.preview.update(width=sizes.width, resolution=sizes.side // 2)
-        if network != "digits":
-            config.model.preview.backbone = BLOCKS
+        config.model.preview.update(backbone=BLOCKS, width=sizes.width, resolution=sizes.side // 2)
     return config
 
 
@@ -101,12 +99,9 @@ def random_state(experiment: Experiment) -> TrainState:
 def losses_of(
     config: ml_collections.ConfigDict, sizes: gpu_tasks.Sizes, device: jax.Device, precision: str
 ) -> np.ndarray:
-    """Returns the losses of a config's first steps on a device, from the state that the CPU draws, on one batch."""
-    classes_and_channels = images_of("digits", sizes)
-    on_cpu = experiment_of(config, *classes_and_channels, jax.devices("cpu")[0])
-    experiment = experiment_of(config, *classes_and_channels, device)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, experiment.abstract_state)
-    state = jax.device_put(jax.device_get(on_cpu.init_state()), shardings)
+    """Returns the losses of a config's first steps on a device, on one batch."""
+    experiment = experiment_of(config, *images_of("digits", sizes), device)
+    state = random_state(experiment)
     batch = batch_of(experiment, config.batch_size)
     options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
     with jax.default_matmul_precision(precision):
@@ -148,12 +143,14 @@ def loss_tasks(sizes: gpu_tasks.Sizes) -> gpu_tasks.Tasks:
 # Steps
 
 
-def variants(network: str) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yields (name, changes of config.model, form of the layers for `rivals.layers_of`) of each network to time."""
-    yield "static", {"routing": "static"}, "ours"
+def variants(network: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (name, changes of config.model) of each network to time; a static layer by 'taps' is XLA's on a GPU."""
+    forms = rivals.step_forms()
     name = "synthesized" if network == "blocks" else "BasisNet"
-    for form, changes in rivals.step_forms().items():
-        yield f"{name} by {form}", changes, "ours"
+    for form, changes in forms.items():
+        yield f"static by {form}" if form != "taps" else "static", {"routing": "static", **changes}
+    for form, changes in forms.items():
+        yield f"{name} by {form}", changes
 
 
 def compiled_call(
@@ -202,11 +199,11 @@ def timed(config: ml_collections.ConfigDict, network: str, sizes: gpu_tasks.Size
 def step_tasks(network: str, batches: tuple[int, ...], sizes: gpu_tasks.Sizes) -> gpu_tasks.Tasks:
     """Yields the training step of a network, static and synthesized by each form, at each batch size."""
     for batch in batches:
-        for name, changes, form in variants(network):
+        for name, changes in variants(network):
             config = config_of(network, sizes)
             config.batch_size = config.eval.batch_size = batch
             config.model.update(changes)
-            call = functools.partial(timed, config, network, sizes, form)
+            call = functools.partial(timed, config, network, sizes, "ours")
             yield f"{name}, {batch} images, training", functools.partial(call, "train")
             if network == "blocks":
                 yield f"{name}, {batch} images, inference", functools.partial(call, "eval")

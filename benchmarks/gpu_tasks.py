@@ -60,7 +60,7 @@ TINY = Sizes(
     num_bases=2,
     side=16,
     classes=10,
-    blocks=(0, 3),
+    blocks=(3,),
     width=0.25,
     loss_steps=3,
     imagenet_batches=(2, 4),
@@ -72,7 +72,7 @@ TINY = Sizes(
 )
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """Says in one sentence why a task cannot run here, which is not an error."""
 
 
@@ -132,11 +132,12 @@ def run_section(section: str, function: str, sizes: Sizes, results: Results) -> 
             figures = call()
         except UserError:
             raise
-        except Skipped as reason:
+        except SkippedError as reason:
             figures = {"skipped": str(reason)}
         except Exception as error:
             text = " ".join(str(error).split())
-            figures = {"error": f"{type(error).__name__}: {text[:300]}", "traceback": traceback.format_exc().split("\n")}
+            lines = traceback.format_exc().splitlines()
+            figures = {"error": f"{type(error).__name__}: {text[:300]}", "traceback": lines}
         now = time.perf_counter()
         if figures is not None:
             results.add(section, name, now - start, **figures)

@@ -23,14 +23,14 @@ def timed(network: str, what: str, missing: list[str], sizes: gpu_tasks.Sizes) -
     """Returns images a second of a network: channels_last, autocast to bfloat16, SGD with momentum.
 
     Raises:
-      Skipped: PyTorch or timm is not installed, or PyTorch has no GPU.
+      SkippedError: PyTorch or timm is not installed, or PyTorch has no GPU.
     """
     if missing:
-        raise gpu_tasks.Skipped(f"{' and '.join(missing)} not installed")
+        raise gpu_tasks.SkippedError(f"{' and '.join(missing)} not installed")
     import torch
 
     if not torch.cuda.is_available() and not sizes.tiny:
-        raise gpu_tasks.Skipped(f"PyTorch {torch.__version__} finds no GPU")
+        raise gpu_tasks.SkippedError(f"PyTorch {torch.__version__} finds no GPU")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
     call = training_call(network, device, sizes) if what == "training" else inference_call(network, device, sizes)

@@ -16,7 +16,7 @@ from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.ops import synthesis
 
 CLASSES, SIDE = 1000, 224
-GPU_KERNELS = ("gpu_kernels", "kernels")  # names of the setting that has GPUs run kernels of their own
+GPU_KERNELS = "pallas_kernels"  # the setting that has GPUs run kernels of ours
 
 
 def convolution(x_BxHxWxI: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -82,15 +82,15 @@ def run_once(function: Callable[[], Any]) -> Any:
 
 def depthwise_kernels() -> dict[str, dict[str, bool]]:
     """Returns {'kernels': keywords} with which `synthesis.depthwise` runs a GPU's kernels; {} where it has none."""
-    names = inspect.signature(synthesis.depthwise).parameters
-    return {"kernels": {name: True} for name in GPU_KERNELS if name in names}
+    keywords = inspect.signature(synthesis.depthwise).parameters
+    return {"kernels": {GPU_KERNELS: True}} if GPU_KERNELS in keywords else {}
 
 
 def step_forms() -> dict[str, dict[str, bool]]:
-    """Returns {form of depthwise layers on GPUs: changes of config.model}: 'taps', and 'kernels' where there are any."""
-    model = config.default().model
-    setting = next((name for name in GPU_KERNELS if name in model), None)
-    return {"taps": {setting: False}, "kernels": {setting: True}} if setting else {"taps": {}}
+    """Returns {form of depthwise layers on a GPU: changes of config.model}: 'taps', and 'kernels' if there are any."""
+    if GPU_KERNELS not in config.default().model:
+        return {"taps": {}}
+    return {"taps": {GPU_KERNELS: False}, "kernels": {GPU_KERNELS: True}}
 
 
 def batch_of(images: int) -> dict[str, jax.Array]:
