@@ -1,5 +1,6 @@
 """Every form of a synthesized layer on the device: its values beside a plain loop, and its time."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,16 +17,17 @@ from jax import lax
 from basisnet_jax.ops import synthesis
 
 Layer = tuple[int, int, int, int, int]  # image side, input channels, output channels or 0, kernel side, stride
+GROUPED = "grouped convolution"  # an image a group: slow to compile and to run, so it comes last
 # {kind: {form: form(x, bases, coefficients, stride)}}: a further form is one line here.
 FORMS: dict[str, dict[str, Callable[..., jax.Array]]] = {
     "pointwise": {
         "batched product": lambda x, bases, coefficients, stride: synthesis.pointwise(x, bases, coefficients),
-        "grouped convolution": rivals.vmapped,
+        GROUPED: rivals.vmapped,
     },
     "depthwise": {
         "taps": synthesis.depthwise,
         **{form: partial(synthesis.depthwise, **setting) for form, setting in rivals.depthwise_kernels().items()},
-        "grouped convolution": rivals.vmapped,
+        GROUPED: rivals.vmapped,
     },
     "dense": {"sum of products": lambda *inputs: synthesis.dense(*inputs, "same")},
 }
@@ -53,6 +55,16 @@ RESULTS = ("y", "dx", "dbases", "dcoefficients")
 def layers_of(sizes: gpu_tasks.Sizes) -> dict[str, Layer]:
     """Returns {name: layer}, the most telling first."""
     return TINY if sizes.tiny else {**{name: layers.layers()[name] for name in LAYERS}, **DENSE}
+
+
+def layers_and_forms(sizes: gpu_tasks.Sizes, *, static: bool = False) -> list[tuple[str, Layer, str, Callable]]:
+    """Returns (layer's name, layer, form's name, form) of every layer in every form, perhaps the static layer too."""
+    rows = []
+    for title, layer in layers_of(sizes).items():
+        kind = title.split()[0]
+        forms = {"static": layers.static, **FORMS[kind]} if static and kind != "dense" else FORMS[kind]
+        rows += [(title, layer, form, function) for form, function in forms.items()]
+    return sorted(rows, key=lambda row: row[2] == GROUPED)
 
 
 def arrays_of(layer: Layer, dtype: str, batch: int, num_bases: int) -> tuple[jax.Array, ...]:
@@ -106,11 +118,16 @@ def with_gradients(form: Callable[..., jax.Array], stride: int) -> Callable[...,
     return run
 
 
+@functools.cache  # so that it is compiled once for a layer
+def _jitted_plain_loop(stride: int) -> Callable[..., tuple[jax.Array, ...]]:
+    return jax.jit(with_gradients(plain_loop, stride))
+
+
 def compared(form: Callable[..., jax.Array], layer: Layer, dtype: str, sizes: gpu_tasks.Sizes) -> dict[str, Any]:
     """Returns the error of each result, over the largest value of the plain loop in float32, and whether all fit."""
     arrays, stride = arrays_of(layer, dtype, sizes.forms_batch, sizes.num_bases), layer[-1]
     with jax.default_matmul_precision("highest"):
-        expected = jax.jit(with_gradients(plain_loop, stride))(*(array.astype(jnp.float32) for array in arrays))
+        expected = _jitted_plain_loop(stride)(*(array.astype(jnp.float32) for array in arrays))
         results = jax.jit(with_gradients(form, stride))(*arrays)
     errors = {}
     for name, result, right in zip(RESULTS, results, expected, strict=True):
@@ -121,10 +138,9 @@ def compared(form: Callable[..., jax.Array], layer: Layer, dtype: str, sizes: gp
 
 def value_tasks(sizes: gpu_tasks.Sizes) -> gpu_tasks.Tasks:
     """Yields the comparison of every form with the plain loop: forward and gradients, in both dtypes."""
-    for title, layer in layers_of(sizes).items():
-        for form, function in FORMS[title.split()[0]].items():
-            for dtype in TOLERANCES:
-                yield f"{title}, {form}, {dtype}", partial(compared, function, layer, dtype, sizes)
+    for title, layer, form, function in layers_and_forms(sizes):
+        for dtype in TOLERANCES:
+            yield f"{title}, {form}, {dtype}", partial(compared, function, layer, dtype, sizes)
 
 
 def timed(form: Callable[..., jax.Array], layer: Layer, sizes: gpu_tasks.Sizes) -> dict[str, Any]:
@@ -142,8 +158,5 @@ def timed(form: Callable[..., jax.Array], layer: Layer, sizes: gpu_tasks.Sizes) 
 
 def time_tasks(sizes: gpu_tasks.Sizes) -> gpu_tasks.Tasks:
     """Yields the time of every layer in every form; the static layer first, which the others are compared with."""
-    for title, layer in layers_of(sizes).items():
-        kind = title.split()[0]
-        static = {} if kind == "dense" else {"static": layers.static}
-        for form, function in {**static, **FORMS[kind]}.items():
-            yield f"{title}, {form}, {sizes.batch} images", partial(timed, function, layer, sizes)
+    for title, layer, form, function in layers_and_forms(sizes, static=True):
+        yield f"{title}, {form}, {sizes.batch} images", partial(timed, function, layer, sizes)
