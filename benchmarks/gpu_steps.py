@@ -38,10 +38,9 @@ TRACED_STEPS = 3
 
 def config_of(network: str, sizes: gpu_tasks.Sizes) -> ml_collections.ConfigDict:
     """Returns a config: of 'blocks', some blocks of MobileNetV3-Large, or of a file in configs/, made tiny if asked."""
-    table = dataclasses.replace(
-        MOBILENET_V3_LARGE, blocks=tuple(MOBILENET_V3_LARGE.blocks[index] for index in sizes.blocks)
-    )
-    ARCHITECTURES[BLOCKS] = table
+    blocks = tuple(MOBILENET_V3_LARGE.blocks[index] for index in sizes.blocks)
+    no_head = {"head_conv": None, "head_dense": None} if sizes.tiny else {}
+    ARCHITECTURES[BLOCKS] = dataclasses.replace(MOBILENET_V3_LARGE, blocks=blocks, **no_head)
     if network == "blocks":
         config = config_lib.default()
         config.model.update(num_bases=sizes.num_bases, granularity="block", dtype="bfloat16")

@@ -250,11 +250,13 @@ planes { name: "/host:CPU" lines { name: "Stream" events { metadata_id: 1 durati
 
 
 def test_a_further_form_is_found_by_its_setting(monkeypatch):
-    """rivals.GPU_KERNELS names the setting; tpu_kernels stands in for it here."""
-    assert set(rivals.step_forms()) >= {"taps"}
-    monkeypatch.setattr(rivals, "GPU_KERNELS", "tpu_kernels")
-    assert rivals.step_forms() == {"taps": {"tpu_kernels": False}, "kernels": {"tpu_kernels": True}}
-    assert rivals.depthwise_kernels() == {"kernels": {"tpu_kernels": True}}
+    """rivals.GPU_KERNELS names the setting; other settings stand in for it here."""
+    monkeypatch.setattr(rivals, "GPU_KERNELS", "temperature")
+    assert rivals.step_forms() == {"taps": {"temperature": False}, "kernels": {"temperature": True}}
+    assert rivals.depthwise_kernels() == {}
+    monkeypatch.setattr(rivals, "GPU_KERNELS", "padding")
+    assert rivals.depthwise_kernels() == {"kernels": {"padding": True}}
+    assert rivals.step_forms() == {"taps": {}}
 
 
 def test_results_are_appended_and_read_back(tmp_path, capsys):
