@@ -1,6 +1,6 @@
 """Checks this project on an NVIDIA GPU in under ten minutes, and times it there: static, synthesized, and PyTorch.
 
-    python benchmarks/gpu_check.py [--out gpu_check] [--minutes 9.5] [--sections forms blocks]
+    python benchmarks/gpu_check.py [--out runs/gpu_check] [--minutes 9.5] [--sections forms blocks]
     JAX_PLATFORMS=cpu python benchmarks/gpu_check.py --tiny
 
 Each result is printed as soon as it is there, and appended to gpu_check.jsonl in the folder --out. A section runs in a
@@ -112,7 +112,7 @@ def run_all(sections: list[str], command: list[str], results: gpu_tasks.Results,
 def main() -> int:
     """Runs the check, or with --section one section of it in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("gpu_check"), help="folder of the results")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/gpu_check"), help="folder of the results")
     parser.add_argument("--minutes", type=float, default=9.5, help="time for all sections")
     help_of_sections = "; ".join(f"{name}: {section.meaning}" for name, section in SECTIONS.items())
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help=help_of_sections)
