@@ -112,7 +112,7 @@ def run_all(sections: list[str], command: list[str], results: gpu_tasks.Results,
 def main() -> int:
     """Runs the check, or with --section one section of it in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/gpu_check"), help="folder of the results")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/gpu_check"), help="folder of results")
     parser.add_argument("--minutes", type=float, default=9.5, help="time for all sections")
     help_of_sections = "; ".join(f"{name}: {section.meaning}" for name, section in SECTIONS.items())
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help=help_of_sections)
