@@ -1,6 +1,7 @@
 """What ours is compared with: convolutions of JAX's own, and the networks made of them."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from basisnet_jax.models.basisnet import BasisNet
 from basisnet_jax.ops import synthesis
 
 CLASSES, SIDE = 1000, 224
+GPU_KERNELS = "pallas_kernels"  # the setting that has GPUs run kernels of ours
 
 
 def convolution(x_BxHxWxI: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -72,9 +74,23 @@ def network(num_bases: int, preview: str = "tiny") -> BasisNet:
 
 
 def run_once(function: Callable[[], Any]) -> Any:
-    """Its value, compiled in a hurry: on CPU, optimizing what runs once takes longer than all it does."""
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)()
+    """Computes a value on the CPU, in a program compiled in a hurry, and moves the value to the first device."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        value = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})()
+    return jax.device_put(jax.device_get(value), jax.devices()[0])
+
+
+def depthwise_kernels() -> dict[str, dict[str, bool]]:
+    """Returns {'kernels': keywords} with which `synthesis.depthwise` runs a GPU's kernels; {} where it has none."""
+    keywords = inspect.signature(synthesis.depthwise).parameters
+    return {"kernels": {GPU_KERNELS: True}} if GPU_KERNELS in keywords else {}
+
+
+def step_forms() -> dict[str, dict[str, bool]]:
+    """Returns {form of depthwise layers on a GPU: changes of config.model}: 'taps', and 'kernels' if there are any."""
+    if GPU_KERNELS not in config.default().model:
+        return {"taps": {}}
+    return {"taps": {GPU_KERNELS: False}, "kernels": {GPU_KERNELS: True}}
 
 
 def batch_of(images: int) -> dict[str, jax.Array]:

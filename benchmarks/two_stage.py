@@ -23,6 +23,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
+import ml_collections
 import numpy as np
 import optax
 import rivals
@@ -37,10 +38,14 @@ from basisnet_jax.training import state
 BOTH, PREVIEW, SPECIALIST = "always both", "preview", "specialist"
 
 
-def make_classifier(config: str, channels: int, classes: int) -> TwoStageClassifier:
-    """Returns a classifier with random weights, its stages as `TwoStageClassifier.from_checkpoint` makes them."""
-    settings = importlib.import_module(f"configs.{config}").get_config().model
-    settings.dtype = "float32"
+def make_classifier(settings: ml_collections.ConfigDict, channels: int, classes: int) -> TwoStageClassifier:
+    """Returns a classifier with random weights, its stages as `TwoStageClassifier.from_checkpoint` makes them.
+
+    Args:
+      settings: `config.model` of a config with a preview.
+      channels: channels of the images.
+      classes: number of classes.
+    """
     model, side = make_model(settings, classes), settings.specialist.resolution
     shape = (side, side, channels)
     weights = rivals.run_once(functools.partial(state.init_state, model, optax.identity(), shape, 0))
@@ -92,7 +97,9 @@ def main() -> None:
 
     malloc.restart_with_malloc_settings()
     compilation_cache.use_compilation_cache()
-    classifier = make_classifier(options.config, options.channels, options.classes)
+    settings = importlib.import_module(f"configs.{options.config}").get_config().model
+    settings.dtype = "float32"
+    classifier = make_classifier(settings, options.channels, options.classes)
     print(f"{options.config} on {jax.devices()[0].device_kind}, {timing.machine()}; medians of {options.rounds} rounds")
     report = {}
     for batch in options.batches:
