@@ -147,7 +147,7 @@ class ModelSettings:
     dtype: str = setting(
         "float32", "Type that layers compute in; parameters are float32.", one_of(("float32", "bfloat16"))
     )
-    tpu_kernels: bool = changeable(
+    pallas_kernels: bool = changeable(
         True, "On a TPU, use the kernels of ops/pallas_*.py where a layer fits; False: XLA's forms everywhere."
     )
     specialist: BackboneSettings = dataclasses.field(default=BackboneSettings())
