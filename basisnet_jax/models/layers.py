@@ -54,7 +54,9 @@ class Convolution(nn.Module):
             return self._plain(x_BxHxWxI, kernel)
         bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
         if self.depthwise:
-            return synthesis.depthwise(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.pallas_kernels)
+            return synthesis.depthwise(
+                x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.pallas_kernels
+            )
         if self.side > 1:
             return synthesis.dense(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding)
         strided = value_of(x_BxHxWxI)[:, :: self.stride, :: self.stride]

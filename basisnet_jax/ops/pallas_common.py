@@ -1,4 +1,4 @@
-"""Shared parts of the Pallas kernels for TPUs (pallas_depthwise, pallas_pointwise): the batch is in the lanes.
+"""Shared parts of the Pallas kernels: `on_each_device` for TPUs and GPUs, the rest for TPUs, with the batch in lanes.
 
 On a TPU, XLA keeps these activations with the batch minor and the channels second. The same bytes are a row-major
 [H, W, C, B], so the transposes around the kernels cost nothing. In that form eight channels of 128 images fill a vector

@@ -59,7 +59,7 @@ def block_of(rows: int, columns: int, channels: int, most_rows: int, elements: i
     column_block, channel_block = min(
         candidates, key=lambda c: (round(waste(columns, c[0]) * waste(channels, c[1]), 1), -c[1], c[0])
     )
-    row_block = min(range(1, most_rows + 1), key=lambda r: (round(waste(rows, r) + 1 / r, 3)))
+    row_block = min(range(1, most_rows + 1), key=lambda r: waste(rows, r) * (r + 1) / r)  # blocks read neighbours' rows
     return Block(row_block, column_block, channel_block, column_block * channel_block // (32 * elements))
 
 
@@ -189,7 +189,10 @@ def _depthwise(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, *, act: Act, window: Wi
 
     def body(x_ref, kernels_ref, *refs):
         *affine_ref, y_ref = refs
-        image, vectors = pl.program_id(2), _Vectors(pl.program_id(1) * block.channels + jnp.arange(block.channels), depth)
+        image, vectors = (
+            pl.program_id(2),
+            _Vectors(pl.program_id(1) * block.channels + jnp.arange(block.channels), depth),
+        )
         first_row, columns = _program(block, column_blocks, pl.program_id(0))
         affine = [vectors.load(ref, 0, n) for ref in affine_ref for n in range(2)]
         users = _rows_of([(i, i) for i in range(side)], block.rows, stride)
@@ -223,7 +226,7 @@ def _depthwise(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, *, act: Act, window: Wi
 
 
 def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, dy_BxPxQxC, *, act: Act, window: Window):
-    """Returns (dx, float32[B, S, K, K, C], float32[B, S, 2, C]): S partial sums of each image's dkernels and daffine."""
+    """Returns (dx, float32[B, S, K, K, C], float32[B, S, 2, C]): S partial sums of an image's dkernels and daffine."""
     batch, height, width, depth = x_BxHxWxC.shape
     side, stride = window.side, window.stride
     # In each axis, pixel stride * v + a of x is seen by output v + offset through the taps (offset, tap) of phase a.

@@ -4,8 +4,8 @@
 its own kernel. The obvious way, a convolution with one group for each image, is slow everywhere. With the batch
 sharded over a mesh, XLA gathers the batch for such a convolution (openxla/xla#47945), and on CPU gave wrong values
 (benchmarks/vmapped_kernels.py). The forms below never put the batch into a convolution's groups. The form is chosen
-where the program is lowered, so a program that is compiled for a TPU on a CPU host gets the TPU's form. No GPU has been
-measured; GPUs get the form of batched matrix products.
+where the program is lowered, so a program that is compiled for a TPU on a CPU host gets the TPU's form. TPUs and NVIDIA
+GPUs can run Pallas kernels for depthwise layers. No GPU and no TPU has been measured (docs/performance.md).
 
 Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases.
 Products of bfloat16 are accumulated in float32.
@@ -164,7 +164,7 @@ def dense(
 
 
 class Normalized(NamedTuple):
-    """The activations act((x - mean) * scale + bias), not computed yet: a TPU's depthwise kernel does so on the way."""
+    """The activations act((x - mean) * scale + bias), not computed yet: the Pallas kernels do so on the way."""
 
     x_BxHxWxC: jax.Array
     mean_C: jax.Array  # float32, like scale and bias
@@ -204,8 +204,8 @@ def depthwise(
       coefficients_BxN: float32.
       stride: of both spatial axes.
       padding: see `taps.pads`.
-      pallas_kernels: whether a TPU runs `pallas_depthwise` and an NVIDIA GPU `pallas_depthwise_gpu`, where these support
-        the layer.
+      pallas_kernels: whether a TPU runs `pallas_depthwise` and an NVIDIA GPU `pallas_depthwise_gpu`, where these
+        support the layer.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
@@ -224,8 +224,8 @@ def static_depthwise(
 ) -> jax.Array:
     """Convolves all images with one depthwise kernel; otherwise like `depthwise`.
 
-    CPUs sum taps, since XLA's grouped convolution is many times slower there. Other platforms run XLA's convolution,
-    whose groups are the channels, not the batch.
+    CPUs sum taps, since XLA's grouped convolution is many times slower there. Without the Pallas kernels, other
+    platforms run XLA's convolution, whose groups are the channels, not the batch.
     """
     by_taps = partial(taps.depthwise, stride=stride, padding=padding)
     xla = partial(xla_depthwise, stride=stride, padding=padding)
@@ -249,16 +249,16 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, pallas_kern
     (top, _, rows), (left, _, columns) = (taps.pads(n, side, stride, padding) for n in size)
     window = pallas_depthwise.Window(tuple(size), (rows, columns), (top, left), side, stride)
 
-    def affine_1x2xC(mean_C, scale_C, bias_C):
+    def affine_of(mean_C, scale_C, bias_C):
         return jnp.stack([scale_C, bias_C - mean_C * scale_C])[None]
 
     def on_tpu(image, kernels_BxKxKxC, *norm):
-        affine = affine_1x2xC(*norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels)))
+        affine = affine_of(*norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels)))
         kernels = jnp.broadcast_to(kernels_BxKxKxC, (batch, side, side, channels))
         return pallas_depthwise.depthwise(image, kernels, jnp.broadcast_to(affine, (batch, 2, channels)), act, window)
 
     def on_gpu(image, kernels_BxKxKxC, *norm):
-        affine = affine_1x2xC(*norm) if norm else None
+        affine = affine_of(*norm) if norm else None
         return pallas_depthwise_gpu.depthwise(image, kernels_BxKxKxC, affine, act, window)
 
     def after_norm(form):

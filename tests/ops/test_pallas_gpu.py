@@ -20,7 +20,9 @@ COEFFICIENTS = np.array([[0.75, 0.25], [0.125, 0.875]])
 @pytest.fixture
 def interpreted(monkeypatch):
     """`synthesis` takes the GPU's form; its kernels are interpreted, with blocks that are smaller than the images."""
-    monkeypatch.setattr(synthesis.lax, "platform_dependent", lambda *args, default, cuda=None, **_: (cuda or default)(*args))
+    monkeypatch.setattr(
+        synthesis.lax, "platform_dependent", lambda *args, default, cuda=None, **_: (cuda or default)(*args)
+    )
     block = pallas_depthwise_gpu.Block(rows=2, columns=4, channels=16, warps=1)
     monkeypatch.setattr(pallas_depthwise_gpu, "block_of", lambda *_, **__: block)
     monkeypatch.setattr(pallas_depthwise_gpu, "PROGRAMS", 12)  # so that an image's sums are in several parts
@@ -96,7 +98,9 @@ def test_a_norm_before_the_convolution_is_computed_on_the_way(interpreted, monke
     y, dactivated, dkernels, _ = depthwise_loop(activated, kernels, np.eye(2), stride, dy)
     dz = np.asarray(act_vjp(jnp.asarray(dactivated, jnp.float32))[0], np.float64)
     sums = [np.sum(array, axis=(0, 1, 2)) for array in (-dz * scale, dz * (x - mean), dz)]
-    for name, a, e in zip(("y", "dx", "dkernels", "dmean", "dscale", "dbias"), got, (y, dz * scale, dkernels, *sums)):
+    for name, a, e in zip(
+        ("y", "dx", "dkernels", "dmean", "dscale", "dbias"), got, (y, dz * scale, dkernels, *sums), strict=True
+    ):
         np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5 * np.abs(e).max(), err_msg=name)
 
 
@@ -137,7 +141,25 @@ def test_eight_devices_equal_one_and_gather_nothing(interpreted):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-def test_unsupported_layers_say_why_and_take_the_other_form(caplog):
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+def test_lowers_for_nvidia_gpus_and_not_for_others():
+    """Two layers, forward and backward: four kernels on CUDA, none on ROCm; the kernels are not compiled."""
+    h100 = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=h100)
+    shapes, _ = shapes_and_shardings(make_mesh(jax.devices()[:1]), batch=2, size=9, channels=20)
+    dtypes = [jnp.bfloat16] * 3 + [jnp.float32] * 4
+    arguments = [jax.ShapeDtypeStruct(*a) for a in zip(shapes, dtypes, strict=True)]
+
+    def lowered(platform):
+        with jax.sharding.use_abstract_mesh(mesh):
+            step = jax.jit(jax.value_and_grad(layers, argnums=range(7)))
+            return step.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+    assert lowered("cuda").count("@__gpu$xla.gpu.triton") == 4
+    assert "triton" not in lowered("rocm")
+
+
+def test_unsupported_layers_say_why():
     window = Window((8, 8), (8, 8), (1, 1), 3, 1)
     array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     assert pallas_depthwise_gpu.reason_unsupported(array((3, 8, 8, 5)), window) is None
