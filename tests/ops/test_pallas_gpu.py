@@ -145,7 +145,8 @@ def test_eight_devices_equal_one_and_gather_nothing(interpreted):
 def test_lowers_for_nvidia_gpus_and_not_for_others():
     """Two layers, forward and backward: four kernels on CUDA, none on ROCm; the kernels are not compiled."""
     h100 = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
-    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=h100)
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=auto, abstract_device=h100)
     shapes, _ = shapes_and_shardings(make_mesh(jax.devices()[:1]), batch=2, size=9, channels=20)
     dtypes = [jnp.bfloat16] * 3 + [jnp.float32] * 4
     arguments = [jax.ShapeDtypeStruct(*a) for a in zip(shapes, dtypes, strict=True)]
@@ -171,12 +172,12 @@ def test_unsupported_layers_say_why():
 
 
 @pytest.mark.parametrize("size", [7, 14, 28, 56, 112])
-@pytest.mark.parametrize("channels", [3, 16, 72, 120, 672, 960])
+@pytest.mark.parametrize("channels", [72, 120, 672, 960])
 @pytest.mark.parametrize(("most_rows", "elements"), [(8, 4), (4, 4), (2, 2), (2, 1)])
 def test_blocks_are_of_powers_of_two_and_waste_at_most_half(size, channels, most_rows, elements):
     rows, columns, block_channels, warps = pallas_depthwise_gpu.block_of(size, size, channels, most_rows, elements)
     assert columns * block_channels == 32 * elements * warps
     assert 1 <= rows <= most_rows
     assert 2 <= warps <= 8
-    covered = np.prod([-(-n // b) * b for n, b in ((size, rows), (size, columns), (max(channels, 16), block_channels))])
-    assert covered <= 2 * size * size * max(channels, 16)
+    covered = np.prod([-(-n // b) * b for n, b in ((size, rows), (size, columns), (channels, block_channels))])
+    assert covered <= 2 * size * size * channels
