@@ -43,7 +43,7 @@ PAPERS_EXIT_RATE = 0.388  # at which 290M multiply-adds become the paper's 198M 
 def drawn(config: str, **changes: Any) -> tuple[BasisNet, Any]:
     """Returns a network with random weights of about the initial size, and biases that are not zero."""
     model_config = importlib.import_module(f"configs.{config}").get_config().model
-    model_config.update(dtype="float32", tpu_kernels=False, **changes)
+    model_config.update(dtype="float32", pallas_kernels=False, **changes)
     model = make_model(model_config, CLASSES)
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)

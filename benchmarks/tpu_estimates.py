@@ -65,7 +65,7 @@ def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, 
     what, how = row.split("-", 1)
     table = architectures.MOBILENET_V3_LARGE
     table = dataclasses.replace(table, blocks=tuple(table.blocks[index] for index in blocks))
-    model = Backbone(table, num_classes=1000, dtype=jnp.bfloat16, tpu_kernels="pallas" in how)
+    model = Backbone(table, num_classes=1000, dtype=jnp.bfloat16, pallas_kernels="pallas" in how)
     vectors = routing.coefficient_vectors(table.block_layers(), "block")
 
     def apply(variables, images, coefficients, **kwargs):

@@ -66,7 +66,13 @@ def test_a_value_out_of_range_is_named(field, value):
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("batchsize", "batch_size"), ("model.num_base", "model.num_bases"), ("num_bases", "model.num_bases"), ("zzz", "")],
+    [
+        ("batchsize", "batch_size"),
+        ("model.num_base", "model.num_bases"),
+        ("num_bases", "model.num_bases"),
+        ("model.tpu_kernels", "model.pallas_kernels"),  # its name before
+        ("zzz", ""),
+    ],
 )
 def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
     sentence = config_lib.nearest_field(name)

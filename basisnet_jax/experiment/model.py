@@ -16,7 +16,7 @@ def make_model(config: ModelSettings, num_classes: int) -> BasisNet:
     dtype = jnp.dtype(config.dtype)
 
     def backbone(settings: BackboneSettings) -> Backbone:
-        return Backbone(architecture_of(settings), num_classes, settings.dropout, dtype, config.tpu_kernels)
+        return Backbone(architecture_of(settings), num_classes, settings.dropout, dtype, config.pallas_kernels)
 
     specialist = backbone(config.specialist)
     if config.routing == "static":

@@ -94,7 +94,7 @@ def _export(config: Settings, workdir: str, threshold: float | None, progress: t
 def open_network(config: Config, workdir: str) -> tuple[OpenedRun, Network]:
     """Opens a trained run and its network to export, in float32: phones and servers round in their own ways."""
     # Pallas kernels need a batch of a known size.
-    opened = open_trained(workdir, config, dtype="float32", tpu_kernels=False)
+    opened = open_trained(workdir, config, dtype="float32", pallas_kernels=False)
     network = Network(
         model=opened.model,
         variables=opened.variables,

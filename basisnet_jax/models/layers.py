@@ -26,7 +26,7 @@ class Convolution(nn.Module):
     """A convolution without bias: plain, or synthesized if it is called with coefficients_BxN.
 
     The parameter is `kernel`, or `bases` with a leading axis of N: each basis is drawn on its own, normal with
-    variance 2 / fan_out of the single kernel. `padding` goes to `taps.pads`, `tpu_kernels` to `synthesis`.
+    variance 2 / fan_out of the single kernel. `padding` goes to `taps.pads`, `pallas_kernels` to `synthesis`.
     """
 
     features: int
@@ -35,7 +35,7 @@ class Convolution(nn.Module):
     depthwise: bool = False
     padding: str = "same"
     dtype: DTypeLike = jnp.float32
-    tpu_kernels: bool = False
+    pallas_kernels: bool = False
 
     @nn.compact
     def __call__(self, x_BxHxWxI: jax.Array | Normalized, coefficients_BxN: jax.Array | None = None) -> jax.Array:
@@ -54,15 +54,17 @@ class Convolution(nn.Module):
             return self._plain(x_BxHxWxI, kernel)
         bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
         if self.depthwise:
-            return synthesis.depthwise(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.tpu_kernels)
+            return synthesis.depthwise(
+                x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.pallas_kernels
+            )
         if self.side > 1:
             return synthesis.dense(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding)
         strided = value_of(x_BxHxWxI)[:, :: self.stride, :: self.stride]
-        return synthesis.pointwise(strided, bases, coefficients_BxN, self.tpu_kernels)
+        return synthesis.pointwise(strided, bases, coefficients_BxN, self.pallas_kernels)
 
     def _plain(self, x_BxHxWxI, kernel):
         if self.depthwise:
-            return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding, self.tpu_kernels)
+            return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding, self.pallas_kernels)
         return self.convolve(x_BxHxWxI, kernel)
 
     @nn.nowrap
@@ -161,7 +163,7 @@ class Residual(nn.Module):
     block: BlockKind
     conventions: Conventions = Conventions()
     dtype: DTypeLike = jnp.float32
-    tpu_kernels: bool = False
+    pallas_kernels: bool = False
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, route: Route, train: bool) -> jax.Array:
@@ -171,7 +173,7 @@ class Residual(nn.Module):
         def convolve(conv: Conv, x: jax.Array | Normalized) -> Normalized:
             coefficients_BxN = route(f"{self.name}/{conv.kind}", value_of(x), inputs)
             shape = conv.out, conv.side, conv.stride, conv.depthwise
-            layer = Convolution(*shape, how.padding, self.dtype, self.tpu_kernels, name=conv.kind)
+            layer = Convolution(*shape, how.padding, self.dtype, self.pallas_kernels, name=conv.kind)
             return Norm(conv.act, how.epsilon, self.dtype, name=f"{conv.kind}_norm")(layer(x, coefficients_BxN), train)
 
         x: jax.Array | Normalized = inputs
@@ -197,7 +199,7 @@ class Backbone(nn.Module):
     num_classes: int
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
-    tpu_kernels: bool = False
+    pallas_kernels: bool = False
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -212,7 +214,7 @@ class Backbone(nn.Module):
             sides = [taps.pads(size, 3, 2, how.padding)[:2] for size in x.shape[1:3]]
             x = nn.max_pool(x, (3, 3), (2, 2), sides)
         for name, _, block in table.named_blocks():
-            x = Residual(block, how, dtype, self.tpu_kernels, name=name)(x, route, train)
+            x = Residual(block, how, dtype, self.pallas_kernels, name=name)(x, route, train)
         if table.head_conv:
             head_conv = Convolution(table.head_conv, dtype=dtype, name="head_conv")
             x = head_conv(x, route("head_conv", x, x))

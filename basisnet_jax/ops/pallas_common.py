@@ -1,4 +1,4 @@
-"""Shared parts of the Pallas kernels for TPUs (pallas_depthwise, pallas_pointwise): the batch is in the lanes.
+"""Shared parts of the Pallas kernels: `on_each_device` for TPUs and GPUs, the rest for TPUs, with the batch in lanes.
 
 On a TPU, XLA keeps these activations with the batch minor and the channels second. The same bytes are a row-major
 [H, W, C, B], so the transposes around the kernels cost nothing. In that form eight channels of 128 images fill a vector
@@ -33,14 +33,18 @@ def reason_unsupported(batch: int, dtype: jnp.dtype, *channels: int) -> str | No
     return None
 
 
-def on_each_device(run: Callable, *arrays_B: jax.Array):
-    """Calls run(*arrays) on each device with the device's images; arrays and results have the batch first."""
+def on_each_device(run: Callable, *arrays_B: jax.Array | None):
+    """Calls run(*arrays) on each device with the device's images; arrays and results have the batch first.
+
+    An array with a leading axis of 1 is shared by all images, and each device gets the whole array.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return run(*arrays_B)
-    batch = PartitionSpec(mesh.axis_names)
+    batch, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    specs = tuple(whole if array is None or array.shape[0] == 1 else batch for array in arrays_B)
     # JAX does not know over which mesh axes a kernel's output varies, so it cannot check that (vma).
-    return jax.shard_map(run, in_specs=batch, out_specs=batch, check_vma=False)(*arrays_B)
+    return jax.shard_map(run, in_specs=specs, out_specs=batch, check_vma=False)(*arrays_B)
 
 
 def batch_last(x_Bx: jax.Array) -> jax.Array:

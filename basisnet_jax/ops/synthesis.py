@@ -4,8 +4,8 @@
 its own kernel. The obvious way, a convolution with one group for each image, is slow everywhere. With the batch
 sharded over a mesh, XLA gathers the batch for such a convolution (openxla/xla#47945), and on CPU gave wrong values
 (benchmarks/vmapped_kernels.py). The forms below never put the batch into a convolution's groups. The form is chosen
-where the program is lowered, so a program that is compiled for a TPU on a CPU host gets the TPU's form. No GPU has been
-measured; GPUs get the form of batched matrix products.
+where the program is lowered, so a program that is compiled for a TPU on a CPU host gets the TPU's form. TPUs and NVIDIA
+GPUs can run Pallas kernels for depthwise layers. No GPU and no TPU has been measured (docs/performance.md).
 
 Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases.
 Products of bfloat16 are accumulated in float32.
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax import lax
 
-from basisnet_jax.ops import pallas_depthwise, pallas_pointwise, taps
+from basisnet_jax.ops import pallas_depthwise, pallas_depthwise_gpu, pallas_pointwise, taps
 
 
 def combination_coefficients(
@@ -56,7 +56,7 @@ def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def pointwise(
-    x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array, tpu_kernels: bool = False
+    x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array, pallas_kernels: bool = False
 ) -> jax.Array:
     """Convolves each image with its own combination of the 1x1 bases.
 
@@ -64,7 +64,7 @@ def pointwise(
       x_BxHxWxI: activations, float32 or bfloat16.
       bases_NxIxO: basis kernels in the dtype of x.
       coefficients_BxN: float32.
-      tpu_kernels: whether a TPU computes the kernels' gradient by `pallas_pointwise`, where that supports the layer.
+      pallas_kernels: whether a TPU computes the kernels' gradient by `pallas_pointwise`, where that supports the layer.
 
     Returns:
       [B, H, W, O] in the dtype of x.
@@ -105,17 +105,17 @@ def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
     return jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, preferred_element_type=jnp.float32)
 
 
-def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu_kernels):
-    if tpu_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
+def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, pallas_kernels):
+    if pallas_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
         # Without the barrier XLA computes x twice, once for the product and once for the kernel.
         x_BxHxWxI = lax.platform_dependent(x_BxHxWxI, tpu=lax.optimization_barrier, default=lambda x: x)
     return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
 
 
-def _pointwise_backward(tpu_kernels, residuals, dy_BxHxWxO):
+def _pointwise_backward(pallas_kernels, residuals, dy_BxHxWxO):
     x_BxHxWxI, bases_NxIxO, coefficients_BxN = residuals
     gradient_forms = {"default": _kernel_gradient}
-    if tpu_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
+    if pallas_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
         dy_BxHxWxO = lax.platform_dependent(dy_BxHxWxO, tpu=lax.optimization_barrier, default=lambda x: x)
         gradient_forms["tpu"] = pallas_pointwise.kernel_gradient
     dx_BxHxWxI = lax.platform_dependent(
@@ -164,7 +164,7 @@ def dense(
 
 
 class Normalized(NamedTuple):
-    """The activations act((x - mean) * scale + bias), not computed yet: a TPU's depthwise kernel does so on the way."""
+    """The activations act((x - mean) * scale + bias), not computed yet: the Pallas kernels do so on the way."""
 
     x_BxHxWxC: jax.Array
     mean_C: jax.Array  # float32, like scale and bias
@@ -194,7 +194,7 @@ def depthwise(
     coefficients_BxN: jax.Array,
     stride: int,
     padding: str = "same",
-    tpu_kernels: bool = False,
+    pallas_kernels: bool = False,
 ) -> jax.Array:
     """Convolves each image with its own combination of the depthwise bases.
 
@@ -204,14 +204,15 @@ def depthwise(
       coefficients_BxN: float32.
       stride: of both spatial axes.
       padding: see `taps.pads`.
-      tpu_kernels: whether a TPU runs `pallas_depthwise`, where that supports the layer.
+      pallas_kernels: whether a TPU runs `pallas_depthwise` and an NVIDIA GPU `pallas_depthwise_gpu`, where these
+        support the layer.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
     """
     kernels_BxKxKxC = combine(coefficients_BxN, bases_NxKxKxC)
     by_taps = partial(taps.depthwise, stride=stride, padding=padding)
-    return _depthwise(x_BxHxWxC, kernels_BxKxKxC, {"default": by_taps}, stride, padding, tpu_kernels)
+    return _depthwise(x_BxHxWxC, kernels_BxKxKxC, {"default": by_taps}, stride, padding, pallas_kernels)
 
 
 def static_depthwise(
@@ -219,20 +220,20 @@ def static_depthwise(
     kernel_KxKxC: jax.Array,
     stride: int,
     padding: str = "same",
-    tpu_kernels: bool = False,
+    pallas_kernels: bool = False,
 ) -> jax.Array:
     """Convolves all images with one depthwise kernel; otherwise like `depthwise`.
 
-    CPUs sum taps, since XLA's grouped convolution is many times slower there. Other platforms run XLA's convolution,
-    whose groups are the channels, not the batch.
+    CPUs sum taps, since XLA's grouped convolution is many times slower there. Without the Pallas kernels, other
+    platforms run XLA's convolution, whose groups are the channels, not the batch.
     """
     by_taps = partial(taps.depthwise, stride=stride, padding=padding)
     xla = partial(xla_depthwise, stride=stride, padding=padding)
-    return _depthwise(x_BxHxWxC, kernel_KxKxC[None], {"default": xla, "cpu": by_taps}, stride, padding, tpu_kernels)
+    return _depthwise(x_BxHxWxC, kernel_KxKxC[None], {"default": xla, "cpu": by_taps}, stride, padding, pallas_kernels)
 
 
-def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels: bool):
-    """Runs the platform's form, or on TPUs `pallas_depthwise` if that is asked for and supports the layer.
+def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, pallas_kernels: bool):
+    """Runs the platform's form, or a platform's Pallas kernels if they are asked for and support the layer.
 
     Args:
       x: [B, H, W, C] or Normalized.
@@ -240,26 +241,25 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
       forms: {platform: form(x_BxHxWxC, kernels_BxKxKxC)}.
       stride: of both spatial axes.
       padding: see `taps.pads`.
-      tpu_kernels: whether `pallas_depthwise` is asked for.
+      pallas_kernels: whether the Pallas kernels are asked for.
     """
     image, norm, act = (x.x_BxHxWxC, x[1:4], x.act) if isinstance(x, Normalized) else (x, (), lambda z: z)
     batch, *size, channels = image.shape
     side = kernels_BxKxKxC.shape[1]
     (top, _, rows), (left, _, columns) = (taps.pads(n, side, stride, padding) for n in size)
     window = pallas_depthwise.Window(tuple(size), (rows, columns), (top, left), side, stride)
-    why = pallas_depthwise.reason_unsupported(image, window) if tpu_kernels else None
-    if why:
-        logging.debug("no TPU kernel for a depthwise convolution of %s: %s", image.shape, why)
-    if why or not tpu_kernels:
-        return _by_platform(forms, value_of(x), kernels_BxKxKxC)
 
-    def pallas(image, kernels_BxKxKxC, *norm):
-        mean_C, scale_C, bias_C = norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels))
-        affine_2xC = jnp.stack([scale_C, bias_C - mean_C * scale_C])
+    def affine_of(mean_C, scale_C, bias_C):
+        return jnp.stack([scale_C, bias_C - mean_C * scale_C])[None]
+
+    def on_tpu(image, kernels_BxKxKxC, *norm):
+        affine = affine_of(*norm or (jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels)))
         kernels = jnp.broadcast_to(kernels_BxKxKxC, (batch, side, side, channels))
-        return pallas_depthwise.depthwise(
-            image, kernels, jnp.broadcast_to(affine_2xC, (batch, 2, channels)), act, window
-        )
+        return pallas_depthwise.depthwise(image, kernels, jnp.broadcast_to(affine, (batch, 2, channels)), act, window)
+
+    def on_gpu(image, kernels_BxKxKxC, *norm):
+        affine = affine_of(*norm) if norm else None
+        return pallas_depthwise_gpu.depthwise(image, kernels_BxKxKxC, affine, act, window)
 
     def after_norm(form):
         def whole(image, kernels_BxKxKxC, mean_C, scale_C, bias_C):
@@ -267,8 +267,18 @@ def _depthwise(x, kernels_BxKxKxC, forms, stride: int, padding: str, tpu_kernels
 
         return whole if norm else form
 
+    kernels = {}
+    for platform, module, form in (("tpu", pallas_depthwise, on_tpu), ("cuda", pallas_depthwise_gpu, on_gpu)):
+        if not pallas_kernels:
+            continue
+        if why := module.reason_unsupported(image, window):
+            logging.debug("no %s kernel for a depthwise convolution of %s: %s", platform, image.shape, why)
+        else:
+            kernels[platform] = form
+    if not kernels:
+        return _by_platform(forms, value_of(x), kernels_BxKxKxC)
     forms = {platform: after_norm(form) for platform, form in forms.items()}
-    return _by_platform({**forms, "tpu": pallas}, image, kernels_BxKxKxC, *norm)
+    return _by_platform({**forms, **kernels}, image, kernels_BxKxKxC, *norm)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

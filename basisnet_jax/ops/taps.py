@@ -1,4 +1,4 @@
-"""Depthwise convolution as a sum of shifted images, one for each tap of the kernel: the form for CPUs and GPUs.
+"""Depthwise convolution as a sum of shifted images, one for each tap of the kernel: the form without Pallas kernels.
 
 No image is a group of a convolution (see `synthesis`), and XLA's CPU compiler fuses the whole sum into one loop.
 """

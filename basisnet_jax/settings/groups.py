@@ -147,8 +147,9 @@ class ModelSettings:
     dtype: str = setting(
         "float32", "Type that layers compute in; parameters are float32.", one_of(("float32", "bfloat16"))
     )
-    tpu_kernels: bool = changeable(
-        True, "On a TPU, use the kernels of ops/pallas_*.py where a layer fits; False: XLA's forms everywhere."
+    pallas_kernels: bool = changeable(
+        True,
+        "On TPUs and NVIDIA GPUs, use the kernels of ops/pallas_*.py where a layer fits; False: XLA's forms on all.",
     )
     specialist: BackboneSettings = dataclasses.field(default=BackboneSettings())
     preview: BackboneSettings = dataclasses.field(default=BackboneSettings(width=0.5, resolution=8))

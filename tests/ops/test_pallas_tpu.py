@@ -58,7 +58,7 @@ def test_depthwise_equals_a_loop(interpreted, monkeypatch, side, stride, size, p
     x, bases, dy = draw((2, *size, 16), (2, side, side, 16), (2, *output, 16), dtype=dtype)
     coefficients = np.array([[0.75, 0.25], [0.125, 0.875]])
     inputs = jnp.asarray(x, dtype), jnp.asarray(bases, dtype), jnp.asarray(coefficients, jnp.float32)
-    layer = functools.partial(synthesis.depthwise, stride=stride, padding=padding, tpu_kernels=True)
+    layer = functools.partial(synthesis.depthwise, stride=stride, padding=padding, pallas_kernels=True)
     got = value_and_gradients(layer, inputs, jnp.asarray(dy, dtype))
     assert got[0].dtype == got[1].dtype == dtype
     assert_close(got, depthwise_loop(x, bases, coefficients, stride, dy, padding), dtype)
@@ -71,22 +71,22 @@ def test_a_norm_before_the_convolution_is_computed_on_the_way(interpreted, monke
         (2, 7, 6, 16), (2, 3, 3, 16), (2, 4, 3, 16), (16,), (16,), (16,), dtype=jnp.float32
     )
 
-    def layer(x, kernels, *norm, tpu_kernels):
+    def layer(x, kernels, *norm, pallas_kernels):
         normalized = synthesis.Normalized(x, *norm, nn.hard_swish)
-        return synthesis.depthwise(normalized, kernels, jnp.eye(2), 2, tpu_kernels=tpu_kernels)
+        return synthesis.depthwise(normalized, kernels, jnp.eye(2), 2, pallas_kernels=pallas_kernels)
 
     inputs = [jnp.asarray(a, jnp.float32) for a in (x, kernel, mean, scale, bias)]
     dy = jnp.asarray(dy, jnp.float32)
-    got = value_and_gradients(functools.partial(layer, tpu_kernels=True), inputs, dy)
+    got = value_and_gradients(functools.partial(layer, pallas_kernels=True), inputs, dy)
     monkeypatch.undo()
-    expected = value_and_gradients(functools.partial(layer, tpu_kernels=False), inputs, dy)
+    expected = value_and_gradients(functools.partial(layer, pallas_kernels=False), inputs, dy)
     for a, e in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5 * np.abs(e).max())
 
 
 def test_static_depthwise_equals_a_loop(interpreted):
     x, kernel, dy = draw((2, 6, 7, 8), (1, 3, 3, 8), (2, 3, 4, 8), dtype=jnp.float32)
-    layer = functools.partial(synthesis.static_depthwise, stride=2, tpu_kernels=True)
+    layer = functools.partial(synthesis.static_depthwise, stride=2, pallas_kernels=True)
     inputs = jnp.asarray(x, jnp.float32), jnp.asarray(kernel[0], jnp.float32)
     y, dx, dkernel = value_and_gradients(layer, inputs, jnp.asarray(dy, jnp.float32))
     expected = depthwise_loop(x, kernel, np.ones((2, 1)), 2, dy)
@@ -110,7 +110,7 @@ def test_eight_devices_equal_one_and_gather_nothing(interpreted, monkeypatch):
     def gradients(x, depthwise, pointwise, coefficients):
         def loss(*args):
             x, depthwise, pointwise, coefficients = args
-            x = synthesis.depthwise(x, depthwise, coefficients, 1, tpu_kernels=True)
+            x = synthesis.depthwise(x, depthwise, coefficients, 1, pallas_kernels=True)
             return jnp.sum(synthesis.pointwise(x, pointwise, coefficients, True) ** 2)
 
         return jax.grad(loss, argnums=(0, 1, 2, 3))(x, depthwise, pointwise, coefficients)
@@ -146,8 +146,8 @@ def test_compiles_for_tpus(topology):
         def loss(*args):
             x, depthwise, pointwise, coefficients = args
             x = synthesis.pointwise(x, pointwise, coefficients, True)
-            x = synthesis.depthwise(x, depthwise, coefficients, 2, tpu_kernels=True)
-            return jnp.sum(synthesis.static_depthwise(x, depthwise[0], 1, tpu_kernels=True) ** 2)
+            x = synthesis.depthwise(x, depthwise, coefficients, 2, pallas_kernels=True)
+            return jnp.sum(synthesis.static_depthwise(x, depthwise[0], 1, pallas_kernels=True) ** 2)
 
         return jax.grad(loss, argnums=(0, 1, 2, 3))(x, depthwise, pointwise, coefficients)
 
