@@ -20,6 +20,7 @@ import dataclasses
 import os
 import pathlib
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -166,7 +167,7 @@ def check(model: BasisNet, num_bases: int, data: dict[str, jax.Array]) -> TorchN
     expected = {name: x.detach() for name, x in TorchNetwork(named(gradients), num_bases).params.items()}
     for name, gradient in expected.items():
         # A norm's bias before another norm has no gradient but rounding, so the whole gradient's size counts, too.
-        allowed = 0.01 * norm(gradient) + 1e-4 * norm(expected["classifier/kernel"])
+        allowed = 0.02 * norm(gradient) + 1e-4 * norm(expected["classifier/kernel"])
         if name != "route/kernel":
             assert norm(network.params[name].grad - gradient) <= allowed, f"the gradients of {name} differ"
     return network
@@ -199,7 +200,8 @@ def main() -> None:
         model = model.clone(specialist=model.specialist.clone(architecture=TABLE, dropout=0.0))
         calls[f"{name}, PyTorch"] = torch_call(check(model, num_bases, data), data)
         calls[name] = training_step.training_call(model, "ours", "step", options.batch)
-    times = timing.interleaved(calls, rounds=options.rounds)
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    times = timing.interleaved(calls, rounds=options.rounds, clock=clock)
     rows = {}
     what = f"batch {options.batch}, N = {options.bases}, jax {jax.__version__}, PyTorch {torch.__version__}"
     print(f"{what}, {timing.machine()}\n{'ms: quartiles':22}{'ours':>24}{'PyTorch':>24}{'ours over PyTorch':>24}")

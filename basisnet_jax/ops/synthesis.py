@@ -13,7 +13,6 @@ Products of bfloat16 are accumulated in float32.
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from absl import logging
 from jax import lax
 
 from basisnet_jax.ops import pallas_depthwise, pallas_pointwise, taps
+from basisnet_jax.ops.normalized import Normalized, value_of
 
 
 def combination_coefficients(
@@ -149,8 +149,8 @@ def static_pointwise(x_BxHxWxI: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
         return y_PxO.reshape(*x_BxHxWxI.shape[:3], -1)
 
     def convolution(x_BxHxWxI, kernel_IxO):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x_BxHxWxI, kernel_IxO[None, None], (1, 1), "VALID", dimension_numbers=dimensions)
+        kernel_1x1xIxO, dimensions = kernel_IxO[None, None], ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x_BxHxWxI, kernel_1x1xIxO, (1, 1), "VALID", dimension_numbers=dimensions)
 
     return _by_platform({"default": convolution, "cpu": product}, x_BxHxWxI, kernel_IxO)
 
@@ -186,31 +186,6 @@ def dense(
 
 
 # Depthwise convolution
-
-
-class Normalized(NamedTuple):
-    """The activations act((x - mean) * scale + bias), not computed yet: a TPU's depthwise kernel does so on the way."""
-
-    x_BxHxWxC: jax.Array
-    mean_C: jax.Array  # float32, like scale and bias
-    scale_C: jax.Array
-    bias_C: jax.Array
-    act: Callable[[jax.Array], jax.Array]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Returns the shape of the value."""
-        return self.x_BxHxWxC.shape
-
-    def value(self) -> jax.Array:
-        """Computes the activations, in the dtype of x."""
-        y_BxHxWxC = (self.x_BxHxWxC - self.mean_C) * self.scale_C + self.bias_C
-        return self.act(y_BxHxWxC.astype(self.x_BxHxWxC.dtype))
-
-
-def value_of(x_BxHxWxC: jax.Array | Normalized) -> jax.Array:
-    """Returns an array: x itself, or the value of a `Normalized`."""
-    return x_BxHxWxC.value() if isinstance(x_BxHxWxC, Normalized) else x_BxHxWxC
 
 
 def depthwise(
