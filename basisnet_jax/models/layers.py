@@ -65,6 +65,8 @@ class Convolution(nn.Module):
     def _plain(self, x_BxHxWxI, kernel):
         if self.depthwise:
             return synthesis.static_depthwise(x_BxHxWxI, kernel, self.stride, self.padding, self.pallas_kernels)
+        if self.side == 1:
+            return synthesis.static_pointwise(x_BxHxWxI[:, :: self.stride, :: self.stride], kernel)
         return self.convolve(x_BxHxWxI, kernel)
 
     @nn.nowrap

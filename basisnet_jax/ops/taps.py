@@ -3,7 +3,7 @@
 No image is a group of a convolution (see `synthesis`), and XLA's CPU compiler fuses the whole sum into one loop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 
 import jax
@@ -63,14 +63,42 @@ def _sum_of_taps(padded_BxHxWxC, taps: list[tuple[int, int, jax.Array]], output:
     return lax.platform_dependent(padded_BxHxWxC, *weights, cpu=partial(summed, 4), default=partial(summed, 1))
 
 
+def _in_blocks(form: Callable[[jax.Array, jax.Array], jax.Array], x_BxHxWxC: jax.Array, kernels_BxKxKxC: jax.Array):
+    """Returns form(x, kernels), on CPUs in blocks of channels if the output is small and the kernel is not.
+
+    A padded block stays in a core's second-level cache. In layers of 14 x 14 pixels blocks were two to four times
+    slower than the whole.
+    """
+    whole = jax.eval_shape(form, x_BxHxWxC, kernels_BxKxKxC)
+    channels, side = x_BxHxWxC.shape[-1], kernels_BxKxKxC.shape[1]
+    size = next((n for n in range(128, 63, -8) if channels % n == 0), channels)
+    if whole.shape[1] * whole.shape[2] > 64 or side < 5 or size == channels:
+        return form(x_BxHxWxC, kernels_BxKxKxC)
+
+    def add_block(block, y, arrays):
+        parts = (lax.dynamic_slice_in_dim(z, block * size, size, -1, allow_negative_indices=False) for z in arrays)
+        part = lax.optimization_barrier(form(*lax.optimization_barrier(tuple(parts))))
+        return lax.dynamic_update_slice_in_dim(y, part, block * size, -1)
+
+    def blocks(*arrays):
+        zeros = jnp.zeros(whole.shape, whole.dtype)
+        return lax.fori_loop(0, channels // size, partial(add_block, arrays=arrays), zeros)
+
+    return lax.platform_dependent(x_BxHxWxC, kernels_BxKxKxC, cpu=blocks, default=form)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise(x_BxHxWxC: jax.Array, kernels_BxKxKxC: jax.Array, stride: int, padding: str) -> jax.Array:
     """Returns the same as `synthesis.depthwise`, from kernels; with a leading axis of 1 all images share the kernel."""
     side = kernels_BxKxKxC.shape[1]
     rows, columns = (pads(size, side, stride, padding)[2] for size in x_BxHxWxC.shape[1:3])
-    taps = [(i, j, kernels_BxKxKxC[:, i, j]) for i in range(side) for j in range(side)]
-    padded_BxHxWxC = pad(x_BxHxWxC, side, stride, padding)
-    return _sum_of_taps(padded_BxHxWxC, taps, (rows, columns), stride).astype(x_BxHxWxC.dtype)
+
+    def form(x_BxHxWxC, kernels_BxKxKxC):
+        taps = [(i, j, kernels_BxKxKxC[:, i, j]) for i in range(side) for j in range(side)]
+        padded_BxHxWxC = pad(x_BxHxWxC, side, stride, padding)
+        return _sum_of_taps(padded_BxHxWxC, taps, (rows, columns), stride).astype(x_BxHxWxC.dtype)
+
+    return _in_blocks(form, x_BxHxWxC, kernels_BxKxKxC)
 
 
 def _depthwise_forward(x_BxHxWxC, kernels_BxKxKxC, stride, padding):
@@ -80,7 +108,9 @@ def _depthwise_forward(x_BxHxWxC, kernels_BxKxKxC, stride, padding):
 def _depthwise_backward(stride, padding, residuals, dy_BxPxQxC):
     x_BxHxWxC, kernels_BxKxKxC = residuals
     side = kernels_BxKxKxC.shape[1]
-    dx_BxHxWxC = _input_gradient(dy_BxPxQxC, kernels_BxKxKxC, x_BxHxWxC.shape[1:3], stride, padding)
+    form = partial(_input_gradient, size=x_BxHxWxC.shape[1:3], stride=stride, padding=padding)
+    # The phases of a strided layer are slower in blocks.
+    dx_BxHxWxC = _in_blocks(form, dy_BxPxQxC, kernels_BxKxKxC) if stride == 1 else form(dy_BxPxQxC, kernels_BxKxKxC)
     dkernels_BxKxKxC = lax.platform_dependent(
         pad(x_BxHxWxC, side, stride, padding),
         dy_BxPxQxC,

@@ -192,6 +192,37 @@ def test_static_depthwise_equals_a_loop_on_every_platform(side, stride, padding)
         assert_close(got, (y, dx, dkernel), jnp.float32)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("shape", [(8, 7, 6), (8, 11, 11)])
+def test_depthwise_in_blocks_of_channels_equals_a_loop_when_sharded_too(shape, devices):
+    """Two blocks of 80 channels; the larger image is not computed in blocks."""
+    stride = 1
+    rng, x, bases, coefficients = draw((*shape, 160), (2, 5, 5, 160), jnp.float32)
+    dy = rng.normal(size=x.shape).astype(np.float32)
+    mesh = make_mesh(jax.devices()[:devices], fsdp=1)
+    sharded, whole = batch_sharding(mesh), replicated(mesh)
+    arrays = (jnp.asarray(a, jnp.float32) for a in (x, bases, coefficients))
+    inputs = jax.device_put(tuple(arrays), (sharded, whole, sharded))
+    got = value_and_gradients(
+        lambda *args: synthesis.depthwise(*args, stride), inputs, jax.device_put(jnp.asarray(dy), sharded)
+    )
+    assert_close(got, depthwise_loop(x, bases, coefficients, stride, dy), jnp.float32)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_static_pointwise_equals_a_loop_when_sharded_too(dtype, devices):
+    rng, x, bases, _ = draw((8, 3, 5, 6), (1, 6, 4), dtype)
+    dy = np.asarray(jnp.asarray(rng.normal(size=(8, 3, 5, 4)), dtype), np.float64)
+    y, dx, dbases, _ = pointwise_loop(x, bases, np.ones((8, 1)), dy)
+    mesh = make_mesh(jax.devices()[:devices], fsdp=1)
+    sharded, whole = batch_sharding(mesh), replicated(mesh)
+    inputs = jax.device_put((jnp.asarray(x, dtype), jnp.asarray(bases[0], dtype)), (sharded, whole))
+    got = value_and_gradients(synthesis.static_pointwise, inputs, jax.device_put(jnp.asarray(dy, dtype), sharded))
+    assert got[0].dtype == dtype
+    assert_close(got, (y, dx, dbases[0]), dtype)
+
+
 @pytest.mark.parametrize("basis", [0, 2])
 def test_one_hot_coefficients_are_that_basis(basis):
     _, x, bases, _ = draw((2, 5, 5, 6), (3, 6, 4), jnp.float32)
@@ -217,3 +248,6 @@ def test_lowering_for_a_platform_takes_its_form(platform):
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 4, 4, 6), (3, 6, 5), (8, 3))]
     text = jax.jit(synthesis.pointwise).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
     assert ("batching_dims = [0] x [0]" in text) == (platform == "cpu")
+    static = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 4, 4, 6), (6, 5))]
+    text = jax.jit(synthesis.static_pointwise).trace(*static).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in text) == (platform == "tpu")
