@@ -78,11 +78,16 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def on_mesh(tree: Any, like: Any) -> Any:
-    """Makes global arrays, in the shardings of `like`, of a tree's NumPy arrays, which are the same on all hosts."""
+    """Makes global arrays of a tree's NumPy arrays, which are the same on all hosts.
+
+    Args:
+      tree: arrays.
+      like: a tree of the same structure, whose leaves have the shardings; where one is None, an array stays as it is.
+    """
 
     def placed(leaf: Any, wanted: Any) -> Any:
-        if isinstance(leaf, np.ndarray):
-            return jax.make_array_from_callback(leaf.shape, wanted.sharding, leaf.__getitem__)
-        return leaf
+        if not isinstance(leaf, np.ndarray) or wanted.sharding is None:
+            return leaf
+        return jax.make_array_from_callback(leaf.shape, wanted.sharding, leaf.__getitem__)
 
     return jax.tree.map(placed, tree, like)
