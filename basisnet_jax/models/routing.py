@@ -26,10 +26,11 @@ def static_route(layer: str, x: jax.Array, inputs: jax.Array) -> None:
 
 def route_of(coefficients_BxLxN: jax.Array, vectors: dict[str, int]) -> Route:
     """Makes the route of coefficients known before the backbone runs: each layer reads its vector in `vectors`."""
+    coefficients_LxBxN = jnp.unstack(coefficients_BxLxN, axis=1)  # the gradient is one stack; slices' would be a sum
 
     def route(layer: str, x: jax.Array, inputs: jax.Array) -> jax.Array | None:
         del x, inputs
-        return coefficients_BxLxN[:, vectors[layer]] if layer in vectors else None
+        return coefficients_LxBxN[vectors[layer]] if layer in vectors else None
 
     return route
 
