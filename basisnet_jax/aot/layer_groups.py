@@ -27,8 +27,10 @@ def group_of(label: str) -> str:
     if not label:  # the compiler's copies: between memories, or to another layout
         return "copies"
     path = re.sub(r"'\]\['|\['|'\]", "/", label).split("/")
-    if re.match(r"state\.(opt_state|ema|step|batch_stats)", label):
+    if re.match(r"state\.(opt_state|ema|step|batch_stats)|state\.params\.groups\['\w+'\]\[''\]", label):
         return "optimizer, averages"
+    if re.fullmatch(r"jit\(train_step\)/(transpose\()?jvp\(\)\)?/(split|concatenate|reshape)", label):
+        return "optimizer, averages"  # the small parameters, taken from their vector or joined again
     if "preview" in path or "coefficients" in path:
         return "preview, coefficients"
     if "specialist" in path:
