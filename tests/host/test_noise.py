@@ -11,9 +11,6 @@ import pytest
 
 from tests.conftest import save_untrained
 
-pytestmark = pytest.mark.one_jax
-
-
 START = "import os, sys\nfrom basisnet_jax.host import noise\nnoise.filter_native_stderr()\n"
 NOISE = [
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",

@@ -19,9 +19,6 @@ from basisnet_jax.models.stages import normalize
 from basisnet_jax.training.losses import Distillation
 from basisnet_jax.workdir.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.one_jax
-
-
 RNG = np.random.default_rng(0)
 
 

@@ -7,9 +7,6 @@ import pytest
 
 from tests.system.doc_commands import ROOT
 
-pytestmark = pytest.mark.one_jax
-
-
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").rglob("*.md")))
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)

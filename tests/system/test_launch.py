@@ -11,9 +11,6 @@ import sys
 import pytest
 import yaml
 
-pytestmark = pytest.mark.one_jax
-
-
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 STAND_INS = ("gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel", "scontrol", "srun", "git", "make", "pip")

@@ -1,12 +1,8 @@
 """A run that is killed without a word goes on, and ends as the run that nobody killed."""
 
-import pytest
-
 from basisnet_jax.experiment.run import make_experiment
 from benchmarks import survival
 from tests.conftest import TRAINED_RATE
-
-pytestmark = pytest.mark.one_jax
 
 
 def test_killed_in_mid_save_and_in_an_evaluation_it_ends_bit_for_bit_the_same(trained, trained_config, tmp_path):

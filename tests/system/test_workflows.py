@@ -14,9 +14,6 @@ from packaging.markers import Marker
 import basisnet_jax
 from tests.system.doc_commands import ROOT
 
-pytestmark = pytest.mark.one_jax
-
-
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 MAJOR, HASH = r"actions/[\w-]+@v\d+", r"[\w-]+/[\w./-]+@[0-9a-f]{40}"

@@ -16,8 +16,6 @@ from basisnet_jax.training import finite
 from basisnet_jax.workdir.checkpoint import Checkpoints
 from basisnet_jax.workdir.events import read_events
 
-pytestmark = pytest.mark.one_jax
-
 
 def floats(batch, bad):
     """The batch with images of floats, which the step takes too; one pixel of the last is NaN if it is to be bad."""
