@@ -1,11 +1,10 @@
 """Compiles depthwise layers for an NVIDIA GPU that is not here: launches, bytes, registers and spills of each form.
 
-    pip install jax-cuda13-plugin jax-cuda13-pjrt nvidia-cuda-nvcc nvidia-nvvm
-    python benchmarks/gpu_layers.py --target=h100_sxm.txtpb [--layers=56x72k3s1,7x960k5s1] [--forms=taps,pallas]
+    pip install -e '.[gpu-compile]'        # in an environment of its own
+    python benchmarks/gpu_layers.py [--card=a100-80gb] [--layers=56x72k3s1,7x960k5s1] [--forms=taps,pallas]
 
-The target is a text GpuTargetConfigProto; XLA's repository has some in target_config/specs. A layer is norm, hard-swish
-and the depthwise convolution with one kernel an image, 128 images, bfloat16, forward and backward; the norm's
-statistics are given. Nothing runs.
+A layer is norm, hard-swish and the depthwise convolution with one kernel an image, 128 images, bfloat16, forward and
+backward; the norm's statistics are given. Nothing runs.
 
 launches   GPU kernels that the compiled program starts.
 MB         what they read and write, each operand and result once.
@@ -24,10 +23,11 @@ import tempfile
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from basisnet_jax.aot import hlo
+from basisnet_jax.aot.chips import GPUS
+from basisnet_jax.aot.topology import devices_of
 from basisnet_jax.host.mesh import with_mesh_in_context
 from basisnet_jax.ops import synthesis
 
@@ -73,16 +73,13 @@ def registers(dump: str, ptxas: str) -> list[str]:
 def main() -> None:
     """Prints a line for each layer and form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", required=True, type=pathlib.Path)
+    parser.add_argument("--card", default="h100", choices=GPUS)
     parser.add_argument("--layers", default=LAYERS)
     parser.add_argument("--forms", default="taps,pallas")
     options = parser.parse_args()
     dump = tempfile.mkdtemp()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_pass_re=^$"
-    jax.config.update("jax_platforms", "cpu")
-    target = options.target.read_text()
-    devices = topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1").devices
-    mesh = Mesh(devices, ("data",))
+    mesh = Mesh(devices_of(f"{options.card}:1")[0], ("data",))
     package = importlib.util.find_spec("nvidia").submodule_search_locations[0]
     ptxas = str(next(pathlib.Path(package).glob("cu*/bin/ptxas")))
     for layer in options.layers.split(","):
