@@ -18,6 +18,7 @@ from basisnet_jax.errors import UserError
 TPU_FORMS = "v5e:2x4 to v5e:16x16 (v2, v3, v6e likewise) or v4:2x2x1 (v5p, tpu7x likewise), the chips along each axis"
 GPU_FORMS = f"h100:1 to h100:8 ({', '.join(name for name in GPUS if name != 'h100')} likewise), the GPUs of a host"
 INSTALL_TPU = "pip install -e '.[tpu]'"
+_TILES_BY_COST = "--xla_gpu_experimental_cost_model_gemm_tiling_options=top=1"
 INSTALL_GPU = "pip install -e '.[gpu-compile]'"
 
 
@@ -78,6 +79,8 @@ def _gpu_devices(topology: str, chip: Gpu, gpus: int, hosts: int) -> list[jax.De
         )
     # Else JAX looks for a GPU, and refuses to compile for one that is not here.
     jax.config.update("jax_platforms", "cpu")
+    # Else, as there is no GPU to try them on, a product gets the first tiles of a list, which do not fit every program.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TILES_BY_COST}"
     return topologies.get_topology_desc(
         topology, platform="cuda", target_config=chip.target_config(), topology=f"1x{hosts}x{gpus}"
     ).devices
