@@ -41,7 +41,10 @@ def training_call(model: BasisNet, form: str, what: str, batch: int) -> Callable
     """Returns a call that takes one step from where the last one ended."""
     settings = {"weight_decay": 1e-5, "momentum": 0.9, "decay": 0.9, "epsilon": 1e-3, "clip_norm": 0.0}
     # Gradients alone: the update is nothing, and what it would have passed over is left as it was.
-    optimizer = make_optimizer("sgd", **settings) if what == "step" else optax.chain(optax.set_to_zero())
+    optimizer = make_optimizer("sgd", **settings)
+    if what == "gradients":
+        nothing = optax.chain(optax.set_to_zero())
+        optimizer = optimizer._replace(init=nothing.init, update=nothing.update)
     settings = step.TrainSettings(
         preview_weight=1.0,
         label_smoothing=0.0,

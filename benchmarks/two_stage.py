@@ -23,9 +23,9 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 import rivals
 import timing
 
@@ -33,7 +33,6 @@ from basisnet_jax.evaluation.early_exit import ExitRule, all_thresholds
 from basisnet_jax.experiment.model import make_model, model_cost
 from basisnet_jax.host import compilation_cache, malloc
 from basisnet_jax.inference.jax_classifier import TwoStageClassifier, jit_stages
-from basisnet_jax.training import state
 
 BOTH, PREVIEW, SPECIALIST = "always both", "preview", "specialist"
 
@@ -47,9 +46,9 @@ def make_classifier(settings: ml_collections.ConfigDict, channels: int, classes:
       classes: number of classes.
     """
     model, side = make_model(settings, classes), settings.specialist.resolution
-    shape = (side, side, channels)
-    weights = rivals.run_once(functools.partial(state.init_state, model, optax.identity(), shape, 0))
-    first, second = jit_stages(model, weights.variables(ema=False), 0.0)
+    images_1xHxWxC = jnp.zeros((1, side, side, channels))
+    variables = rivals.run_once(lambda: model.init(jax.random.key(0), images_1xHxWxC, train=False))
+    first, second = jit_stages(model, variables, 0.0)
     return TwoStageClassifier(
         first_stage=first,
         second_stage=second,

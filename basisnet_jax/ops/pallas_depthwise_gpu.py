@@ -66,6 +66,8 @@ def block_of(rows: int, columns: int, channels: int, most_rows: int, elements: i
 def reason_unsupported(x_BxHxWxC: jax.Array, window: Window) -> str | None:
     """Returns why the kernels do not support this convolution, or None if they do."""
     batch, devices = x_BxHxWxC.shape[0], max(jax.sharding.get_abstract_mesh().size, 1)
+    if not isinstance(batch, int):
+        return "the number of images is not known"
     if batch % devices:
         return f"{batch} images do not divide over {devices} devices"
     if x_BxHxWxC.dtype not in (jnp.float32, jnp.bfloat16):

@@ -78,7 +78,7 @@ def test_fsdp_gathers_parameters_and_not_the_batch(config, monkeypatch):
     assert memory["arguments"] > 0
     monkeypatch.setattr(Experiment, "_gather", lambda self, params: params)
     compiled, _ = compiling.compile_step(make_experiment(config), "eval")
-    with pytest.raises(UserError, match=r"specialist/.* and \d+ more: images or activations are sent"):
+    with pytest.raises(UserError, match=r"stage/.* and \d+ more: images or activations are sent"):
         batch_checks.refuse_gathers(hlo.parse(compiled.as_text()))
 
 
