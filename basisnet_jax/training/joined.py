@@ -5,6 +5,7 @@ operations for each, and a GPU a launch or more for each. Joined, they are updat
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,6 @@ class Leaf(NamedTuple):
     group: str
     path: str  # VECTOR: the array is a part of its group's vector
     shape: tuple[int, ...]
-    size: int
 
 
 class Layout(NamedTuple):
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
 
     def sizes(self, group: str) -> list[int]:
         """Returns the sizes of the arrays in a group's vector, in order."""
-        return [leaf.size for leaf in self.leaves if (leaf.group, leaf.path) == (group, VECTOR)]
+        return [math.prod(leaf.shape) for leaf in self.leaves if (leaf.group, leaf.path) == (group, VECTOR)]
 
 
 @struct.dataclass
@@ -53,7 +53,7 @@ class Joined:
             if VECTOR in arrays
         }
         leaves = []
-        for group, path, shape, _ in self.layout.leaves:
+        for group, path, shape in self.layout.leaves:
             if path != VECTOR:
                 leaves.append(self.groups[group][path])
             elif isinstance(part := next(small[group]), jax.ShapeDtypeStruct):
@@ -82,7 +82,8 @@ def _parts(vector: Any, sizes: Sequence[int]) -> Sequence[Any]:
         return jax.lax.split(vector, sizes)  # its gradient is one concatenation; that of slices is a sum of padded ones
     if isinstance(vector, jax.ShapeDtypeStruct):
         return [vector] * len(sizes)
-    return np.split(np.asarray(vector), list(itertools.accumulate(sizes))[:-1])
+    # A copy: a checkpoint is written while the next step reuses the vector's memory, which a CPU's array would share.
+    return np.split(np.array(vector), list(itertools.accumulate(sizes))[:-1])
 
 
 def join(tree: Any, group_of: Callable[[str], str] = lambda path: "all", apart: Sequence[str] = ()) -> Joined:
@@ -99,7 +100,7 @@ def join(tree: Any, group_of: Callable[[str], str] = lambda path: "all", apart: 
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
         group = group_of(path)
         joins = array.size < mesh.SMALLEST_SHARDED and group not in apart
-        leaves.append(Leaf(group, VECTOR if joins else path, array.shape, array.size))
+        leaves.append(Leaf(group, VECTOR if joins else path, array.shape))
     layout = Layout(structure, tuple(leaves))
     return Joined({leaf.group: {} for leaf in leaves}, layout).like_this(tree)
 

@@ -41,6 +41,13 @@ def test_the_tree_comes_back_on_the_host_and_in_a_traced_function():
     jax.tree.map(np.testing.assert_array_equal, whole(mixed), other)
 
 
+def test_a_tree_on_the_host_keeps_nothing_of_the_vector():
+    """A checkpoint is written while the next step reuses the state's memory."""
+    joined = jax.jit(lambda tree: join(tree, group_of))(tree_of())
+    vector = np.asarray(joined.groups["bias"][VECTOR])
+    assert not np.shares_memory(joined.tree()["a"]["bias"], vector)
+
+
 def test_an_abstract_tree_has_the_shapes_and_dtypes():
     abstract = jax.eval_shape(lambda: join(tree_of(), group_of))
     wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree_of())
