@@ -122,9 +122,12 @@ def torch_call(network: TorchNetwork, data: dict[str, jax.Array]) -> Callable[[]
 
 
 def check(model: BasisNet, num_bases: int, data: dict[str, jax.Array]) -> TorchNetwork:
-    """Returns the PyTorch network with our parameters; raises AssertionError if its loss or gradients differ from ours.
+    """Makes the PyTorch network with our parameters, and compares its loss and gradients with ours.
 
     Both networks combine the bases uniformly.
+
+    Raises:
+      AssertionError: the loss or a gradient differs.
     """
     images, labels = normalize(data["image"]), data["label"]
     variables = rivals.run_once(lambda: model.init(jax.random.key(0), images, train=False))

@@ -37,7 +37,7 @@ def sent_bytes(op: Op, computation: Computation, devices: int) -> int:
 
 
 def outside_bytes(op: Op, computation: Computation, places: Sequence[int]) -> int:
-    """Returns the bytes that a device sends to other places for an operation, averaged over the devices of its place.
+    """Returns the bytes that an operation sends to other places, a device: the mean of the devices of its place.
 
     A place is a slice of TPUs or a host with GPUs. Between slices a TPU program sends by its hosts. On GPUs one
     collective spans the hosts: each host passes on once what one device of the ring sends, by as many network cards

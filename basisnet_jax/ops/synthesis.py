@@ -161,7 +161,7 @@ def static_pointwise(x_BxHxWxI: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
 
 @partial(jax.checkpoint, static_argnums=(3, 4))  # else the backward pass keeps a copy of the image for each tap
 def dense(
-    x_BxHxWxI: jax.Array, bases_NxKxKxIxO: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str = "same"
+    x_BxHxWxI: jax.Array, bases_NxKxKxIxO: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str
 ) -> jax.Array:
     """Convolves each image with its own combination of the KxK bases, as a sum of K*K pointwise convolutions.
 

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from basisnet_jax.host.mesh import make_mesh, with_mesh_in_context
 from basisnet_jax.ops import pallas_depthwise_gpu, synthesis
 from basisnet_jax.ops.pallas_depthwise import Window
+from tests.ops.test_pallas_tpu import draw, interpret_kernels
 from tests.ops.test_synthesis import assert_close, depthwise_loop
 
 COEFFICIENTS = np.array([[0.75, 0.25], [0.125, 0.875]])
@@ -27,21 +28,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(pallas_depthwise_gpu, "block_of", lambda *_, **__: block)
     monkeypatch.setattr(pallas_depthwise_gpu, "PROGRAMS", 12)  # so that an image's sums are in several parts
     monkeypatch.setattr(pallas_depthwise_gpu, "multiply_add", lambda a, b, c: a * b + c)  # no assembly on a CPU
-    pallas_call, names = pallas_depthwise_gpu.pl.pallas_call, []
-
-    def interpret(*args, name, **kwargs):
-        names.append(name)
-        return pallas_call(*args, name=name, interpret=True, **kwargs)
-
-    monkeypatch.setattr(pallas_depthwise_gpu.pl, "pallas_call", interpret)
-    yield
-    assert names, "no kernel ran"
-
-
-def draw(*shapes, dtype):
-    rng = np.random.default_rng(0)
-    # Through the dtype once, so that both sides see the same numbers.
-    return [np.asarray(jnp.asarray(rng.normal(size=shape), dtype), np.float64) for shape in shapes]
+    yield from interpret_kernels(monkeypatch)
 
 
 def value_and_gradients(function, inputs, dy):

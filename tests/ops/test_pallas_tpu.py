@@ -15,12 +15,8 @@ from basisnet_jax.ops import pallas_common, pallas_pointwise, synthesis
 from tests.ops.test_synthesis import assert_close, depthwise_loop, pointwise_loop, value_and_gradients
 
 
-@pytest.fixture
-def interpreted(monkeypatch):
-    """`synthesis` takes the TPU's forms, and their kernels are interpreted; a batch need not fill the lanes."""
-    monkeypatch.setattr(synthesis.lax, "platform_dependent", lambda *args, tpu, **other: tpu(*args))
-    monkeypatch.setattr(pallas_common, "reason_unsupported", lambda *args: None)
-    monkeypatch.setattr(pallas_pointwise, "FEWEST_PIXELS", 1)
+def interpret_kernels(monkeypatch):
+    """Has Pallas interpret every kernel; yields once, and fails if none ran until then."""
     pallas_call, names = pallas_common.pl.pallas_call, []
 
     def interpret(*args, name, **kwargs):
@@ -30,6 +26,15 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(pallas_common.pl, "pallas_call", interpret)
     yield
     assert names, "no kernel ran"
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """`synthesis` takes the TPU's forms, and their kernels are interpreted; a batch need not fill the lanes."""
+    monkeypatch.setattr(synthesis.lax, "platform_dependent", lambda *args, tpu, **other: tpu(*args))
+    monkeypatch.setattr(pallas_common, "reason_unsupported", lambda *args: None)
+    monkeypatch.setattr(pallas_pointwise, "FEWEST_PIXELS", 1)
+    yield from interpret_kernels(monkeypatch)
 
 
 def draw(*shapes, dtype):
