@@ -6,8 +6,7 @@
 A layer is norm, hard-swish and the depthwise convolution with one kernel an image, 128 images, bfloat16, forward and
 backward; the norm's statistics are given. Nothing runs.
 
-launches   GPU kernels that the compiled program starts.
-MB         what they read and write, each operand and result once.
+launches   GPU kernels that the compiled program starts; MB is what they read and write, as --mode=compile counts both.
 kernels    registers and spilled bytes of a thread for each GPU kernel with more than 64 registers or with spills.
 """
 
@@ -27,13 +26,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from basisnet_jax.aot import hlo
 from basisnet_jax.aot.chips import GPUS
+from basisnet_jax.aot.costs import costs
 from basisnet_jax.aot.topology import devices_of
 from basisnet_jax.host.mesh import with_mesh_in_context
 from basisnet_jax.ops import synthesis
 
 IMAGES = 128
 LAYERS = "112x64k3s2,56x72k3s1,28x120k5s1,14x672k5s2,7x960k5s1"
-NOT_LAUNCHED = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 
 
 def compiled(mesh: Mesh, layer: str, pallas_kernels: bool) -> str:
@@ -79,19 +78,15 @@ def main() -> None:
     options = parser.parse_args()
     dump = tempfile.mkdtemp()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_pass_re=^$"
-    mesh = Mesh(devices_of(f"{options.card}:1")[0], ("data",))
+    devices, chip = devices_of(f"{options.card}:1")
+    mesh = Mesh(devices, ("data",))
     package = importlib.util.find_spec("nvidia").submodule_search_locations[0]
     ptxas = str(next(pathlib.Path(package).glob("cu*/bin/ptxas")))
     for layer in options.layers.split(","):
         for form in options.forms.split(","):
             program = hlo.parse(compiled(mesh, layer, form == "pallas"))
-            launched = [run for run in hlo.scheduled(program) if run[0].kind not in NOT_LAUNCHED]
-            moved = sum(
-                times * sum(map(hlo.array_bytes, [op.type, *(inside[name].type for name in op.operands)]))
-                for op, inside, times in launched
-            )
-            launches = sum(times for _, _, times in launched)
-            print(f"{layer} {form}: {launches} launches, {moved / 1e6:,.0f} MB", flush=True)
+            cost = costs(program, lambda label: "", chip)[""]
+            print(f"{layer} {form}: {cost.launches} launches, {cost.memory_bytes / 1e6:,.0f} MB", flush=True)
             for line in sorted(registers(dump, ptxas)):
                 print(f"    {line}", flush=True)
 
