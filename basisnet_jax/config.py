@@ -1,7 +1,7 @@
 """A run's config: what users see of the settings, and its validation.
 
 A file in `configs/` starts from `default()` and changes what its run needs. `validate` turns that into `Settings`,
-which the code below is given. `python -m basisnet_jax.config` prints docs/settings.md.
+which the code below is given. `python -m basisnet_jax.config` prints docs/reference/settings.md.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def nearest_field(name: str) -> str:
     close = difflib.get_close_matches(name, DECLARED, n=1)
     leaf = difflib.get_close_matches(name.split(".")[-1], by_leaf, n=1)
     meant = close or [by_leaf[x] for x in leaf]
-    hint = f"did you mean config.{meant[0]}?" if meant else "the fields are listed in docs/settings.md."
+    hint = f"did you mean config.{meant[0]}?" if meant else "the fields are listed in docs/reference/settings.md."
     return f"there is no field config.{name}; {hint}"
 
 
@@ -109,7 +109,7 @@ def _check_synthesized(model: ModelSettings) -> None:
 
 
 def page() -> str:
-    """Returns docs/settings.md."""
+    """Returns docs/reference/settings.md."""
     lines = [
         "# Settings",
         "",
@@ -130,5 +130,7 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m basisnet_jax.config", description="Prints docs/settings.md.").parse_args()
+    argparse.ArgumentParser(
+        prog="python -m basisnet_jax.config", description="Prints docs/reference/settings.md."
+    ).parse_args()
     print(page(), end="")

@@ -196,7 +196,8 @@ def _pixels(path: str) -> np.ndarray:
     if not isinstance(images, np.ndarray):
         raise UserError(
             f"{path} is not a .npy file of pixels; classify image files with `python -m basisnet_jax.main "
-            f"--mode=predict --workdir=EXPORT --images={path}`, or make a .npy file with np.save (see docs/deploy.md)."
+            f"--mode=predict --workdir=EXPORT --images={path}`, or make a .npy file with np.save "
+            "(see docs/guides/deploy.md)."
         )
     return images
 

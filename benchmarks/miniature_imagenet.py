@@ -1,7 +1,7 @@
 """Makes a miniature of ImageNet's official archives for TFDS's own builder, to try ImageNet without the download.
 
-    python benchmarks/miniature_imagenet.py DATA               # then prepare it as docs/data.md says for ImageNet
-    python benchmarks/miniature_imagenet.py PHOTOS --folder    # crops as PHOTOS/class/*.jpg, for configs/folder.py
+    python benchmarks/miniature_imagenet.py DATA              # then prepare it as docs/guides/data.md says for ImageNet
+    python benchmarks/miniature_imagenet.py PHOTOS --folder   # crops as PHOTOS/class/*.jpg, for configs/folder.py
 
 It holds crops of photographs from scikit-learn, Matplotlib and scikit-image, under ImageNet's names and labels, and the
 three odd files of ImageNet: a JPEG in CMYK, a gray one, and a PNG that is called JPEG.

@@ -1,4 +1,4 @@
-"""BasisNet on rendered characters: about a thousand classes of nineteen scripts, 32x32 pixels (docs/glyphs.md).
+"""BasisNet on rendered characters: about a thousand classes of nineteen scripts, 32x32 pixels; docs/examples/glyphs.md.
 
     python -m basisnet_jax.main --config=configs/glyphs.py --config.data.dir=DATA
 

@@ -1,6 +1,6 @@
 """The recipe of imagenet_mbv3.py on a small network, small images and a miniature of ImageNet: a proof that it learns.
 
-    python benchmarks/miniature_imagenet.py DATA      # then prepare it as docs/data.md says for ImageNet
+    python benchmarks/miniature_imagenet.py DATA      # then prepare it as docs/guides/data.md says for ImageNet
     python -m basisnet_jax.main --config=configs/imagenet_miniature.py --config.data.dir=DATA
 
 Evaluates on what it was trained on: 123 images of eight classes. Everything but sizes, epochs and the learning rate's

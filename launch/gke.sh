@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on Google Kubernetes Engine, as a JobSet (docs/cluster.md).
+# A run on Google Kubernetes Engine, as a JobSet (docs/guides/cluster.md).
 #   create  add a node pool with the TPU to the cluster
 #   setup   build and push the image; install JobSet
 #   run     start the job set; Kubernetes starts it again after a preemption

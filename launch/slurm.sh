@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on SLURM, a process a GPU or a node (docs/cluster.md). The queue gives and takes the nodes, so there is no create.
+# A run on SLURM, a process a GPU or a node (docs/guides/cluster.md). The queue gives and takes the nodes, so there is no create.
 #   setup   install into .venv, here, in a folder that the nodes share
 #   run     submit the job; it queues itself again when it is stopped early
 #   logs    print the output so far

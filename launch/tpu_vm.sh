@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on Cloud TPU VMs, of the Cloud TPU API or of Compute Engine, as TPU_API says (docs/cluster.md).
+# A run on Cloud TPU VMs, of the Cloud TPU API or of Compute Engine, as TPU_API says (docs/guides/cluster.md).
 #   create  ask for the TPU, and wait until it is there
 #   setup   install on all hosts what is committed here
 #   run     start on all hosts, in tmux, which outlives the login

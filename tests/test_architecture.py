@@ -1,4 +1,4 @@
-"""Imports go one way: a folder imports only from folders below it (docs/architecture.md)."""
+"""Imports go one way: a folder imports only from folders below it (docs/design/architecture.md)."""
 
 import ast
 import graphlib

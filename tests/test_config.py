@@ -192,8 +192,8 @@ def test_what_a_run_is_too_short_for_is_fitted_and_said():
 
 
 def test_the_page_of_settings_is_of_these_settings():
-    page = pathlib.Path("docs/settings.md").read_text()
-    assert page == config_lib.page(), "python -m basisnet_jax.config > docs/settings.md"
+    page = pathlib.Path("docs/reference/settings.md").read_text()
+    assert page == config_lib.page(), "python -m basisnet_jax.config > docs/reference/settings.md"
 
 
 def test_settings_are_typed_and_say_what_users_see():

@@ -23,7 +23,8 @@ BY_HAND = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 # Images in each split, from the data set's page in TFDS's catalog: TFDS itself knows only the sizes of prepared data.
 SIZES = {
     "imagenet2012": {"train": 1_281_167, "validation": 50_000},
-    "glyphs": {"train": 141_312, "validation": 8_992, "unseen_fonts": 10_274, "sweep": 4_062},  # docs/glyphs.md
+    # docs/examples/glyphs.md
+    "glyphs": {"train": 141_312, "validation": 8_992, "unseen_fonts": 10_274, "sweep": 4_062},
 }
 
 

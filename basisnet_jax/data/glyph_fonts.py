@@ -21,7 +21,7 @@ from fontTools.ttLib import TTFont
 from basisnet_jax.errors import UserError
 
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
-INSTALL = "docs/glyphs.md has the command that fetches the packages"
+INSTALL = "docs/examples/glyphs.md has the command that fetches the packages"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`glyphs`: a thousand characters of nineteen scripts, rendered from open fonts, as a TFDS builder.
 
 Each example is one drawing of a character, distorted as scene text is: perspective, broken strokes, neighbours,
-backgrounds, blur, noise. docs/glyphs.md is the data card; `prepare_glyphs.py` renders the data set.
+backgrounds, blur, noise. docs/examples/glyphs.md is the data card; `prepare_glyphs.py` renders the data set.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""--mode=evaluate: fills a trained run's `evaluation/` folder. `docs/evaluation.md` explains the figures."""
+"""--mode=evaluate: fills a trained run's `evaluation/` folder. `docs/guides/evaluation.md` explains the figures."""
 
 import csv
 import dataclasses

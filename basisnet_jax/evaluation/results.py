@@ -71,7 +71,7 @@ class EarlyTermination:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationResults:
-    """The contents of `evaluation/results.json`; docs/evaluation.md documents them.
+    """The contents of `evaluation/results.json`; docs/guides/evaluation.md documents them.
 
     Attributes:
       config: the evaluation's config, as JSON values.

@@ -1,6 +1,6 @@
 """--mode=export: writes a trained run as files for phones and servers, each checked on real images before that.
 
-`docs/deploy.md` explains the files.
+`docs/guides/deploy.md` explains the files.
 """
 
 import dataclasses

@@ -12,11 +12,11 @@ def restart_with_malloc_settings(arenas: int | None = 1) -> None:
     """Restarts this program so that glibc's allocator keeps freed memory; for a script's first line.
 
     By default glibc returns arrays of more than 32 MB (less, in a thread) to the system when they are freed, and the
-    next step gets them page by page. On CPU that can be more than half of a training step (docs/performance.md). With
-    these settings glibc returns nothing, and memory that threads of another heap than the first still map separately
-    comes in huge pages. The process keeps its peak memory; results do not change. glibc reads the settings as a process
-    starts, so this function replaces the process by the same command line, and returns in the new process. Where the
-    environment already tunes the allocator, or the C library is not glibc, the function returns at once.
+    next step gets them page by page. On CPU that can be more than half of a training step (docs/design/performance.md).
+    With these settings glibc returns nothing, and memory that threads of another heap than the first still map
+    separately comes in huge pages. The process keeps its peak memory; results do not change. glibc reads the settings
+    as a process starts, so this function replaces the process by the same command line, and returns in the new process.
+    Where the environment already tunes the allocator, or the C library is not glibc, the function returns at once.
 
     Args:
       arenas: number of heaps; each thread uses one. A single heap keeps even the largest array. None is glibc's

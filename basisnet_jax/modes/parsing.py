@@ -52,7 +52,7 @@ def help_text(mode: str | None) -> str:
             f"--{name}: {flags.FLAGS[name].help}", 110, initial_indent="  ", subsequent_indent="      "
         )
     more = f"A mode's own flags: {PROGRAM} --mode=export --help. " if mode is None else ""
-    return "\n".join([*lines, "", f"{more}Every field of a config is a flag too: docs/settings.md."])
+    return "\n".join([*lines, "", f"{more}Every field of a config is a flag too: docs/reference/settings.md."])
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

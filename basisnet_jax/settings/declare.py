@@ -1,6 +1,6 @@
 """How a setting is declared, once, as a field of a typed dataclass.
 
-The ConfigDict that users see, its validation, the typed settings and the page docs/settings.md come from it.
+The ConfigDict that users see, its validation, the typed settings and the page docs/reference/settings.md come from it.
 """
 
 import dataclasses

@@ -209,8 +209,8 @@ def test_a_threshold_that_is_no_probability_is_told(export, threshold, capsys):
 
 
 def test_the_docs_lead_from_a_photograph_to_an_answer(export, monkeypatch, capsys):
-    """The code of docs/deploy.md, as it stands there."""
-    page = (pathlib.Path(runtime.__file__).parent.parent / "docs" / "deploy.md").read_text()
+    """The code of docs/guides/deploy.md, as it stands there."""
+    page = (pathlib.Path(runtime.__file__).parent.parent / "docs" / "guides" / "deploy.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (from_photo,) = (block for block in blocks if "cv2.imread" in block)
     (by_onnx,) = (block for block in blocks if "InferenceSession" in block)

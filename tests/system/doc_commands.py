@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 HEADERS = (*sorted((ROOT / "configs").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py")))
 _PROMPT = "$ "
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")

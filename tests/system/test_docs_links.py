@@ -7,7 +7,7 @@ import pytest
 
 from tests.system.doc_commands import ROOT
 
-PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").rglob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / ".github").rglob("*.md")))
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
@@ -51,7 +51,7 @@ def test_every_page_of_docs_is_linked_from_another():
     linked = {
         (page.parent / target.partition("#")[0]).resolve() for page in PAGES for target in links(page.read_text())
     }
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         assert page.resolve() in linked, f"no page links to {page.name}: README.md has the list"
 
 
