@@ -6,7 +6,7 @@ python -m basisnet_jax.runtime runs/digits/export pixels.npy
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import noise
 from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
-from basisnet_jax.serving.exit_rule import ExitRule, softmax, threshold_rule
+from basisnet_jax.serving.exit_rule import ExitRule, softmax
 from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.tflite import LiteRTStage
 
@@ -86,7 +86,7 @@ class TwoStageClassifier:
         """
         export = Export.open(folder)
         names, image, madds = export.stages(suffix), export.manifest.input, export.manifest.madds
-        rule = _rule(export, threshold, list(names.values())) if "preview" in names else ExitRule()
+        rule = export.rule(threshold, list(names.values())) if "preview" in names else ExitRule()
         classes = export.classes()
         stages = {stage: _loaded(export, name, threads) for stage, name in names.items()}
         _check_shapes(export, len(classes), stages)
@@ -141,19 +141,6 @@ class TwoStageClassifier:
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         """Returns a stage's outputs for all B images."""
         return list(function(*arrays_Bx))
-
-
-def _rule(export: Export, threshold: float | None, names: Sequence[str]) -> ExitRule:
-    """Returns the rule to use. Raises UserError if there is no rule, or no rule for these files."""
-    if threshold is not None:
-        return threshold_rule(threshold)
-    if export.manifest.rule is None:
-        raise UserError(
-            f"the export in {export.folder} has no threshold; give one, or run --mode=evaluate "
-            f"--workdir={export.folder}, which chooses it."
-        )
-    export.check_rule(names)
-    return export.manifest.rule.rule
 
 
 def _loaded(export: Export, name: str, threads: int) -> LiteRTStage:

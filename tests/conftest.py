@@ -84,7 +84,7 @@ def trained(tmp_path_factory) -> pathlib.Path:
     return made_once("trained", tmp_path_factory, make)
 
 
-EXPORTED_FORMATS = ("tflite", "stablehlo", *(("onnx",) if importlib.util.find_spec("tf2onnx") else ()))
+EXPORTED_FORMATS = ("tflite", "stablehlo", "safetensors", *(("onnx",) if importlib.util.find_spec("tf2onnx") else ()))
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,11 @@ from basisnet_jax.serving.exit_rule import ChosenRule
 from basisnet_jax.serving.manifest import Manifest
 
 
-def _files(manifest: Manifest) -> list[tuple[str, int, float]]:
-    return [(name, facts.bytes, facts.worst_relative_error or 0.0) for name, facts in manifest.files.items()]
+def _files(manifest: Manifest) -> list[tuple[str, str, str]]:
+    """Returns (name, bytes, worst error; '' for a file that does not answer) of each file."""
+    errors = {name: facts.worst_relative_error for name, facts in manifest.files.items()}
+    shown = {name: "" if error is None else f"{error:.1e}" for name, error in errors.items()}
+    return [(name, f"{facts.bytes:,}", shown[name]) for name, facts in manifest.files.items()]
 
 
 def _accuracy(manifest: Manifest) -> list[tuple[str, str]]:
@@ -30,7 +33,7 @@ def _accuracy(manifest: Manifest) -> list[tuple[str, str]]:
 def summary(out: str, manifest: Manifest) -> str:
     """Returns the lines to print about the export in the folder `out`."""
     files = [("file", "bytes", "worst error")]
-    files += [(name, f"{size:,}", f"{error:.1e}") for name, size, error in _files(manifest)]
+    files += _files(manifest)
     accuracy = [(f"  {name}", what) for name, what in _accuracy(manifest)]
     lines = [
         *command_line.align(files),
@@ -98,7 +101,7 @@ def model_card(manifest: Manifest, classes: Sequence[str]) -> str:
         "",
         "| file | bytes | worst error, relative to an image's largest logit, against the trained network |",
         "|---|---|---|",
-        *(f"| {name} | {size:,} | {error:.1e} |" for name, size, error in _files(manifest)),
+        *(f"| {name} | {size} | {error} |" for name, size, error in _files(manifest)),
         "",
         "## Limits",
         "",

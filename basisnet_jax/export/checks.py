@@ -1,5 +1,6 @@
 """Runs every file in its own runtime on real images, against the trained network, before the file is written."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import network_files
 from basisnet_jax.export.folded import Network
 from basisnet_jax.export.formats import LOADERS, convert
 from basisnet_jax.host.terminal import Progress
@@ -45,8 +47,17 @@ def by_jax(network: Network) -> Answer:
     return answer
 
 
-def by_files(files: Mapping[str, bytes], suffix: str) -> Answer:
-    """Makes a function that runs a format's files in its runtime, the specialist on the preview's coefficients."""
+def by_files(network: Network, files: Mapping[str, bytes], suffix: str) -> Answer:
+    """Makes a function that runs a format's files in its runtime, the specialist on the preview's coefficients.
+
+    Args:
+      network: the network that was converted; what its files do not say is taken from it.
+      files: {name: content}.
+      suffix: the format's name.
+    """
+    if suffix == "safetensors":
+        facts, model, variables = network_files.from_files(files.__getitem__)
+        return by_jax(dataclasses.replace(network, model=model, variables=variables, warm_start=facts.warm_start))
     load = LOADERS[FORMATS[suffix].runtime]
     second = load(files[f"specialist.{suffix}"])
     first = load(files[f"preview.{suffix}"]) if f"preview.{suffix}" in files else None
@@ -86,7 +97,7 @@ def convert_and_check(
     formats, batches, progress = tuple(formats), iter(batches), progress or Progress(silent=True)
     first = list(itertools.islice(batches, 1))
     files = convert(network, formats, first[0][:CALIBRATION_IMAGES], progress)
-    answers = {"jax": by_jax(network), **{name: by_files(files, name) for name in formats}}
+    answers = {"jax": by_jax(network), **{name: by_files(network, files, name) for name in formats}}
     pieces: dict[str, list[Logits]] = {name: [] for name in answers}
     progress.stage("checking every file on every image", count)
     for images_BxHxWxC in itertools.chain(first, batches):
@@ -97,7 +108,7 @@ def convert_and_check(
     for name in formats:
         exact = FORMATS[name].exact
         for stage, error, differing in differences(logits["jax"], logits[name]):
-            file = f"{stage}.{name}, run by {FORMATS[name].runtime},"
+            file = f"{FORMATS[name].file(stage, name)}, run by {FORMATS[name].runtime},"
             if not error < math.inf or (exact and error > TOLERANCE):  # `not <`: NaN fails it
                 raise UserError(
                     f"{file} is off by {error:.1e} of an image's largest logit, but {TOLERANCE:.0e} is allowed where "

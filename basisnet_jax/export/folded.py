@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from basisnet_jax.experiment.network_files import NetworkFacts
 from basisnet_jax.models import folding
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
@@ -31,6 +32,7 @@ class Network:
       side: side of the images in pixels.
       channels: channels of the images.
       batch: images in a batch of a file with a static batch.
+      facts: what config.json says of the network; None where the format 'safetensors' is not made.
     """
 
     model: BasisNet
@@ -39,6 +41,7 @@ class Network:
     side: int
     channels: int
     batch: int = 1
+    facts: NetworkFacts | None = None
 
     def stages(self, interceptor: Interceptor = _identity) -> Stages:
         """Returns the stages as functions of pixels alone, with batch norm folded.

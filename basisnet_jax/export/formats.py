@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from basisnet_jax.experiment import network_files
 from basisnet_jax.export import phone_layers
 from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.export.litert import to_tflite
@@ -13,7 +14,7 @@ from basisnet_jax.export.onnx import load_onnx, to_onnx
 from basisnet_jax.export.quantization import ROWS, quantizer
 from basisnet_jax.export.stablehlo import load_stablehlo, to_stablehlo
 from basisnet_jax.host.terminal import Progress
-from basisnet_jax.serving.formats import FORMATS
+from basisnet_jax.serving.formats import FORMATS, WEIGHTS
 from basisnet_jax.serving.tflite import LiteRTStage
 
 # {runtime of a format: loader}; a loader makes a function of arrays_Bx, for any B, that returns a list of outputs
@@ -27,7 +28,7 @@ LOADERS: dict[str, Callable[[bytes], Callable[..., Sequence[Any]]]] = {
 def convert(
     network: Network, formats: Sequence[str], calibration_BxHxWxC: np.ndarray, progress: Progress
 ) -> dict[str, bytes]:
-    """Converts the network; returns {file name, such as 'preview.tflite': content} for each stage and format.
+    """Converts the network; returns {file name, such as 'preview.tflite': content} of all formats.
 
     Args:
       network: the network to convert.
@@ -49,6 +50,10 @@ def convert(
         for stage, function in network.stages().named().items():
             progress.stage(f"exporting {stage}.stablehlo")
             files[f"{stage}.stablehlo"] = to_stablehlo(function, network.inputs(stage))
+    if "safetensors" in formats:
+        progress.stage(f"exporting {WEIGHTS}")
+        assert network.facts is not None
+        files |= network_files.to_files(network.facts, network.variables)
     if "onnx" in formats:
         for stage in network.stages().named():
             progress.stage(f"exporting {stage}.onnx")

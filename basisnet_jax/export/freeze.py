@@ -42,7 +42,10 @@ def mean_coefficients(network: Network, batches: Iterable[np.ndarray]) -> np.nda
 def frozen(network: Network, coefficients_LxN: np.ndarray) -> Network:
     """Returns the static network: the network's specialist with these coefficients for every image."""
     model, variables = folding.freeze(network.model, network.variables, coefficients_LxN.astype(np.float32))
-    return dataclasses.replace(network, model=model, variables=variables, warm_start=0.0)
+    facts = network.facts and dataclasses.replace(
+        network.facts, model={**network.facts.model, "routing": "static"}, warm_start=0.0
+    )
+    return dataclasses.replace(network, model=model, variables=variables, warm_start=0.0, facts=facts)
 
 
 def specialize_run(config: Config, workdir: str, pattern: str) -> str:

@@ -14,6 +14,7 @@ from etils import epath
 from basisnet_jax.config import Config, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import eval_crop, model_cost
+from basisnet_jax.experiment.network_files import NetworkFacts
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import card
 from basisnet_jax.export.checks import Logits, convert_and_check, differences
@@ -25,7 +26,7 @@ from basisnet_jax.models.cost import Cost
 from basisnet_jax.serving import exit_rule
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule
 from basisnet_jax.serving.export import Export
-from basisnet_jax.serving.formats import FORMATS, check_installed
+from basisnet_jax.serving.formats import CONFIG, FORMATS, check_installed
 from basisnet_jax.serving.manifest import (
     CARD,
     LABELS,
@@ -102,6 +103,13 @@ def open_network(config: Config, workdir: str) -> tuple[OpenedRun, Network]:
         side=opened.side,
         channels=opened.channels,
         batch=opened.config.export.batch,
+        facts=NetworkFacts.of(
+            dataclasses.replace(opened.config.model, dtype="float32"),
+            classes=list(opened.classes),
+            side=opened.side,
+            channels=opened.channels,
+            warm_start=opened.warm_start_left,
+        ),
     )
     return opened, network
 
@@ -176,9 +184,11 @@ def describe(
     crop, cost = eval_crop(opened.config.data), cost_of(network)
     share = None if crop.padding is None else network.side / (network.side + crop.padding)
     formats = [name for name in logits if name != "jax"]
-    errors = {
-        f"{stage}.{name}": error for name in formats for stage, error, _ in differences(logits["jax"], logits[name])
-    }
+    errors: dict[str, float] = {}
+    for name in formats:
+        for stage, error, _ in differences(logits["jax"], logits[name]):
+            file = FORMATS[name].file(stage, name)
+            errors[file] = max(error, errors.get(file, 0.0))
     packages = sorted({package for name in formats for package in FORMATS[name].packages})
     # TensorFlow has one of two names.
     versions = {name: package.version for name in packages if (package := installed.find_installed(name))}
@@ -206,7 +216,7 @@ def describe(
         outputs={stage: list(OUTPUTS[stage]) for stage in network.stages().named()},
         madds=cost.madds(),
         parameters=cost.parameters,
-        files={name: file_facts(content, errors[name]) for name, content in files.items()},
+        files={name: file_facts(content, errors.get(name)) for name, content in files.items()},
         labels=file_facts(_labels(opened.classes)),
         data=Data(opened.data_name, opened.config.data.train_split),
         config=portable(as_json(opened.config)),
@@ -256,7 +266,7 @@ def _remove_older(out: epath.Path) -> None:
     """Removes an older export, manifest first: a killed export then leaves no manifest that describes other files."""
     (out / NAME).unlink(missing_ok=True)
     for old in out.iterdir():
-        if old.suffix[1:] in FORMATS:
+        if old.suffix[1:] in FORMATS or old.name == CONFIG:
             old.unlink()
     if (out / "evaluation").exists():
         (out / "evaluation").rmtree()

@@ -13,6 +13,8 @@ from jax.flatten_util import ravel_pytree
 from basisnet_jax import runtime
 from basisnet_jax.config import Config, validate, with_defaults
 from basisnet_jax.data import preprocess
+from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import eval_crop, model_cost
 from basisnet_jax.inference import batching
 from basisnet_jax.inference.trained_run import open_trained, rule_of
@@ -20,6 +22,7 @@ from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
 from basisnet_jax.serving.exit_rule import ExitRule
 from basisnet_jax.serving.export import Export
+from basisnet_jax.serving.formats import WEIGHTS
 from basisnet_jax.workdir.run_folder import is_export, open_run
 
 
@@ -39,11 +42,13 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     def from_folder(
         cls, workdir: str, threshold: float | None = None, config: Config | None = None
     ) -> "TwoStageClassifier":
-        """Opens an export with `from_export`, and a run with `from_checkpoint`."""
+        """Opens a run with `from_checkpoint`, an export with `from_export`, else with `from_pretrained`."""
         if not is_export(workdir):
             return cls.from_checkpoint(workdir, threshold, config)
         open_run(workdir, config, or_export=True)
-        return cls.from_export(workdir, threshold)
+        if any(name.endswith("tflite") for name in Export.open(workdir).manifest.files):
+            return cls.from_export(workdir, threshold)
+        return cls.from_pretrained(workdir, threshold)
 
     @classmethod
     def from_checkpoint(
@@ -63,17 +68,48 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
             other weights, or the routing needs more than an image.
         """
         opened = open_trained(workdir, config)
-        model, config = opened.model, opened.config
-        stages = jit_stages(model, opened.variables, opened.warm_start_left)
+        stages = jit_stages(opened.model, opened.variables, opened.warm_start_left)
         return cls(
             first_stage=stages.first,
             second_stage=stages.second,
-            rule=rule_of(opened, threshold).rule if model.preview else ExitRule(),
-            cost=model_cost(model, opened.side, opened.channels),
+            rule=rule_of(opened, threshold).rule if opened.model.preview else ExitRule(),
+            cost=model_cost(opened.model, opened.side, opened.channels),
             classes=opened.classes,
             side=opened.side,
             channels=opened.channels,
-            crop=eval_crop(config.data),
+            crop=eval_crop(opened.config.data),
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str, threshold: float | None = None) -> Self:
+        """Opens the weights of an export in the format 'safetensors' on the first device.
+
+        Args:
+          folder: a run's `export/`, or a copy.
+          threshold: an image exits where its largest softmax probability is at least this; None takes the manifest's
+            rule.
+
+        Raises:
+          UserError: the folder is not an export or is damaged, has no such weights, or has no rule and no threshold is
+            given.
+        """
+        export = Export.open(folder)
+        if WEIGHTS not in export.manifest.files:
+            raise UserError(
+                f"{export.folder} has no {WEIGHTS}; run --mode=export with "
+                "--config.export.formats='(\"safetensors\",)', or open its files with from_export."
+            )
+        facts, model, variables = network_files.from_files(export.read)
+        stages = jit_stages(model, variables, facts.warm_start)
+        return cls(
+            first_stage=stages.first,
+            second_stage=stages.second,
+            rule=export.rule(threshold, [WEIGHTS]) if model.preview else ExitRule(),
+            cost=model_cost(model, facts.side, facts.channels),
+            classes=tuple(facts.classes),
+            side=facts.side,
+            channels=facts.channels,
+            crop=_crop_of(export),
         )
 
     @classmethod
@@ -82,12 +118,14 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
     ) -> Self:
         """Opens an export as `runtime.TwoStageClassifier.from_export` does, with the crop for image files."""
         classifier = super().from_export(folder, threshold, threads, suffix)
-        return dataclasses.replace(
-            classifier, crop=eval_crop(validate(with_defaults(Export.open(folder).manifest.config)).data)
-        )
+        return dataclasses.replace(classifier, crop=_crop_of(Export.open(folder)))
 
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         return batching.run(function, *arrays_Bx)
+
+
+def _crop_of(export: Export) -> preprocess.EvalCrop:
+    return eval_crop(validate(with_defaults(export.manifest.config)).data)
 
 
 def jit_stages(model: BasisNet, variables: Variables, warm_start: float) -> Stages:

@@ -53,9 +53,13 @@ def of_workdir(workdir: str, *, or_export: bool) -> str:
       UserError: the folder has no such file.
     """
     folder = files.absolute(workdir)
-    for name in _OF_RUNS if or_export else _OF_RUNS[:1]:
-        if (folder / name).exists():
-            return os.fspath(folder / name)
+    config, manifest = (folder / name for name in _OF_RUNS)
+    if manifest.exists():  # an export, which may have a config.json too: of its weights
+        if or_export:
+            return os.fspath(manifest)
+        raise UserError(f"--workdir={workdir} is an export; give the --workdir of a run.")
+    if config.exists():
+        return os.fspath(config)
     raise UserError(
         f"--workdir={workdir} has no config.json, so there is no run in it; start one with --config=configs/digits.py, "
         "or give the --workdir of a run."

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host.records import typed
-from basisnet_jax.serving.exit_rule import ChosenRule
+from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule, Provenance, threshold_rule
 from basisnet_jax.serving.manifest import LABELS, NAME, SCHEMA, Manifest, file_facts
 
 _LOG = logging.getLogger(__name__)
@@ -109,19 +109,30 @@ class Export:
             raise UserError(f"{self.folder} has no {names['specialist']}; it has {', '.join(self.manifest.files)}.")
         return {stage: name for stage, name in names.items() if name in self.manifest.files}
 
-    def check_rule(self, names: Sequence[str]) -> None:
-        """Checks that the export's rule was chosen for the export's weights.
+    def rule(self, threshold: float | None, names: Sequence[str]) -> ExitRule:
+        """Returns the rule to use with the export's files.
 
         Args:
+          threshold: the user's threshold; None takes the manifest's rule.
           names: the files that the rule is used with.
 
         Raises:
-          UserError: the rule was chosen for another export, checkpoint or resolution.
+          UserError: there is no rule, the threshold is not a probability, or the rule was chosen for another export,
+            checkpoint or resolution.
         """
+        if threshold is not None:
+            return threshold_rule(threshold)
+        if self.manifest.rule is None:
+            raise UserError(
+                f"the export in {self.folder} has no threshold; give one, or run --mode=evaluate "
+                f"--workdir={self.folder}, which chooses it."
+            )
+        if self.manifest.rule.provenance:
+            self._check_provenance(self.manifest.rule.provenance, names)
+        return self.manifest.rule.rule
+
+    def _check_provenance(self, was: Provenance, names: Sequence[str]) -> None:
         manifest = self.manifest
-        was = manifest.rule.provenance if manifest.rule else None
-        if was is None:
-            return
         hashes = {name: facts.sha256 for name, facts in manifest.files.items()}
         others = ", ".join(name for name, sha256 in was.files.items() if hashes.get(name) != sha256)
         if others or (was.step, was.resolution) != (manifest.step, manifest.input.side):

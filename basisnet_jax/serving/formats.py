@@ -1,6 +1,7 @@
 """The formats of an export's files, by name, and what each format needs.
 
-A format's name follows the stage in a file's name: 'preview.int8.tflite' has the format 'int8.tflite'.
+A format's name follows the stage in a file's name: 'preview.int8.tflite' has the format 'int8.tflite'. The format
+'safetensors' has both stages in one file.
 """
 
 import dataclasses
@@ -8,6 +9,9 @@ import importlib.util
 from collections.abc import Iterable
 
 from basisnet_jax.errors import UserError
+
+# The files of the format 'safetensors': the network's arrays, and what makes a network of them.
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Format:
       runtime: the program that runs the files.
       packages: packages whose versions matter.
       modules: modules that must be importable to make a file.
+      one_file: name of the file that holds both stages; '' for a file of each stage.
       exact: whether a file must answer like the network; the loss of a quantized file is reported.
       quantization: which values are quantized, '' for none. float16: weights, unpacked to float32 when the file is
         loaded. int8_weights: weights of convolutions, dense layers and bases, with a scale for each output channel;
@@ -28,8 +33,13 @@ class Format:
     runtime: str
     packages: tuple[str, ...]
     modules: tuple[str, ...]
+    one_file: str = ""
     exact: bool = True
     quantization: str = ""
+
+    def file(self, stage: str, name: str) -> str:
+        """Returns the name of the file that holds a stage; `name` is the format's."""
+        return self.one_file or f"{stage}.{name}"
 
 
 _LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), modules=("tensorflow", "ai_edge_litert"))
@@ -38,6 +48,7 @@ FORMATS = {
     "tflite": _LITERT,
     "stablehlo": Format("jax.export", ("jax", "jaxlib"), ()),
     "onnx": _ONNX,
+    "safetensors": Format("basisnet_jax", ("safetensors",), ("safetensors",), one_file=WEIGHTS),
     **{
         f"{kind}.tflite": dataclasses.replace(_LITERT, exact=False, quantization=kind)
         for kind in ("float16", "int8_weights", "int8")

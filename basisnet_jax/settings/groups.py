@@ -270,7 +270,7 @@ class ExportSettings:
     formats: tuple[str, ...] = changeable(
         ("tflite", "stablehlo"),
         "The formats; 'onnx' is made from 'tflite'; 'float16.tflite', 'int8_weights.tflite' and 'int8.tflite' are "
-        "smaller.",
+        "smaller; 'safetensors' has the weights for `basisnet_jax.from_pretrained`.",
         some_of(FORMATS),
     )
     batch: int = changeable(1, "Images per call of a .tflite or .onnx; a .stablehlo takes any number.", at_least(1))

@@ -59,7 +59,9 @@ def open_run(workdir: str, config: Config | None = None, *, or_export: bool = Fa
       UserError: there is no run, or the run has another config.
     """
     folder = files.absolute(workdir)
-    of_export = or_export and is_export(workdir)
+    of_export = is_export(workdir)
+    if of_export and not or_export:
+        raise UserError(f"{folder} is an export; give the --workdir of a run.")
     if of_export:
         saved = Export.open(os.fspath(folder)).manifest.config
     elif (folder / "config.json").exists():

@@ -22,8 +22,10 @@ from basisnet_jax import runtime
 from basisnet_jax.config import default, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation.of_run import evaluate_run
+from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import make_model
-from basisnet_jax.export import checks, package, stablehlo
+from basisnet_jax.experiment.network_files import NetworkFacts
+from basisnet_jax.export import checks, freeze, package, stablehlo
 from basisnet_jax.export.folded import Network
 from basisnet_jax.export.freeze import mean_coefficients, specialize_run
 from basisnet_jax.inference import TwoStageClassifier
@@ -31,6 +33,7 @@ from basisnet_jax.models import folding
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule
 from basisnet_jax.serving.export import Export
+from basisnet_jax.serving.formats import FORMATS
 from basisnet_jax.serving.manifest import Accuracy, Top1
 from basisnet_jax.workdir.run_folder import open_run
 from tests.conftest import EXPORTED_FORMATS, save_untrained
@@ -82,6 +85,20 @@ def test_a_frozen_specialist_is_the_one_of_its_coefficients(config, images):
     np.testing.assert_allclose(apply(frozen, images).logits_BxK, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_frozen_specialist_travels_as_a_static_network(config, images):
+    network = make_network(config)
+    facts = NetworkFacts.of(
+        validate(config).model, classes=list("0123456789"), side=8, channels=1, warm_start=network.warm_start
+    )
+    coefficients = np.full(mean_coefficients(network, [images]).shape, 0.25)
+    here = freeze.frozen(dataclasses.replace(network, facts=facts), coefficients)
+    files, logits = checks.convert_and_check(here, ("safetensors",), [images])
+    _, model, variables = network_files.from_files(files.__getitem__)
+    assert model.preview is None
+    assert not any("bases" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables))
+    np.testing.assert_array_equal(logits["safetensors"].specialist, logits["jax"].specialist)
+
+
 def test_a_network_of_another_routing_is_one_file(config, images):
     """A batch that is full, and one that is not, of a file for two images at once."""
     network = dataclasses.replace(make_network(config, routing="condconv"), batch=2)
@@ -110,14 +127,14 @@ def test_an_export_says_what_it_is(exported, trained):
     folder, printed = exported
     assert "No threshold was chosen: run --mode=evaluate on this folder." in printed
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert set(manifest["files"]) == {
-        f"{stage}.{name}" for stage in ("preview", "specialist") for name in EXPORTED_FORMATS
-    }
+    answering = {FORMATS[name].file(stage, name) for stage in ("preview", "specialist") for name in EXPORTED_FORMATS}
+    assert set(manifest["files"]) == answering | {"config.json"}
     for name, item in manifest["files"].items():
         content = (folder / name).read_bytes()
         assert item["sha256"] == hashlib.sha256(content).hexdigest()
         assert item["bytes"] == len(content)
-        assert item["worst_relative_error"] <= checks.TOLERANCE
+        assert (item["worst_relative_error"] or 0.0) <= checks.TOLERANCE
+        assert (item["worst_relative_error"] is None) == (name == "config.json")
         assert name in printed
     results = json.loads((trained / "results.json").read_text())
     for name in ("jax", *EXPORTED_FORMATS):

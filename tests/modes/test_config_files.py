@@ -147,7 +147,7 @@ def test_a_workdir_knows_its_config(tmp_path):
     pathlib.Path("run/export/manifest.json").touch()
     assert config_files.of_workdir("run", or_export=False) == f"{tmp_path}/run/config.json"
     assert config_files.of_workdir("run/export", or_export=True) == f"{tmp_path}/run/export/manifest.json"
-    with pytest.raises(UserError, match="no run in it"):
+    with pytest.raises(UserError, match="--workdir=run/export is an export; give the --workdir of a run"):
         config_files.of_workdir("run/export", or_export=False)
 
 

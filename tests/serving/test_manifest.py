@@ -166,9 +166,9 @@ def test_a_rule_of_another_kind_of_files_is_warned_of(export, caplog):
     facts = Export.open(str(export)).manifest.files[FILES[0]]
     rule(step=16, files={FILES[0]: facts.sha256})(export)
     opened = Export.open(str(export))
-    opened.check_rule(FILES)
+    opened.rule(None, FILES)
     assert not caplog.messages
-    opened.check_rule(["preview.int8.tflite", "specialist.int8.tflite"])
+    opened.rule(None, ["preview.int8.tflite", "specialist.int8.tflite"])
     (message,) = caplog.messages
     assert "was chosen with preview.tflite, but preview.int8.tflite, specialist.int8.tflite are used now" in message
 

@@ -50,7 +50,7 @@ RUNS = (
     ),
     (f"{DIGITS} --mode=evaluate", FEW, "early termination, chosen on 20 images"),
     (f"{DIGITS} --mode=export {FORMATS}", FEW, "specialist.int8.tflite"),
-    (f"{DIGITS} --mode=export", f"{FEW} --config.export.formats=('tflite','stablehlo')", "specialist.tflite"),
+    (f"{DIGITS} --mode=export", f"{FEW} --config.export.formats=('tflite','stablehlo','safetensors')", "specialist.tflite"),
     (
         "python -m basisnet_jax.main --mode=predict --workdir=runs/digits --images='photos/*.jpg' --threshold=0.9",
         "",
@@ -67,6 +67,7 @@ RUNS = (
 SNIPPETS = (
     ("from basisnet_jax.inference import TwoStageClassifier", "."),
     ('from_export("runs/digits/export")  # or with threshold=0.9', "."),
+    ('from_pretrained("runs/digits/export")  # or with threshold=0.9', "."),
     ('cv2.imread("photo.jpg"', "."),
     ('with open("preview.stablehlo", "rb") as file:', "runs/digits/export"),
 )

@@ -153,7 +153,7 @@ def test_a_workdir_alone_is_enough_with_other_settings_beside_it(run, tmp_path, 
         (workdir, "--mode=teacher"): "config.distill.cache = '': must name the folder",
         (workdir, "--mode=compile", "--config.seed=-1", "--topology=v5e:2x4"): "config.seed = -1: must be at least 0",
         (export, "--mode=evaluate", "--config.seed=1"): "holds a run with another config (seed was 0 and is 1)",
-        (export,): f"{export} has no config.json, so there is no run in it; start one with --config=configs/",
+        (export,): f"{export} is an export; give the --workdir of a run",
         (f"--config={folder}/export/manifest.json",): f"{folder}/export is an export; give another --workdir",
         ("--config.seed=1",): "--config is missing",
     }.items():
