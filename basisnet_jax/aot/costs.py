@@ -2,7 +2,7 @@
 
 Seconds are a sum over operations, as if no two overlapped, of the slowest of arithmetic, memory and network, and of
 the time to start the operation. XLA's TPU compiler writes the cycles that it expects into each operation; for GPUs,
-the arithmetic is that of products and convolutions. docs/design/performance.md says what is known of the bias.
+the arithmetic is that of products and convolutions. docs/guides/compile.md says what is known of the bias.
 """
 
 import dataclasses

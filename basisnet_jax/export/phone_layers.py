@@ -1,7 +1,7 @@
 """Layers in the form that suits phones: convolutions of one image with one kernel.
 
 A synthesized pointwise layer is a matrix product, since LiteRT's XNNPACK takes matrix products with computed operands,
-but convolutions only with constant kernels; any other layer is a plain convolution. docs/guides/deploy.md lists other
+but convolutions only with constant kernels; any other layer is a plain convolution. docs/design/latency.md lists other
 forms that were tried, and what they lost. A batch of several images uses the model's own forms. `phone_resize` makes
 the preview's small image.
 """

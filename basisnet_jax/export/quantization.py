@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-ROWS = {"int8_weights": 4}  # see `phone_layers.synthesize`; one and eight are slower (docs/guides/deploy.md)
+ROWS = {"int8_weights": 4}  # see `phone_layers.synthesize`; one and eight are slower (docs/design/latency.md)
 
 
 def quantizer(kind: str, examples: Sequence[Mapping[str, np.ndarray]] = ()) -> Callable[[Any], bytes]:

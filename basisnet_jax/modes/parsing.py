@@ -31,7 +31,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _VERSION = flags.DEFINE_bool("version", False, "Print the versions of this package, JAX and Python.")
-_COMMON = ("mode", "config", "workdir", "verbosity", "version")
+COMMON = ("mode", "config", "workdir", "verbosity", "version")
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 for _flag in {flag.name: flag for mode in MODES.values() for flag in mode.flags}.values():
     _flag.define()
@@ -47,7 +47,7 @@ def help_text(mode: str | None) -> str:
         lines += [f"    {PROGRAM} {said}{example}" for example in what.examples]
     own = [flag.name for flag in MODES[mode].flags] if mode else []
     lines += ["", "flags:"]
-    for name in [*own, *_COMMON]:
+    for name in [*own, *COMMON]:
         lines += textwrap.wrap(
             f"--{name}: {flags.FLAGS[name].help}", 110, initial_indent="  ", subsequent_indent="      "
         )

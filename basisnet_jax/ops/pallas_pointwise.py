@@ -12,7 +12,7 @@ from basisnet_jax.ops import pallas_common
 from basisnet_jax.ops.pallas_common import LANES, SUBLANES
 
 # For fewer pixels, XLA's matrix product is faster by the compiler's estimates, though it first moves the batch out of
-# the lanes (docs/design/performance.md).
+# the lanes (docs/design/tpu.md).
 FEWEST_PIXELS = 784
 
 

@@ -5,7 +5,7 @@ its own kernel. The obvious way, a convolution with one group for each image, is
 sharded over a mesh, XLA gathers the batch for such a convolution (openxla/xla#47945), and on CPU gave wrong values
 (benchmarks/vmapped_kernels.py). The forms below never put the batch into a convolution's groups. The form is chosen
 where the program is lowered, so a program that is compiled for a TPU on a CPU host gets the TPU's form. TPUs and NVIDIA
-GPUs can run Pallas kernels for depthwise layers. No TPU and no GPU has been measured (docs/design/performance.md,
+GPUs can run Pallas kernels for depthwise layers. No TPU and no GPU has been measured (docs/design/tpu.md,
 docs/guides/gpu.md).
 
 Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases.
