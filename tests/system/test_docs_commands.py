@@ -50,7 +50,11 @@ RUNS = (
     ),
     (f"{DIGITS} --mode=evaluate", FEW, "early termination, chosen on 20 images"),
     (f"{DIGITS} --mode=export {FORMATS}", FEW, "specialist.int8.tflite"),
-    (f"{DIGITS} --mode=export", f"{FEW} --config.export.formats=('tflite','stablehlo','safetensors')", "specialist.tflite"),
+    (
+        f"{DIGITS} --mode=export",
+        f"{FEW} --config.export.formats=('tflite','stablehlo','safetensors')",
+        "specialist.tflite",
+    ),
     (
         "python -m basisnet_jax.main --mode=predict --workdir=runs/digits --images='photos/*.jpg' --threshold=0.9",
         "",
