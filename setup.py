@@ -7,6 +7,7 @@ import setuptools
 from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
+URL = "https://github.com/THE_OWNER/basisnet_jax"
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "basisnet_jax" / "__init__.py").read_text()).group(1)
 
 LITERT = "ai-edge-litert>=2.0"
@@ -46,6 +47,15 @@ FRAMEWORK = [
 ]
 
 
+def with_whole_links(page: str) -> str:
+    """Returns a page for PyPI, which has no other files: its links and pictures lead to the repository."""
+
+    def whole(link: re.Match[str]) -> str:
+        return f"]({URL}/{'raw' if link[1].endswith(('.png', '.svg')) else 'blob'}/main/{link[1]})"
+
+    return re.sub(r"\]\((?!https?:|#)([^)]*)\)", whole, page)
+
+
 class BuildWithConfigs(build_py):
     """Puts a copy of configs/ into the wheel, as basisnet_jax/configs. In a checkout they stay where they are."""
 
@@ -60,10 +70,10 @@ setuptools.setup(
     name="basisnet_jax",
     version=VERSION,
     description="Conditional two-stage image models (BasisNet, arXiv 2105.03014) in JAX",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=with_whole_links((ROOT / "README.md").read_text()),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    url="https://github.com/THE_OWNER/basisnet_jax",
+    url=URL,
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["basisnet = basisnet_jax.main:run"]},
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),

@@ -4,7 +4,7 @@ A backbone asks its route for every layer that can be synthesized: `route(layer,
 coefficients_BxN, and the layer is synthesized from N bases, or None, and the layer is plain. The backbone does not
 know which route it has, so all systems to compare are the same backbone with different routes.
 
-A route that has parameters is a `Routing`; docs/guides/extending.md shows how to add one.
+A route that has parameters is a `Routing`; docs/design/extending.md shows how to add one.
 """
 
 from collections.abc import Callable, Sequence

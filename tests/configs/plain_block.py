@@ -1,4 +1,4 @@
-"""docs/guides/extending.md followed: a kind of block that the package does not have, adding nothing to its output."""
+"""docs/design/extending.md followed: a kind of block that the package does not have, adding nothing to its output."""
 
 import dataclasses
 from typing import ClassVar

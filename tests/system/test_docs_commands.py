@@ -69,7 +69,8 @@ RUNS = (
 )
 # Python of the pages that runs in the same checkout afterwards, in this folder.
 SNIPPETS = (
-    ("from basisnet_jax.inference import TwoStageClassifier", "."),
+    ('from_checkpoint("runs/digits", threshold=0.9)', "."),
+    ('from_checkpoint("runs/digits", threshold=0.95)', "."),
     ('from_export("runs/digits/export")  # or with threshold=0.9', "."),
     ('from_pretrained("runs/digits/export")  # or with threshold=0.9', "."),
     ('cv2.imread("photo.jpg"', "."),

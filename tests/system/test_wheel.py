@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import zipfile
 
 import pytest
 
@@ -65,6 +67,16 @@ def outside(installed, tmp_path, *command):
 
 def test_the_sdist_has_the_configs_and_the_licence(built):
     assert built[1] >= {*CONFIGS, "LICENSE", "README.md", "basisnet_jax/data/glyphs.json"}
+
+
+def test_the_description_for_pypi_has_no_link_into_the_checkout(built):
+    with zipfile.ZipFile(built[0]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+        _, _, page = wheel.read(name).decode().partition("\n\n")
+    targets = re.findall(r"\]\(([^)]*)\)", page)
+    assert any("/blob/main/docs/" in target for target in targets)
+    assert any("/raw/main/docs/" in target for target in targets), "the pictures"
+    assert all(re.match("https://|#", target) for target in targets)
 
 
 def test_the_command_lists_and_takes_configs_that_are_included(installed, tmp_path):
