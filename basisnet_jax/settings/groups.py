@@ -273,6 +273,9 @@ class ExportSettings:
         "smaller; 'safetensors' has the weights for `basisnet_jax.from_pretrained`.",
         some_of(FORMATS),
     )
+    license: str = changeable(
+        "unknown", "License of the weights, for the model card: a name that the Hub knows, such as 'apache-2.0'."
+    )
     batch: int = changeable(1, "Images per call of a .tflite or .onnx; a .stablehlo takes any number.", at_least(1))
 
 

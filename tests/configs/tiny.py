@@ -16,11 +16,11 @@ TINY = Architecture(
     head_dense=16,
     head_act="hard_swish",
 )
+ARCHITECTURES["tiny"] = TINY
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Small deltas of the default."""
-    ARCHITECTURES["tiny"] = TINY
     config = default()
     config.batch_size = 16
     config.epochs = 0.2  # of 1297 digits: 16 steps

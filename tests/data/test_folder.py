@@ -162,7 +162,7 @@ def test_manifest_and_card_name_the_folder_and_the_orientation(photos, config, t
     assert manifest.data == Data(photos.name, "train")
     assert manifest.input.exif_orientation == "ignored"
     text = card.model_card(manifest, opened.classes)
-    assert text.startswith(f"# tiny for {photos.name}\n")
+    assert f"\n# tiny for {photos.name}\n" in text
     assert "EXIF orientation: ignored." in text
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from basisnet_jax.experiment import network_files
 from basisnet_jax.inference import TwoStageClassifier
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule
 from basisnet_jax.serving.formats import CONFIG, WEIGHTS
+from tests.inference import hub_server
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,57 @@ def test_an_export_without_weights_says_how_to_get_them(exported, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"has no model.safetensors; run --mode=export with --config.export.formats="):
         basisnet_jax.from_pretrained(str(tmp_path))
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stand-in server, which huggingface_hub speaks to as to the hub; its cache is the test's own."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="pip install -e '.[hub]'")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "a-token")
+    with hub_server.running() as server:
+        yield server
+
+
+def test_a_network_is_pushed_and_opened_from_the_hub(exported, images, hub):
+    folder = str(exported[0])
+    url = basisnet_jax.push_to_hub(folder, "somebody/digits", endpoint=hub.endpoint)
+    assert url == f"{hub.endpoint}/somebody/digits/commit/{hub.commit('somebody/digits')}"
+    pushed = hub.repositories["somebody/digits"]
+    assert pushed["README.md"].decode() == hub.cards[0] == (exported[0] / "model_card.md").read_text()
+    assert pushed.keys() == {x.name for x in exported[0].iterdir()} - {"model_card.md"} | {"README.md"}
+    got = basisnet_jax.from_pretrained("somebody/digits", NEVER, endpoint=hub.endpoint)
+    assert sorted(hub.served) == sorted([CONFIG, WEIGHTS, "labels.txt", "manifest.json"])
+    expected = basisnet_jax.from_pretrained(folder, NEVER)
+    np.testing.assert_array_equal(got.classify(images).probabilities, expected.classify(images).probabilities)
+    with pytest.raises(UserError, match=r"'somebody/other' is not a folder, and cannot be read from the hub \("):
+        basisnet_jax.from_pretrained("somebody/other", endpoint=hub.endpoint)
+    with pytest.raises(UserError, match=r"'runs/of/mine' is not a folder, and cannot be read from the hub \("):
+        basisnet_jax.from_pretrained("runs/of/mine", endpoint=hub.endpoint)
+
+
+def test_the_hub_reads_the_card(exported):
+    """With huggingface_hub's own parser: the metadata, and the measured top-1."""
+    hub = pytest.importorskip("huggingface_hub", reason="pip install -e '.[hub]'")
+    data = hub.ModelCard.load(exported[0] / "model_card.md").data
+    assert data.license == "unknown"
+    assert data.library_name == "basisnet_jax"
+    assert data.datasets == ["digits"]
+    reached = json.loads((exported[0] / "manifest.json").read_text())["accuracy"]["top1"]["jax"]
+    found = {result.metric_name: result.metric_value for result in data.eval_results}
+    expected = {"top-1": reached["specialist"], "top-1 of the preview": reached["preview"]}
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert {(result.dataset_name, result.dataset_split) for result in data.eval_results} == {("digits", "test[:37]")}
+
+
+def test_a_folder_that_is_not_whole_is_not_pushed(exported, tmp_path):
+    folder = shutil.copytree(exported[0], tmp_path / "copy")
+    (folder / WEIGHTS).write_bytes(b"")
+    with pytest.raises(UserError, match=r"model.safetensors has 0 bytes"):
+        basisnet_jax.push_to_hub(str(folder), "somebody/digits")
+
+
+def test_without_the_hubs_package_its_extra_is_named(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"huggingface_hub is not installed; run pip install -e '.\[hub\]'"):
+        basisnet_jax.from_pretrained("somebody/digits")
