@@ -1,191 +1,311 @@
-"""Runs the study of docs/results.md: lists its rows, prints or runs their commands, and prints the table of results.
+"""Trains and evaluates the runs of a study, on one machine or many, and prints what came of them.
 
-    python benchmarks/study.py                              # the rows
-    python benchmarks/study.py run static preview_n4        # trains and evaluates what is missing, seeds 0, 1, 2
-    python benchmarks/study.py commands static --seeds 0    # prints the commands, for another machine to run
-    python benchmarks/study.py table                        # the table of all that is finished
+    python benchmarks/study.py fashion_mnist list                        # the rows and their multiply-adds
+    python benchmarks/study.py fashion_mnist run static preview_n4       # what is missing, all seeds
+    python benchmarks/study.py glyphs run --seeds 0 --rates 8e-3 32e-3   # learning rates, on held-out images
+    python benchmarks/study.py glyphs run --part=2/4                     # every fourth run, from the second on
+    python benchmarks/study.py glyphs commands static_0.5 --seeds 0      # prints the commands, and runs nothing
+    python benchmarks/study.py glyphs slurm                              # prints an array job for sbatch
+    python benchmarks/study.py glyphs table
+    python benchmarks/study.py glyphs plot                               # PNGs beside the results
 
-Flags that start with --config. are passed to every run: --config.data.dir=... --config.data.threads=2. With
---rates 4e-3 8e-3 a row becomes one run per learning rate, trained on the first 50,000 images and evaluated on the last
-10,000 of the training split, to choose a rate. Runs are in runs/study/ROW-SEED; --out names another folder.
-The rows of 40 classes need the data that `python benchmarks/turned.py` makes.
+A study is a file of benchmarks/studies/, or one of your own with a `STUDY`. A finished run leaves one small JSON file
+in the folder beside it, benchmarks/studies/glyphs/ROW-SEED.json: commit it. A run with such a file is done; its
+workdir, runs/studies/glyphs/ROW-SEED, may be deleted. A run that was stopped goes on from its checkpoint. Each run is
+locked while a process works at it, so any number of processes on machines that share the folders divide the work;
+machines that share nothing take a --part each. Flags that start with --config. reach every run; only settings that a
+resumed run may change are allowed, such as --config.data.dir=... and --config.data.threads=2.
+
+Why not Optuna, whose grid sampler could hold rows, seeds and rates: its trials and its storage would be a second record
+beside the JSON files; it may give two workers the same trial, and a killed worker's trial stays "running". A lock and a
+test for a file are less code than its adapter.
 """
 
 import argparse
-import csv
+import contextlib
 import dataclasses
 import json
-import math
 import pathlib
 import shlex
-import statistics
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-SHARES = (0.68, 0.60)  # of the multiply-adds, that early termination is reported at
+import filelock
 
-STATIC, PREVIEW = "compare/fashion_mnist_static", "compare/fashion_mnist_preview"
-STRONG = {"data.policy": "randaugment", "data.policy_magnitude": 5.0, "data.erasing": 0.25}
-MIXUP = {"loss.mix": "mixup", "loss.mix_alpha": 0.2}
-TEACHER = {"distill.teacher": "{out}/teacher-{seed}", "distill.weight": 0.5, "distill.temperature": 2.0}
-LONG = {"epochs": 12.0, "warm_start_epochs": 3.0, "eval_every_epochs": 3.0, "schedule.warmup_epochs": 1.5}
-# As many steps as four epochs of the upright images; benchmarks/turned.py has mirrored them.
-TURNED = {"data.name": "fashion_mnist_turned", "data.flip": False, "epochs": 1.0, "warm_start_epochs": 0.25}
-TURNED |= {"eval_every_epochs": 0.5, "checkpoint.every_epochs": 0.5, "schedule.warmup_epochs": 0.125}
-TURNED_LONG = TURNED | {"epochs": 3.0, "warm_start_epochs": 0.75, "schedule.warmup_epochs": 0.375}
+from basisnet_jax.errors import UserError
+from basisnet_jax.host import files
+from benchmarks import study_results
+from benchmarks.studies import Study, load, path_of
 
-
-def both(name: str, what: str, overrides: Mapping[str, Any]) -> dict[str, tuple[str, str, Mapping[str, Any]]]:
-    """Makes a row of either side under another recipe."""
-    sides = {"static": STATIC, "preview_n4": PREVIEW}
-    return {f"{side}_{name}": (what, config, overrides) for side, config in sides.items()}
-
-
-def bases(number: int, width: float, preview_width: float, preview_resolution: int) -> Mapping[str, Any]:
-    """Makes a row with N bases, and with widths that keep the multiply-adds within 2% of the static network's."""
-    preview = {"model.preview.width": preview_width, "model.preview.resolution": preview_resolution}
-    return {"model.num_bases": number, "model.specialist.width": width, **preview}
-
-
-# {row: (what it is, the config in configs/, what differs from it)}
-ROWS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
-    "static": ("the plain network, 1,449,320 multiply-adds", STATIC, {}),
-    "preview_n1": ("a preview that routes nothing, 1,449,936", PREVIEW, bases(1, 1.04, 0.5, 14)),
-    "preview_n2": ("BasisNet, N = 2, 1,450,440", PREVIEW, bases(2, 1.04, 0.5, 10)),
-    "preview_n4": ("BasisNet, N = 4, 1,439,312", PREVIEW, bases(4, 0.84, 0.75, 10)),
-    "preview_n8": ("BasisNet, N = 8, 1,445,864", PREVIEW, bases(8, 0.84, 0.5, 10)),
-    "preview_n16": ("BasisNet, N = 16, 1,420,976", PREVIEW, bases(16, 0.7, 0.5, 16)),
-    "anneal": ("a warm start by temperature, from 30", PREVIEW, {"model.warm_start": "temperature"}),
-    "block": ("a vector a block", PREVIEW, {"model.granularity": "block"}),
-    **both("strong", "RandAugment and random erasing", STRONG),
-    **both("mixup", "mixup", MIXUP),
-    "teacher": ("for distillation: the plain network, twice as wide", STATIC, {"model.specialist.width": 2.0}),
-    **both("distilled", "learns from the teacher", TEACHER),
-    **both("strong_distilled", "strong augmentation, and the teacher", STRONG | TEACHER),
-    **both("long", "three times as long", LONG),
-    **both("strong_long", "strong augmentation, three times as long", STRONG | LONG),
-    **both("turned", "40 classes: class times rotation", TURNED),
-    "preview_n8_turned": ("40 classes, N = 8", PREVIEW, bases(8, 0.84, 0.5, 10) | TURNED),
-    "preview_n16_turned": ("40 classes, N = 16", PREVIEW, bases(16, 0.7, 0.5, 16) | TURNED),
-    "static_turned_long": ("40 classes, three times as long", STATIC, TURNED_LONG),
-    "preview_n8_turned_long": ("the same, N = 8", PREVIEW, bases(8, 0.84, 0.5, 10) | TURNED_LONG),
-}
+ROOT = pathlib.Path(__file__).parents[1]
+MAIN = [sys.executable, "-m", "basisnet_jax.main"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A row at one seed, perhaps at a learning rate of a sweep."""
+    """A row of a study at one seed, perhaps at a learning rate of a sweep.
 
+    Attributes:
+      study: the study.
+      row: the row's name.
+      seed: the seed.
+      rate: the learning rate of a sweep, as it was typed; '' for a run that is reported.
+      out: the folder of all workdirs.
+      results: the folder of all results.
+      flags: --config. flags of every run.
+    """
+
+    study: Study
     row: str
     seed: int
+    rate: str
     out: pathlib.Path
-    extra: tuple[str, ...] = ()
-    rate: str = ""
+    results: pathlib.Path
+    flags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of its files: ROW-SEED, or ROW-rateRATE-SEED."""
+        return f"{self.row}{f'-rate{self.rate}' if self.rate else ''}-{self.seed}"
 
     @property
     def workdir(self) -> pathlib.Path:
         """Its folder."""
-        return self.out / f"{self.row}{f'-rate{self.rate}' if self.rate else ''}-{self.seed}"
+        return self.out / self.name
 
-    def command(self, mode: str) -> list[str]:
-        """Returns the command that trains or evaluates the run."""
-        _, config, overrides = ROWS[self.row]
-        fields = {"seed": self.seed, **overrides}
-        if self.rate:
-            kept = 200_000 if "data.name" in overrides else 50_000  # four examples an image
-            fields |= {"data.train_split": f"train[:{kept}]", "data.eval_split": f"train[{kept}:]"}
-            fields["optimizer.learning_rate"] = self.rate
-        flags = [f"--config.{field}={value}".format(out=self.out, seed=self.seed) for field, value in fields.items()]
-        start = [sys.executable, "-m", "basisnet_jax.main", f"--mode={mode}", f"--config=configs/{config}.py"]
-        return [*start, *flags, *self.extra, f"--workdir={self.workdir}"]
+    @property
+    def result(self) -> pathlib.Path:
+        """The file that says that the run is done."""
+        return self.results / f"{self.name}.json"
 
-    def missing(self) -> Iterator[list[str]]:
-        """Commands that are still to be run."""
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """What differs from the row's config, apart from the seed, as JSON values."""
+        tried = {**self.study.sweep, "optimizer.learning_rate": float(self.rate)} if self.rate else {}
+        overrides = {**self.study.common, **self.study.rows[self.row][2], **tried}
+        return json.loads(json.dumps(overrides))  # as the result's file has it: lists for tuples
+
+    def train(self) -> list[str]:
+        """Returns the command that trains the run."""
+        config = f"--config=configs/{self.study.rows[self.row][1]}.py"
+        fields = {"seed": self.seed, **self.overrides}
+        values = {x: tuple(y) if isinstance(y, list) else y for x, y in fields.items()}
+        flags = [f"--config.{x}={y}".format(out=self.out, seed=self.seed) for x, y in values.items()]
+        return [*MAIN, "--mode=train", config, *flags, *self.flags, f"--workdir={self.workdir}"]
+
+    def evaluations(self) -> Iterator[tuple[str, list[str]]]:
+        """Yields each reported split with the command that evaluates on it, the main split last; none for a rate.
+
+        The last checkpoint is evaluated: the best one would have been chosen on the images that training looked at.
+        """
+        for split in () if self.rate else reversed(self.study.reported):
+            flags = [f"--config.data.eval_split={split}", "--config.eval.checkpoint=newest", *self.flags]
+            yield split, [*MAIN, "--mode=evaluate", f"--workdir={self.workdir}", *flags]
+
+    def is_done(self) -> bool:
+        """Returns whether the run has a result.
+
+        Raises:
+          UserError: the result is of other settings.
+        """
+        if not self.result.exists():
+            return False
+        was, now = json.loads(self.result.read_text())["overrides"], self.overrides
+        if was != now:
+            changed = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+            raise UserError(
+                f"{self.result} is of a run with another {', '.join(changed)} than the study has; delete the file, or "
+                "name another folder with --results."
+            )
+        return True
+
+    def complete(self) -> None:
+        """Trains and evaluates, and writes the result.
+
+        Raises:
+          subprocess.CalledProcessError: a command failed.
+        """
         if not (self.workdir / "results.json").exists():
-            yield self.command("train")
-        if not (self.workdir / "evaluation" / "results.json").exists():
-            yield self.command("evaluate")
+            execute(self.train())
+        facts = study_results.training_facts(self.workdir)
+        reported = {}
+        for split, command in self.evaluations():
+            execute(command)
+            group_of = self.study.group_of and self.study.group_of()
+            reported[split] = study_results.evaluation_facts(self.workdir / "evaluation", group_of)
+        what, config, _ = self.study.rows[self.row]
+        identity = {"row": self.row, "what": what, "seed": self.seed, "rate": self.rate, "config": config}
+        result = {**identity, "overrides": self.overrides, **facts, "reported": reported}
+        self.results.mkdir(parents=True, exist_ok=True)
+        files.write(self.result, study_results.as_text(result))
 
 
-def measured(workdir: pathlib.Path) -> dict[str, float]:
-    """Returns a run's figures: 'madds', 'top1', and of two stages 'preview', 'curve', 'class_share', 'lost_60%', ...
+def execute(command: Sequence[str]) -> None:
+    """Runs a command to its end. A signal to this program is passed on, so that a run can save before it ends.
 
-    'curve' is top-1 averaged over all exit rates, by the criterion that is best on the other half. What early
-    termination loses is in top-1 on the half of the images that no threshold was chosen on.
+    Raises:
+      KeyboardInterrupt: a signal came.
+      subprocess.CalledProcessError: the command failed.
     """
-    found = json.loads((workdir / "evaluation" / "results.json").read_text())
-    figures = {"madds": found["madds"]["total"], "top1": found["specialist"]["top1"]}
-    if not found["early_termination"]:
-        return figures
-    figures |= {"preview": found["preview"]["top1"], "class_share": found["coefficients"]["class_share"]["all"]}
-    best = found["early_termination"]["best"]
-    (figures["curve"],) = (
-        row["mean_top1"]
-        for row in found["early_termination"]["criteria"]
-        if all(row[name] == best[name] for name in ("criterion", "temperature"))
-    )
-    chosen = best["criterion"], f"{best['temperature']:.6g}"
-    with (workdir / "evaluation" / "early_termination.csv").open() as table:
-        # Rows are whole percents of exits on the half that is chosen on, 0 to 100.
-        top1 = [float(x["top1"]) for x in csv.DictReader(table) if (x["criterion"], x["temperature"]) == chosen]
-    for share in SHARES:
-        saved = (1 - share) * found["madds"]["total"] / (found["madds"]["total"] - found["madds"]["preview"])
-        figures[f"lost_{share:.0%}"] = top1[0] - top1[math.ceil(100 * saved - 1e-9)]
-    return figures
+    # Ctrl-C in a terminal reaches all processes of a session: the command gets one of its own, and so one signal.
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+    if code:
+        raise subprocess.CalledProcessError(code, command)
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Returns Markdown: a line for each row, the mean over its seeds and their sample standard deviation."""
-    columns = ["top1", "preview", "curve", *(f"lost_{share:.0%}" for share in SHARES), "class_share"]
-    lost = (f"lost at {share:.0%} of the MAdds" for share in SHARES)
-    titles = ["top-1", "preview", "mean over exit rates", *lost, "class share"]
-    rows: dict[str, list[dict[str, float]]] = {}
+def work(runs: Sequence[Run]) -> list[str]:
+    """Completes the runs that are neither done nor locked by another process; returns a sentence for each failure."""
+    failed = []
     for run in runs:
-        if (run.workdir / "evaluation" / "results.json").exists():
-            rows.setdefault(run.workdir.name.rsplit("-", 1)[0], []).append(measured(run.workdir))
-    lines = [f"| row | MAdds | seeds | {' | '.join(titles)} |", "|---" * (len(titles) + 3) + "|"]
-    for name, seeds in rows.items():
-        cells = [name, f"{seeds[0]['madds']:,.0f}", str(len(seeds))]
-        for column in columns:
-            values = [figures[column] for figures in seeds if column in figures]
-            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        run.out.mkdir(parents=True, exist_ok=True)
+        try:
+            # The system releases the lock of a process that ends, however it ends.
+            with contextlib.suppress(filelock.Timeout), filelock.FileLock(f"{run.workdir}.lock", blocking=False):
+                if not run.is_done():
+                    run.complete()
+        except (subprocess.CalledProcessError, OSError) as error:
+            failed.append(f"{run.name} did not finish ({error}); its output is above.")
+    return failed
+
+
+def listed(study: Study, names: Sequence[str]) -> str:
+    """Returns the rows with their multiply-adds, which are blank where the data set is not known here."""
+    from basisnet_jax.host.command_line import align
+
+    cells = [("row", "what", "multiply-adds", "of which preview", "parameters")]
+    for name in names:
+        try:
+            cost = cost_of(study, name)
+            counts = [f"{x:,}" for x in (cost.total, cost.madds()["preview"], cost.parameters)]
+        except UserError:
+            counts = [""] * 3
+        cells.append((name, study.rows[name][0], *counts))
+    return "\n".join(align(cells, left=(0, 1)))
+
+
+def cost_of(study: Study, row: str) -> Any:
+    """Counts a row's cost, without its data."""
+    from basisnet_jax.data.datasets import classes_and_channels
+    from basisnet_jax.experiment.model import make_model, model_cost
+
+    settings = settings_of(Run(study, row, 0, "", ROOT, ROOT))
+    data = settings.data
+    classes, channels = classes_and_channels(data.name, data.dir, data.train_split, data.eval_split, data.eval_share)
+    return model_cost(make_model(settings.model, len(classes)), settings.eval_resolution, channels)
+
+
+def settings_of(run: Run) -> Any:
+    """Returns the settings of a run, checked."""
+    from basisnet_jax.config import validate
+    from basisnet_jax.modes import config_files
+
+    config = config_files.load(str(ROOT / "configs" / f"{run.study.rows[run.row][1]}.py"))
+    config.update_from_flattened_dict({"seed": run.seed, **run.overrides})
+    return validate(config)
+
+
+def array_job(name: str, runs: Sequence[Run], arguments: Sequence[str]) -> str:
+    """Returns a SLURM array job with a task for each run that is not done."""
+    missing = ",".join(str(number) for number, run in enumerate(runs, 1) if not run.is_done())
+    command = shlex.join([sys.executable, "benchmarks/study.py", name, "run", *arguments])
+    return f"""#!/usr/bin/env bash
+#SBATCH --job-name=study
+#SBATCH --array={missing}
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@120
+#SBATCH --output=study-%A_%a.log
+cd {shlex.quote(str(ROOT))} && exec {command} --part="$SLURM_ARRAY_TASK_ID/{len(runs)}"
+"""
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Reads '2/4' as (2, 4)."""
+    part, parts = map(int, text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return part, parts
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="fashion_mnist, glyphs, ..., or a file")
+    parser.add_argument("action", choices=["list", "run", "commands", "slurm", "table", "plot"])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: the study's")
+    parser.add_argument("--rates", nargs="+", default=[""], help="learning rates to try, on held-out images")
+    parser.add_argument("--part", type=part_of, default=(1, 1), help="2/4: every fourth run, from the second on")
+    parser.add_argument("--out", type=pathlib.Path, help="folder of the workdirs; default: runs/studies/STUDY")
+    parser.add_argument("--results", type=pathlib.Path, help="folder of the results; default: beside the study's file")
+    return parser
 
 
 def main() -> int:
     """Runs the command line; returns 1 if a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", nargs="?", default="rows", choices=["rows", "run", "commands", "table"])
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rates", nargs="+", default=[""], help="a sweep of the learning rate, on held-out data")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study"))
-    options, extra = parser.parse_known_args()
-    unknown = [name for name in options.rows if name not in ROWS] + [x for x in extra if not x.startswith("--config.")]
-    if unknown:
-        parser.error(f"{unknown[0]!r} is neither a row nor a field of the config; the rows are {', '.join(ROWS)}")
+    options, flags = parser().parse_known_args()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return act(options, flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on.", file=sys.stderr)
+        return 130
+
+
+def act(options: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Does what the command line asks; returns 1 if a run failed."""
+    path = path_of(options.study)
+    study = load(path)
+    for name in options.rows:
+        if name not in study.rows:
+            raise UserError(f"there is no row {name!r}; the rows are {', '.join(study.rows)}.")
+    if flags:
+        from basisnet_jax.config import MAY_CHANGE_ON_RESUME  # this import takes seconds
+    for flag in flags:
+        if flag.split("=")[0].removeprefix("--config.") not in MAY_CHANGE_ON_RESUME:
+            raise UserError(f"{flag!r} is no setting that a resumed run may change; change the study's file instead.")
+    names = options.rows or list(study.rows)
+    out = options.out or pathlib.Path("runs/studies", path.stem)
+    results = options.results or path.with_suffix("")
     runs = [
-        Run(row, seed, options.out, tuple(extra), rate)
-        for row in options.rows or ROWS
+        Run(study, row, seed, rate, out.absolute(), results.absolute(), tuple(flags))
+        for seed in options.seeds or study.seeds
         for rate in options.rates
-        for seed in options.seeds
+        for row in names
     ]
-    failed = []
-    if options.action == "rows":
-        print("\n".join(f"{name:28}{what}" for name, (what, *_) in ROWS.items()))
-    elif options.action == "table":
-        print(table(runs))
+    part, parts = options.part
+    failed: list[str] = []
+    if options.action == "list":
+        print(listed(study, names))
     elif options.action == "commands":
-        print("\n".join(shlex.join(run.command(mode)) for run in runs for mode in ("train", "evaluate")))
+        for run in runs[part - 1 :: parts]:
+            print("\n".join(shlex.join(command) for command in (run.train(), *(x for _, x in run.evaluations()))))
+    elif options.action == "slurm":
+        chosen = [*options.rows, "--seeds", *map(str, options.seeds or study.seeds)]
+        chosen += ["--rates", *options.rates] if any(options.rates) else []
+        print(array_job(options.study, runs, [*chosen, f"--out={out}", f"--results={results}", *flags]), end="")
+    elif options.action == "plot":
+        for split in study.reported:
+            study_results.plot(study, study_results.read(results), split, results / f"{split}.png")
+            print(results / f"{split}.png")
     else:
-        failed = [run for run in runs if any(subprocess.run(command).returncode for command in run.missing())]
-        print(table(runs))
-    for run in failed:
-        print(f"error: {run.workdir} did not finish; its output is above.", file=sys.stderr)
+        failed = work(runs[part - 1 :: parts]) if options.action == "run" else []
+        print(study_results.tables(study, study_results.read(results)))
+    for sentence in failed:
+        print(f"error: {sentence}", file=sys.stderr)
     return 1 if failed else 0
 
 

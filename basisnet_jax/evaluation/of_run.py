@@ -265,6 +265,7 @@ def _write_files(
         if logits_NxK is not None
     }
     plots.draw_reliability(out / "reliability.png", bins)
+    files.write(out / "classes.csv", _class_table(experiment.data.classes, predictions))
     whole = Network("this network", experiment.cost().total, results.reported_half.top1)
     exits = _exits_in_use(candidates, chosen) if chosen else None
     data_set = re.split("[/:]", experiment.config.data.name)[0]
@@ -305,6 +306,20 @@ def _pictures(experiment: Experiment, predictions: Predictions, indices: np.ndar
         answers = {name: int(logits_NxK[index].argmax()) for name, logits_NxK in stages.items()}
         pictures.append(plots.answered(image, label, answers, data.classes))
     return pictures
+
+
+def _class_table(classes: Sequence[str], predictions: Predictions) -> str:
+    """Returns CSV: each class with its number of images and both stages' top-1 on them."""
+    text, labels_N = io.StringIO(), predictions.labels_N
+    stages = {"specialist": predictions.logits_NxK, "preview": predictions.preview_logits_NxK}
+    correct = {name: is_correct(logits_NxK, labels_N) for name, logits_NxK in stages.items() if logits_NxK is not None}
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "count", *correct])
+    for label, name in enumerate(classes):
+        of_class_N = labels_N == label
+        top1 = [f"{correct_N[of_class_N].mean():.5g}" if of_class_N.any() else "" for correct_N in correct.values()]
+        writer.writerow([name, of_class_N.sum(), *top1])
+    return text.getvalue()
 
 
 def _table(candidates: list[Candidate]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-HEADERS = (*sorted((ROOT / "configs").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py")))
+HEADERS = (*sorted((ROOT / "configs").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py")))
 _PROMPT = "$ "
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 

@@ -62,8 +62,8 @@ RUNS = (
     ),
     ("python -m basisnet_jax.runtime runs/digits/export pixels.npy", "", r"\d  [01]\.\d{4}  (preview|specialist)"),
     ("python -m basisnet_jax.compare runs/fashion_mnist_*", "", "fashion_mnist_static"),
-    ("python benchmarks/study.py", "", "preview_n16"),
-    ("python benchmarks/study.py commands static --seeds 0", "", "--mode=evaluate"),
+    ("python benchmarks/study.py glyphs list", "", r"basisnet_n8_0.5 .* 1,038,792"),
+    ("python benchmarks/study.py glyphs commands static_0.5 --seeds 0", "", "--mode=evaluate"),
     ("cp launch/settings.sh.example launch/settings.sh", "", ""),
     ("launch/tpu_vm.sh --dry-run up", "", "gcloud"),
 )

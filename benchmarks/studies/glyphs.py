@@ -1,0 +1,89 @@
+"""A thousand characters of nineteen scripts (docs/glyphs.md): each system in several widths.
+
+Every run trains on `train` and looks at `sweep` alone while it trains; figures are of `validation`, the main split, and
+of `unseen_fonts`. So a rate that is tried (--rates) needs no other splits.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.studies import Row, Study
+
+EPOCHS = 8.0
+RATES = {"static": 16e-3, "BasisNet": 16e-3, "CondConv": 16e-3, "dynamic": 16e-3}  # by the first word of 'what'
+
+
+def length(epochs: float) -> Mapping[str, Any]:
+    """Returns the settings of a run of so many epochs."""
+    return {
+        "epochs": epochs,
+        "warm_start_epochs": epochs / 4,
+        "schedule.warmup_epochs": epochs / 16,
+        "eval_every_epochs": epochs / 4,
+    }
+
+
+def row(what: str, config: str, width: float, overrides: Mapping[str, Any]) -> Row:
+    """Makes a row of one width, at its system's learning rate."""
+    rate = RATES[what.split()[0].rstrip(",")]
+    return what, config, {"optimizer.learning_rate": rate, "model.specialist.width": width, **overrides}
+
+
+def widths(name: str, what: str, config: str, several: tuple[float, ...], **overrides: Any) -> dict[str, Row]:
+    """Makes the rows of one system in several widths."""
+    model = {f"model.{field}": value for field, value in overrides.items()}
+    return {f"{name}_{width}": row(what, config, width, model) for width in several}
+
+
+# Channels are multiples of 8, so some widths are one network: 0.3 and 0.35.
+ROWS = {
+    **widths("static", "static", "glyphs_static", (0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2)),
+    **widths("basisnet_n4", "BasisNet, N = 4", "glyphs", (0.3, 0.4, 0.5, 0.6, 0.8), num_bases=4),
+    **widths("basisnet_n8", "BasisNet, N = 8", "glyphs", (0.3, 0.4, 0.5, 0.6, 0.8), num_bases=8),
+    **widths("basisnet_n16", "BasisNet, N = 16", "glyphs", (0.3, 0.4, 0.5, 0.6, 0.8), num_bases=16),
+    **widths(
+        "basisnet_n8_shared_depthwise",
+        "BasisNet, N = 8, shared depthwise kernels",
+        "glyphs",
+        (0.5,),
+        num_bases=8,
+        synthesize=("expand", "project"),
+    ),
+    **widths("condconv_n8", "CondConv, N = 8", "glyphs_static", (0.3, 0.4, 0.5, 0.6, 0.8), routing="condconv"),
+    **widths(
+        "condconv_n4_whole",
+        "CondConv, N = 4, head and classifier too",
+        "glyphs_static",
+        (0.3, 0.5),
+        routing="condconv",
+        num_bases=4,
+        synthesize=("blocks", "head_conv", "classifier"),
+    ),
+    # As in its paper, the temperature falls from 30 to 1, here in the warm start.
+    **widths(
+        "dynamic_n4",
+        "dynamic convolution, N = 4",
+        "glyphs_static",
+        (0.3, 0.4, 0.5, 0.6, 0.8),
+        routing="dynamic",
+        num_bases=4,
+        temperature=1.0,
+        start_temperature=30.0,
+    ),
+}
+
+
+def scripts() -> Mapping[str, str]:
+    """Returns {character: its script}."""
+    from basisnet_jax.data import glyph_fonts
+
+    return {character: script for script, character in glyph_fonts.classes(())}
+
+
+STUDY = Study(
+    rows=ROWS,
+    reported=("validation", "unseen_fonts"),
+    sweep={"data.eval_split": "sweep"},
+    common={"data.eval_split": "sweep", **length(EPOCHS)},
+    group_of=scripts,
+)
