@@ -124,6 +124,12 @@ def check_pip(command: Command) -> None:
         assert set(extras.split(",")) <= known, f"{command}: setup.py has the extras {', '.join(sorted(known))}"
 
 
+def test_every_extra_is_on_the_page_of_the_installation():
+    extras = re.findall(r'^        "([\w-]+)": ', (ROOT / "setup.py").read_text(), re.M)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "start" / "install.md").read_text(), re.M)
+    assert sorted(extras) == sorted(re.findall(r"`([\w-]+)`", " ".join(rows)))
+
+
 def check_launch(command: Command) -> None:
     script, step = ROOT / command.text.split()[0], written(command).split()[-1]
     assert step in re.findall(r"^#   (\w+) ", script.read_text(), re.M), f"{command}: {script.name} has no step {step}"
