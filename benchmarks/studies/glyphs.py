@@ -41,6 +41,15 @@ ROWS = {
     **widths("basisnet_n4", "BasisNet, N = 4", "glyphs", (0.3, 0.4, 0.5, 0.6, 0.8), num_bases=4),
     **widths("basisnet_n8", "BasisNet, N = 8", "glyphs", (0.3, 0.4, 0.5, 0.6, 0.8), num_bases=8),
     **widths("basisnet_n16", "BasisNet, N = 16", "glyphs", (0.3, 0.4, 0.5, 0.6, 0.8), num_bases=16),
+    # A preview that sees 16 pixels, not 10, and is wider: for early exit.
+    **widths(
+        "basisnet_n8_preview16",
+        "BasisNet, N = 8, a preview at 16 pixels",
+        "glyphs",
+        (0.3, 0.4, 0.5, 0.6, 0.8),
+        num_bases=8,
+        **{"preview.resolution": 16, "preview.width": 0.5},
+    ),
     **widths(
         "basisnet_n8_shared_depthwise",
         "BasisNet, N = 8, shared depthwise kernels",
