@@ -1,4 +1,4 @@
-"""A thousand characters of nineteen scripts (docs/glyphs.md): each system in several widths.
+"""A thousand characters of nineteen scripts (docs/examples/glyphs.md): each system in several widths.
 
 Every run trains on `train` and looks at `sweep` alone while it trains; figures are of `validation`, the main split, and
 of `unseen_fonts`. So a rate that is tried (--rates) needs no other splits.

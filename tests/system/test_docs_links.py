@@ -47,6 +47,18 @@ def test_every_link_leads_somewhere():
     assert [sentence for page in PAGES for sentence in broken(page, ROOT)] == []
 
 
+def test_every_page_that_code_names_exists():
+    named = {
+        (page, path.relative_to(ROOT))
+        for folder in ("basisnet_jax", "benchmarks", "configs", "launch")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".pyc", ".npz")
+        for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(errors="ignore"))
+    }
+    assert len(named) > 20, "the pages that code names are not found any more"
+    assert [f"{path}: there is no {page}" for page, path in named if not (ROOT / page).exists()] == []
+
+
 @pytest.mark.parametrize(
     ("link", "said"),
     [
