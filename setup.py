@@ -79,7 +79,7 @@ setuptools.setup(
     entry_points={"console_scripts": ["basisnet = basisnet_jax.main:run"]},
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
     package_dir={"": "."},  # has `pip install -e .` put the checkout on the path, and with it configs/
-    package_data={"basisnet_jax": ["py.typed", "data/glyphs.json"]},
+    package_data={"basisnet_jax": ["py.typed", "data/glyphs.json", "zoo/*/*"]},
     python_requires=">=3.11,<3.14",  # TensorFlow has no wheel for 3.14
     install_requires=["numpy>=2.0"],  # all that `basisnet_jax.runtime` needs besides LiteRT; the rest is FRAMEWORK
     extras_require={

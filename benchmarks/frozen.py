@@ -1,8 +1,10 @@
 """Compares a specialist frozen for one place with other static networks of the same bases, on images of that place.
 
     python benchmarks/frozen.py --workdir=runs/fashion_mnist [--classes 3] [--data_dir=DIR] [--json frozen.json]
+    python benchmarks/frozen.py --workdir=runs/glyphs --study=glyphs --split=validation --data_dir=DIR
 
-A place is a set of --classes classes; all such sets are tried. The coefficients of a place are the average of those
+A place is a set of --classes classes; all such sets are tried. Or, with --study, the groups of classes that a study of
+benchmarks/studies/ has are the places: the glyphs' scripts. The coefficients of a place are the average of those
 that the preview predicts, without labels, for its images in one half of the evaluation split
 (`early_exit.reported_half`). All figures are of its images in the other half: top-1 among all classes, and top-1 among
 the classes of the place, for a user who knows these.
@@ -23,6 +25,7 @@ from basisnet_jax.export.checks import by_jax, joined
 from basisnet_jax.export.freeze import frozen
 from basisnet_jax.export.package import open_network
 from basisnet_jax.models.stages import normalize
+from benchmarks.studies import load, path_of
 
 BATCH = 250
 
@@ -32,12 +35,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--data_dir", help="where TFDS keeps its data, if not where the run had it")
+    parser.add_argument("--split", help="the split to evaluate on; default: the run's")
     parser.add_argument("--classes", type=int, default=3, help="classes per place")
+    parser.add_argument("--study", help="take the groups of this study as places")
     parser.add_argument("--json", type=pathlib.Path, help="where to write the figures as JSON")
     arguments = parser.parse_args()
 
     config = with_defaults(json.loads(pathlib.Path(arguments.workdir, "config.json").read_text()))
     config.data.dir = config.data.dir if arguments.data_dir is None else arguments.data_dir
+    config.data.eval_split = arguments.split or config.data.eval_split
     opened, network = open_network(config, arguments.workdir)
     found = list(make_experiment(config, jax.devices()[:1], training=False).eval_batches())
     good_N = np.concatenate([np.asarray(batch["mask"]) for batch in found]) > 0
@@ -72,15 +78,39 @@ def main() -> None:
         "uniform average": logits_of(uniform_LxN, images),
     }
     places = []
-    for classes in itertools.combinations(range(len(opened.classes)), arguments.classes):
+    for place, classes in places_of(opened.classes, arguments):
         here_N = np.isin(labels_N, classes)
         coefficients_LxN = chosen_MxLxN[np.isin(chosen_labels_M, classes)].mean(axis=0)
         answers = {"frozen here": logits_of(coefficients_LxN, images[here_N])}
         answers.update({name: logits[here_N] for name, logits in everywhere.items()})
-        places.append({"classes": [opened.classes[x] for x in classes], **_top1(answers, labels_N[here_N], classes)})
+        top1 = _top1(answers, labels_N[here_N], classes)
+        places.append({"place": place, "images": int(here_N.sum()), **top1})
     print(table(places, len(labels_N)))
+    if arguments.study:
+        print(by_place(places))
     if arguments.json:
         arguments.json.write_text(json.dumps(places, indent=2) + "\n")
+
+
+def places_of(names, arguments) -> list[tuple[str, tuple[int, ...]]]:
+    """Returns (name of the place, its classes) for each place."""
+    if not arguments.study:
+        chosen = itertools.combinations(range(len(names)), arguments.classes)
+        return [(", ".join(names[x] for x in classes), classes) for classes in chosen]
+    group_of, groups = load(path_of(arguments.study)).group_of(), {}
+    for number, name in enumerate(names):
+        groups.setdefault(group_of[name], []).append(number)
+    return [(name, tuple(classes)) for name, classes in groups.items()]
+
+
+def by_place(places) -> str:
+    """Returns Markdown: a row for each place, top-1 among all classes and, in brackets, among the place's."""
+    networks = list(places[0]["top1"])
+    lines = [f"| place | images | {' | '.join(networks)} |", "|---" * (len(networks) + 2) + "|"]
+    for place in places:
+        cells = [f"{place['top1'][x]:.4f} ({place['top1_among_place'][x]:.4f})" for x in networks]
+        lines.append(f"| {place['place']} | {place['images']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _top1(answers, labels_N, classes):

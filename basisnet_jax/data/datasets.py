@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,23 @@ class Dataset:
     channels: int  # 1 or 3
     identity: str  # of the training split: equal for the same examples in the same order
     name: str = ""  # what people call the data set: TFDS's name, or the folder's
+    # {integer feature: names of its values}, such as the glyphs' scripts
+    values: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
         """Number of classes; labels are 0 to num_classes - 1."""
         return len(self.classes)
+
+    def number_of(self, feature: str, value: str) -> int:
+        """Returns the number that stands for a value of a feature. Raises UserError if there is no such value."""
+        if feature not in self.values:
+            raise UserError(
+                f"{self.name} has no feature {feature!r} whose values have names; it has {', '.join(self.values)}."
+            )
+        if value not in self.values[feature]:
+            raise UserError(f"{feature} = {value!r} is not one of {', '.join(self.values[feature])}.")
+        return self.values[feature].index(value)
 
     def facts(self) -> dict[str, Any]:
         """Returns, as JSON values, what a trained model needs of its data set where the data is missing."""
@@ -147,6 +159,11 @@ def open_dataset(name: str, data_dir: str, train_split: str, eval_split: str, ev
         channels=channels,
         identity=f"{builder.info.full_name}, {train_split}, {len(train_source)} examples",
         name=builder.name,
+        values={
+            name: tuple(feature.names)
+            for name, feature in builder.info.features.items()
+            if isinstance(feature, tfds.features.ClassLabel) and feature.names
+        },
     )
 
 

@@ -42,7 +42,7 @@ from basisnet_jax.serving.manifest import (
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.metrics import is_correct
-from basisnet_jax.workdir.run_folder import portable
+from basisnet_jax.workdir.run_folder import is_export, portable
 
 MAX_LOSS = 0.005  # top-1 that a format may lose without a warning
 
@@ -68,6 +68,8 @@ def export_run(config: Config, workdir: str, threshold: float | None = None) -> 
 
 def _export(config: Settings, workdir: str, threshold: float | None, progress: terminal.Progress) -> str:
     progress.stage("opening run and data")
+    if is_export(workdir):
+        raise UserError(f"{workdir} is an export; give the --workdir of a run, or freeze a network with --specialize.")
     opened, network = open_network(config, workdir)
     chosen = _rule(opened, threshold) if network.model.preview else None
     experiment = make_experiment(config, jax.devices()[:1], training=False)

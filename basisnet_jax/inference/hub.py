@@ -8,6 +8,7 @@ from types import ModuleType
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.inference.jax_classifier import TwoStageClassifier
+from basisnet_jax.serving import zoo
 from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.formats import CONFIG, WEIGHTS
 from basisnet_jax.serving.manifest import CARD, LABELS, NAME
@@ -20,7 +21,7 @@ def from_pretrained(
 
     Args:
       folder_or_hub_id: a run's `export/` or `specialized/`, or a copy; or a repository on the hub, such as
-        'name/network', whose files are kept in huggingface_hub's cache.
+        'name/network', whose files are kept in huggingface_hub's cache; or a model that comes along, such as 'digits'.
       threshold: an image exits where its largest softmax probability is at least this; None takes the rule that
         --mode=evaluate chose.
       revision: a branch, tag or commit of the repository; None is the newest.
@@ -34,6 +35,8 @@ def from_pretrained(
         or there is no rule and no threshold is given.
     """
     folder = os.path.expanduser(folder_or_hub_id)
+    if not os.path.isdir(folder) and folder_or_hub_id in zoo.names():
+        folder = zoo.folder_of(folder_or_hub_id)
     if not os.path.isdir(folder):
         needed = [NAME, LABELS, WEIGHTS, CONFIG]
         with _hub(f"{folder_or_hub_id!r} is not a folder, and cannot be read from the hub") as hub:

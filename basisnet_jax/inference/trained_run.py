@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,15 +10,18 @@ from etils import epath
 
 from basisnet_jax.config import Config
 from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import make_model
 from basisnet_jax.experiment.plan import derive
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.serving.exit_rule import ChosenRule, Provenance, threshold_rule
+from basisnet_jax.serving.export import Export
+from basisnet_jax.serving.formats import WEIGHTS
 from basisnet_jax.settings.declare import fail
-from basisnet_jax.settings.groups import Settings
+from basisnet_jax.settings.groups import ModelSettings, Settings
 from basisnet_jax.training.schedule import warm_start
 from basisnet_jax.workdir.checkpoint import restore_model
-from basisnet_jax.workdir.run_folder import open_run
+from basisnet_jax.workdir.run_folder import is_export, open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +41,22 @@ class OpenedRun:
 
 
 def open_trained(workdir: str, config: Config | None = None, **of_the_model: Any) -> OpenedRun:
-    """Restores the model and the facts of a trained run.
+    """Restores the model and the facts of a trained run, or of an export with the format 'safetensors'.
 
     Args:
-      workdir: the run's folder.
+      workdir: folder of the run or of the export.
       config: as in `TwoStageClassifier.from_checkpoint`.
       of_the_model: fields of config.model that change how the model computes, and not its parameters.
 
     Raises:
       UserError: no run, no checkpoint, another model than the config's, or a routing that needs more than an image.
     """
-    folder, config = open_run(workdir, config)
+    folder, config = open_run(workdir, config, or_export=True)
     if config.model.routing == "task":
         fail("model.routing", "task", "needs each image's task, which an image file does not have")
     model_settings = dataclasses.replace(config.model, **of_the_model)
+    if is_export(workdir):
+        return _open_weights(folder, config, model_settings)
     facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
     model = make_model(model_settings, len(facts["classes"]))
     alone = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=1))
@@ -69,6 +75,27 @@ def open_trained(workdir: str, config: Config | None = None, **of_the_model: Any
         classes=tuple(facts["classes"]),
         side=config.eval_resolution,
         channels=facts["channels"],
+    )
+
+
+def _open_weights(folder: epath.Path, config: Settings, model_settings: ModelSettings) -> OpenedRun:
+    """Opens an export's weights. Raises UserError if it has none, or they are damaged."""
+    export = Export.open(os.fspath(folder))
+    manifest = export.manifest
+    if WEIGHTS not in manifest.files or manifest.frozen:
+        raise UserError(f"{folder} has no {WEIGHTS} of a run's network; give the --workdir of the run.")
+    facts, _, variables = network_files.from_files(export.read)
+    return OpenedRun(
+        folder=folder,
+        config=config,
+        model=make_model(model_settings, len(facts.classes)),
+        step=manifest.step,
+        variables=variables,
+        warm_start_left=facts.warm_start,
+        data_name=manifest.data.name,
+        classes=tuple(facts.classes),
+        side=config.eval_resolution,
+        channels=facts.channels,
     )
 
 

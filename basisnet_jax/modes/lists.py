@@ -1,4 +1,4 @@
-"""--mode=configs, backbones, weights, datasets: lists what can be named in a command or a config."""
+"""--mode=configs, models, backbones, weights, datasets: lists what can be named in a command or a config."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,6 +12,12 @@ def _configs() -> Rows:
     from basisnet_jax.modes import config_files
 
     return config_files.included().items()
+
+
+def _models() -> Rows:
+    from basisnet_jax.serving import zoo
+
+    return ((name, zoo.described(name)) for name in zoo.names())
 
 
 def _backbones() -> Rows:
@@ -53,6 +59,7 @@ def _mode(what: str, rows: Callable[[], Rows]) -> Mode:
 
 MODES = {
     "configs": _mode("the configs that are included, for --config", _configs),
+    "models": _mode("the trained models that come along, for --model", _models),
     "backbones": _mode(
         "the backbones, for config.model.specialist.backbone and config.model.preview.backbone", _backbones
     ),

@@ -101,6 +101,9 @@ PROCESSES = (
     Flag("process_id", "This process's number, from 0, if the environment does not set it.", kind=int),
     Flag("connect_seconds", "How long the processes wait for each other to start.", 300, int),
 )
+MODEL = Flag(
+    "model", "A model that comes along, by its name (--mode=models lists them), in place of a run in --workdir."
+)
 THRESHOLD = Flag(
     "threshold",
     "The preview answers alone if its largest softmax probability is at least this, from 0 to 1. Default: the rule "

@@ -13,6 +13,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.host.command_line import on_one_line
 from basisnet_jax.modes import MODES, config_files
 from basisnet_jax.modes.mode import PROGRAM, Command, read_flags
+from basisnet_jax.serving import zoo
 
 _TITLE = "Trains, evaluates, uses and exports two-stage image classifiers (BasisNet)."
 _NO_CONFIG = (
@@ -108,12 +109,17 @@ def _refuse_flags_of_other_modes() -> None:
 
 
 def _with_config(argv: Sequence[str]) -> Sequence[str]:
-    """Returns the command line, with the config of the run in --workdir if no config is given.
+    """Returns the command line, with the config of --model or of the run in --workdir if no config is given.
 
     Raises:
-      UserError: there is no run in --workdir.
+      UserError: there is no such model, or no run in --workdir.
     """
-    given = read_flags(argv, "config", "workdir", "mode")
+    given = read_flags(argv, "config", "workdir", "mode", "model")
+    if (model := given["model"]) is not None:
+        folder = zoo.folder_of(model)
+        if given["config"] is not None or given["workdir"] is not None:
+            raise UserError(f"--model={model} has its own config and files; leave out --config and --workdir.")
+        return _before_flags(argv, config_files.of_workdir(folder, or_export=True))
     if given["config"] is not None:
         return argv
     if not given["workdir"]:
@@ -122,6 +128,11 @@ def _with_config(argv: Sequence[str]) -> Sequence[str]:
         return argv
     mode = MODES.get(given["mode"] or "train")
     path = config_files.of_workdir(given["workdir"], or_export=mode is not None and mode.takes_export)
+    return _before_flags(argv, path)
+
+
+def _before_flags(argv: Sequence[str], path: str) -> Sequence[str]:
+    """Returns the command line with --config=path before all other flags."""
     sys.argv = [argv[0], f"--config={path}", *argv[1:]]  # config_flags looks for overrides here
     return sys.argv
 

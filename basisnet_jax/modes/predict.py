@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.modes.mode import THRESHOLD, Command, Flag, Mode
+from basisnet_jax.modes.mode import MODEL, THRESHOLD, Command, Flag, Mode
 
 
 def _check(flags: Mapping[str, Any]) -> None:
@@ -33,11 +33,16 @@ def _run(command: Command) -> int:
 
 MODE = Mode(
     help="classify image files in two stages",
-    examples=("--workdir=runs/digits --images='photos/*.jpg'", "--workdir=runs/digits/export --images=photos"),
+    examples=(
+        "--model=digits --images='photos/*.png'",
+        "--workdir=runs/digits --images='photos/*.jpg'",
+        "--workdir=runs/digits/export --images=photos",
+    ),
     run=_run,
     flags=(
         Flag("images", "A folder of images, or names as in 'photos/*.jpg'; ** matches any folders."),
         Flag("format", "How the answers are printed.", "table", ("table", "csv", "json")),
+        MODEL,
         THRESHOLD,
     ),
     check=_check,

@@ -25,10 +25,11 @@ from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import make_model
 from basisnet_jax.experiment.network_files import NetworkFacts
+from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import checks, freeze, package, stablehlo
 from basisnet_jax.export.folded import Network
 from basisnet_jax.export.freeze import mean_coefficients, specialize_run
-from basisnet_jax.inference import TwoStageClassifier
+from basisnet_jax.inference import TwoStageClassifier, trained_run
 from basisnet_jax.models import folding
 from basisnet_jax.models.stages import normalize
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule
@@ -289,6 +290,33 @@ def test_a_specialist_is_frozen_for_photographs(trained, trained_config, images,
         specialize_run(trained_config, str(trained), f"{tmp_path}/*/*")
     with pytest.raises(UserError, match="matches no files"):
         specialize_run(trained_config, str(trained), f"{tmp_path}/*.gif")
+
+
+def test_images_of_a_place_may_be_those_of_the_data_set_with_a_feature(trained, trained_config):
+    trained_config.data.eval_split = "test[:100]"
+    opened = trained_run.open_trained(str(trained), trained_config)
+    pixels, labels = freeze._images_with(opened, "label", "3")
+    experiment = make_experiment(trained_config, jax.devices()[:1], training=False)
+    batches = list(experiment.eval_batches())
+    good = np.concatenate([batch["mask"] for batch in batches]) > 0
+    images_of_all, labels_of_all = (np.concatenate([batch[x] for batch in batches])[good] for x in ("image", "label"))
+    assert (labels == 3).all()
+    np.testing.assert_array_equal(pixels, images_of_all[labels_of_all == 3])
+    with pytest.raises(UserError, match="digits has no feature 'script' whose values have names; it has label"):
+        freeze._images_with(opened, "script", "hangul")
+    with pytest.raises(UserError, match="label = '12' is not one of 0, 1, 2, "):
+        specialize_run(trained_config, str(trained), "label=12")
+
+
+def test_an_exports_weights_open_as_their_run_does(exported, trained, trained_config):
+    """So --specialize needs no run."""
+    run = trained_run.open_trained(str(trained), trained_config)
+    travelled = trained_run.open_trained(str(exported[0]))
+    same = ("step", "data_name", "classes", "side", "channels", "warm_start_left")
+    assert [getattr(travelled, x) for x in same] == [getattr(run, x) for x in same]
+    jax.tree.map(np.testing.assert_array_equal, travelled.variables, run.variables)
+    with pytest.raises(UserError, match="is an export; give the --workdir of a run, or freeze"):
+        package.export_run(trained_config, str(exported[0]))
 
 
 def test_numbers_that_are_not_finite_pass_no_tolerance(config, images, monkeypatch):

@@ -242,9 +242,9 @@ def test_command_lines_of_main_parse_and_costs_are_counted(tmp_path):
         for command, argv in calls_of("-m basisnet_jax.main "):
             costs = "--mode=cost" in argv
             extra = [f"--workdir={tmp_path}"] if costs else []
-            if not any(word.startswith("--config=") for word in argv):
+            if not any(word.startswith(("--config=", "--model=")) for word in argv):
                 extra.append("--config=configs/digits.py")  # in place of the run's own: there is no run here
-            request = {"arguments": [*argv[2:], *extra], "whole": costs, "parsed": not costs}
+            request = {"arguments": [*extra, *argv[2:]], "whole": costs, "parsed": not costs}
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
             answer = json.loads(process.stdout.readline())

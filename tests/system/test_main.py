@@ -52,6 +52,8 @@ def command(*arguments):
             "--images is not for --mode=export; use --mode=predict",
         ),
         (("--config=configs/digits.py", "extra"), "unknown argument 'extra'"),
+        (("--mode=predict", "--model=cats", "--images=x"), "there is no model 'cats'; the models that come along are"),
+        (("--mode=predict", "--model=digits", "--images=x"), "leave out --config and --workdir"),
         (("--config=configs/digit.py",), "there is no config file 'configs/digit.py'; did you mean configs/digits.py?"),
         ((), "run has no config.json, so there is no run in it; start one with --config=configs/digits.py"),
         (("--config.seed=1",), "run has no config.json, so there is no run in it"),

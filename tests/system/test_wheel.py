@@ -1,5 +1,6 @@
 """The wheel and the sdist, built and used outside of the checkout."""
 
+import csv
 import os
 import pathlib
 import re
@@ -10,9 +11,13 @@ import sysconfig
 import tarfile
 import zipfile
 
+import cv2
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 import basisnet_jax
+from basisnet_jax.serving import zoo
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.py")}
@@ -115,6 +120,25 @@ def test_what_a_config_can_name_is_listed(installed, tmp_path, what):
     assert (done.returncode, done.stderr) == (0, "")
     expected = {"backbones": "mobilenet_v3_large", "weights": "efficientnet_lite0", "datasets": "digits"}[what]
     assert expected in {line.split()[0] for line in done.stdout.splitlines()}
+
+
+def test_a_model_that_comes_along_answers_without_data_or_training(installed, tmp_path):
+    """The handwritten digits that it answers are not those that it was trained on."""
+    done = outside(installed, tmp_path, "basisnet", "models")
+    listed = {line.split()[0] for line in done.stdout.splitlines()}
+    assert listed == set(zoo.names()), done.stderr
+    digits = load_digits()
+    for number in range(1400, 1440):
+        image = np.round(digits.images[number] * (255 / 16)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+    done = outside(installed, tmp_path, "basisnet", "predict", "--model=digits", "--images=*.png", "--format=csv")
+    assert done.returncode == 0, done.stderr
+    answers = list(csv.DictReader(done.stdout.splitlines()))
+    right = [int(x["label"]) == digits.target[int(x["file"].removesuffix(".png"))] for x in answers]
+    assert len(right) == 40
+    assert sum(right) >= 36
+    assert {x["stage"] for x in answers} <= {"preview", "specialist"}
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_runtime_starts_with_the_wheel(installed, tmp_path):
