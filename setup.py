@@ -38,6 +38,7 @@ FRAMEWORK = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30,<1.0",  # 1.0 is another API
     "packaging>=24",
+    "plotly>=6",  # its JavaScript draws the charts of an evaluation's report.html
     "pyyaml>=6",
     "rich>=14.1",
     "safetensors>=0.5",
@@ -79,7 +80,7 @@ setuptools.setup(
     entry_points={"console_scripts": ["basisnet = basisnet_jax.main:run"]},
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
     package_dir={"": "."},  # has `pip install -e .` put the checkout on the path, and with it configs/
-    package_data={"basisnet_jax": ["py.typed", "data/glyphs.json", "zoo/*/*"]},
+    package_data={"basisnet_jax": ["py.typed", "data/glyphs.json", "evaluation/report_page/*", "zoo/*/*"]},
     python_requires=">=3.11,<3.14",  # TensorFlow has no wheel for 3.14
     install_requires=["numpy>=2.0"],  # all that `basisnet_jax.runtime` needs besides LiteRT; the rest is FRAMEWORK
     extras_require={
@@ -124,6 +125,7 @@ setuptools.setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
             "pillow>=10.1",
+            "playwright>=1.50",  # drives the Chromium that is installed, for tests of pages
             "pre-commit>=4",
             "pytest>=8",
             "pytest-xdist>=3.6",

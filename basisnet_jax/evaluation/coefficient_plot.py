@@ -21,7 +21,11 @@ HIGHEST = 4.4  # inches, the height of all classes; halved where the vectors tak
 
 
 def draw_coefficients(
-    path: epath.Path, vectors: Sequence[str], classes: Sequence[str], means: Mapping[str, np.ndarray]
+    path: epath.Path,
+    vectors: Sequence[str],
+    classes: Sequence[str],
+    means: Mapping[str, np.ndarray],
+    similar: np.ndarray,
 ) -> None:
     """Draws each vector's entropy, how often each basis is the strongest, and mean coefficients by class.
 
@@ -33,6 +37,7 @@ def draw_coefficients(
       vectors: names of the L coefficient vectors.
       classes: names of the K classes; a class without images is left out.
       means: the result of `CoefficientSums.means`.
+      similar: the result of `similar_classes`.
     """
     from matplotlib.colors import PowerNorm
 
@@ -40,7 +45,8 @@ def draw_coefficients(
     count, bases = wins_LxN.shape
     lines = math.ceil(count * bases / ACROSS)
     across = math.ceil(count / lines)
-    shown, step = _shown_classes(by_class_KxLxN, HIGHEST if lines == 1 else HIGHEST / 2)
+    step = math.ceil(len(similar) * ROW / (HIGHEST if lines == 1 else HIGHEST / 2))
+    shown = similar if step > 1 else np.sort(similar)
     heat_height = max(len(shown[::step]) * ROW, 1.0)
     names_height = 0.3 + 0.08 * min(max(map(len, vectors)), LONGEST_NAME)
 
@@ -75,18 +81,16 @@ def draw_coefficients(
     save(figure, path)
 
 
-def _shown_classes(by_class_KxLxN: np.ndarray, height: float) -> tuple[np.ndarray, int]:
-    """Returns the classes with images, in drawing order, and the step from one named class to the next.
+def similar_classes(by_class_KxLxN: np.ndarray) -> np.ndarray:
+    """Returns the classes with images, those with similar mean coefficients beside each other.
 
-    If all names fit into `height` inches, the classes keep their order. Otherwise they are ordered as the leaves of a
-    tree that joins the most similar coefficients first (Ward's method).
+    They are the leaves of a tree that joins the most similar coefficients first (Ward's method).
     """
     with_images = np.flatnonzero(by_class_KxLxN.sum(axis=(1, 2)) > 0)
-    step = math.ceil(len(with_images) * ROW / height)
-    if step == 1:
-        return with_images, step
+    if len(with_images) < 2:
+        return with_images
     tree = hierarchy.linkage(by_class_KxLxN[with_images].reshape(len(with_images), -1), "ward")
-    return with_images[hierarchy.leaves_list(tree)], step
+    return with_images[hierarchy.leaves_list(tree)]
 
 
 def _draw_wins(axes: "Axes", wins_LxN: np.ndarray) -> None:

@@ -71,8 +71,17 @@ class Candidate:
 
     criterion: str
     temperature: float
+    confidence_N: np.ndarray  # the preview's confidence in all images
     chosen_on: Curve
     reported_on: Curve
+
+    def index_of(self, threshold: float) -> int:
+        """Returns the index of one of the curves' thresholds."""
+        return int(np.flatnonzero(self.chosen_on.threshold == threshold)[0])
+
+    def each_percent(self) -> list[int]:
+        """Returns 101 indices: of the first thresholds that let 0, 1, ... 100% of the half for choosing exit."""
+        return np.searchsorted(self.chosen_on.exit_rate, np.arange(101) / 100).tolist()
 
     def rule(self, index: int) -> ExitRule:
         """Returns the exit rule of one threshold."""
@@ -131,7 +140,7 @@ def candidates(
                 simulate(confidence_N[half], preview_correct_N[half], correct_N[half], cost, thresholds)
                 for half in (~reported_N, reported_N)
             ]
-            listed.append(Candidate(criterion, temperature, *curves))
+            listed.append(Candidate(criterion, temperature, confidence_N, *curves))
     return listed
 
 

@@ -1,11 +1,8 @@
 """--mode=evaluate: fills a trained run's `evaluation/` folder. `docs/guides/evaluation.md` explains the figures."""
 
-import csv
 import dataclasses
 import functools
-import io
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,17 +12,15 @@ from etils import epath
 
 from basisnet_jax import runtime
 from basisnet_jax.config import Config
-from basisnet_jax.data import preprocess
 from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import calibration, early_exit, plots
-from basisnet_jax.evaluation.coefficient_plot import draw_coefficients
+from basisnet_jax.evaluation import early_exit
 from basisnet_jax.evaluation.coefficients import CoefficientSums
 from basisnet_jax.evaluation.early_exit import Candidate
-from basisnet_jax.evaluation.plots import Network, Picture
+from basisnet_jax.evaluation.output_files import write_files
+from basisnet_jax.evaluation.plots import Network
 from basisnet_jax.evaluation.results import Best, Criterion, EarlyTermination, EvaluationResults, ExitPoint, Half
 from basisnet_jax.evaluation.whole_split import Predictions, predict, summarize
-from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.export import package
 from basisnet_jax.host import compilation_cache, distributed, files, installed, terminal
@@ -38,9 +33,6 @@ from basisnet_jax.settings.groups import Settings
 from basisnet_jax.training.metrics import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
 from basisnet_jax.workdir.run_folder import is_export, open_run
-
-EXIT_PERCENT = range(0, 101)  # rows of the CSV for each criterion
-SHOWN = 8  # images of each kind that are drawn
 
 
 def evaluate_run(config: Config | None, workdir: str, devices: Sequence[jax.Device] | None = None) -> EvaluationResults:
@@ -116,7 +108,7 @@ def _evaluate(
         try:
             out.mkdir(parents=True, exist_ok=True)
             results.save(out)
-            _write_files(out, experiment, predictions, candidates, chosen, results, compared)
+            write_files(folder, experiment, predictions, candidates, results, compared)
             if chosen:
                 files.write_json(out / FILE, chosen.to_json())
                 if is_export(workdir):
@@ -246,90 +238,3 @@ def _termination(config: Settings, candidates: list[Candidate], chosen: ChosenRu
 
 def _best(candidates: list[Candidate]) -> int:
     return int(np.argmax([candidate.chosen_on.mean_top1 for candidate in candidates]))
-
-
-def _write_files(
-    out: epath.Path,
-    experiment: Experiment,
-    predictions: Predictions,
-    candidates: list[Candidate],
-    chosen: ChosenRule | None,
-    results: EvaluationResults,
-    compared: list[Network],
-) -> None:
-    labels_N = predictions.labels_N
-    stages = {"specialist": predictions.logits_NxK, "preview": predictions.preview_logits_NxK}
-    bins = {
-        name: calibration.reliability(logits_NxK, is_correct(logits_NxK, labels_N))
-        for name, logits_NxK in stages.items()
-        if logits_NxK is not None
-    }
-    plots.draw_reliability(out / "reliability.png", bins)
-    files.write(out / "classes.csv", _class_table(experiment.data.classes, predictions))
-    whole = Network("this network", experiment.cost().total, results.reported_half.top1)
-    exits = _exits_in_use(candidates, chosen) if chosen else None
-    data_set = re.split("[/:]", experiment.config.data.name)[0]
-    plots.draw_accuracy(out / "accuracy_over_madds.png", whole, exits, compared, data_set)
-    if exits is None or predictions.preview_logits_NxK is None or predictions.coefficients is None:
-        return
-    files.write(out / "early_termination.csv", _table(candidates))
-    draw_coefficients(
-        out / "coefficients.png", experiment.vector_names(), experiment.data.classes, predictions.coefficients.means()
-    )
-    confidence_N = exits[0].rule(0).confidence(predictions.preview_logits_NxK)
-    order = np.argsort(-confidence_N, kind="stable")
-    plots.draw_images(
-        out / "first_and_last_exits.png",
-        {
-            "The preview is surest of these images": _pictures(experiment, predictions, order[:SHOWN]),
-            "The preview is least sure of these": _pictures(experiment, predictions, order[::-1][:SHOWN]),
-        },
-    )
-
-
-def _exits_in_use(candidates: list[Candidate], chosen: ChosenRule) -> tuple[Candidate, int]:
-    """Returns the best criterion, and the index of the threshold for prediction."""
-    best = candidates[_best(candidates)]
-    return best, int(np.flatnonzero(best.chosen_on.threshold == chosen.rule.threshold)[0])
-
-
-def _pictures(experiment: Experiment, predictions: Predictions, indices: np.ndarray) -> list[Picture]:
-    """Returns images of the split at the specialist's resolution, with their class and both stages' answers."""
-    data, pictures = experiment.data, []
-    assert predictions.preview_logits_NxK is not None
-    for index, example in zip(indices, data.eval.__getitems__([int(i) for i in indices]), strict=True):
-        image = preprocess.load_eval(
-            example, experiment.eval_side, data.channels, data.num_classes, eval_crop(experiment.config.data)
-        )["image"]
-        label = int(predictions.labels_N[index])
-        stages = {"preview": predictions.preview_logits_NxK, "specialist": predictions.logits_NxK}
-        answers = {name: int(logits_NxK[index].argmax()) for name, logits_NxK in stages.items()}
-        pictures.append(plots.answered(image, label, answers, data.classes))
-    return pictures
-
-
-def _class_table(classes: Sequence[str], predictions: Predictions) -> str:
-    """Returns CSV: each class with its number of images and both stages' top-1 on them."""
-    text, labels_N = io.StringIO(), predictions.labels_N
-    stages = {"specialist": predictions.logits_NxK, "preview": predictions.preview_logits_NxK}
-    correct = {name: is_correct(logits_NxK, labels_N) for name, logits_NxK in stages.items() if logits_NxK is not None}
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "count", *correct])
-    for label, name in enumerate(classes):
-        of_class_N = labels_N == label
-        top1 = [f"{correct_N[of_class_N].mean():.5g}" if of_class_N.any() else "" for correct_N in correct.values()]
-        writer.writerow([name, of_class_N.sum(), *top1])
-    return text.getvalue()
-
-
-def _table(candidates: list[Candidate]) -> str:
-    """Returns CSV: the threshold of each whole percent of exits on one half, and its figures on the other half."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["criterion", "temperature", *vars(candidates[0].reported_on)])
-    for candidate in candidates:
-        for percent in EXIT_PERCENT:
-            index = int(np.argmax(candidate.chosen_on.exit_rate >= percent / 100))
-            row = candidate.reported_on.point(index)
-            writer.writerow([candidate.criterion, f"{candidate.temperature:.6g}", *(f"{x:.8g}" for x in row.values())])
-    return text.getvalue()

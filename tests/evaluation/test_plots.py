@@ -130,7 +130,8 @@ def test_coefficients_can_be_read_at_any_size(tmp_path, saved, classes, vectors,
     means = {"by_class": by_class, "entropy": np.full(vectors, 0.5), "wins": by_class[0]}
     vector_names = [f"block{i:02d}/depthwise" for i in range(vectors)]
     names = [f"a rather long name of a class, number {k}" for k in range(classes)]
-    coefficient_plot.draw_coefficients(tmp_path / "c.png", vector_names, names, means)
+    similar = coefficient_plot.similar_classes(by_class)
+    coefficient_plot.draw_coefficients(tmp_path / "c.png", vector_names, names, means, similar)
     (figure,) = saved
     check_size(tmp_path / "c.png", figure)
     assert figure.get_figheight() < 20
@@ -204,7 +205,7 @@ def test_any_name_is_drawn_without_a_warning(tmp_path, saved):
     plots.draw_images(tmp_path / "i.png", {"all": pictures})
     by_class = np.full((len(NAMES), 3, 4), 0.25)
     means = {"by_class": by_class, "entropy": np.ones(3), "wins": by_class[0]}
-    coefficient_plot.draw_coefficients(tmp_path / "c.png", NAMES[:3], NAMES, means)
+    coefficient_plot.draw_coefficients(tmp_path / "c.png", NAMES[:3], NAMES, means, np.arange(len(NAMES)))
     plots.draw_accuracy(tmp_path / "a.png", Network(NAMES[0], 1.0, 0.5), None, [Network(NAMES[4], 2.0, 0.5)], "x")
     rows = [compare.Row(name, "static", (0,), 0.5, None, 1, 1, 1.0, "") for name in NAMES if name.isascii()]
     compare.write(rows, tmp_path)

@@ -10,8 +10,8 @@ import pytest
 
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import early_exit, of_run
-from basisnet_jax.evaluation.whole_split import Predictions
+from basisnet_jax.evaluation import early_exit, output_files
+from basisnet_jax.evaluation.report_data import Answers
 from basisnet_jax.experiment.model import make_model, model_cost
 from basisnet_jax.training.metrics import is_correct
 from benchmarks import study, study_results, timing, turned
@@ -223,7 +223,7 @@ def test_what_exits_lose_is_read_off_the_table(config, tmp_path):
     right = 2 * np.eye(5)[labels]
     logits, preview = (right + rng.normal(size=(200, 5)) * scale for scale in (1, 2))
     candidates = early_exit.candidates(preview, labels, *(is_correct(x, labels) for x in (preview, logits)), cost)
-    (tmp_path / "early_termination.csv").write_text(of_run._table(candidates))
+    (tmp_path / "early_termination.csv").write_text(output_files.exit_table(candidates))
     margin = candidates[4]
     best = {"criterion": "margin", "temperature": margin.temperature}
     results = {"count": 200, "specialist": {"top1": 0.9}, "preview": {"top1": 0.8}, "reported_half": {"top1": 0.9}}
@@ -242,9 +242,11 @@ def test_what_exits_lose_is_read_off_the_table(config, tmp_path):
 
 def test_top1_of_each_class_is_counted():
     labels = np.array([0, 0, 2], np.int32)
-    logits, preview = np.eye(3)[[0, 1, 2]], np.eye(3)[[1, 1, 2]]
-    found = Predictions(logits_NxK=logits, labels_N=labels, preview_logits_NxK=preview, coefficients=None)
-    assert of_run._class_table(["a", "b,c", "d"], found).splitlines() == [
+    answers = {
+        stage: Answers(np.array(answer), is_correct(np.eye(3)[answer], labels))
+        for stage, answer in (("specialist", [0, 1, 2]), ("preview", [1, 1, 2]))
+    }
+    assert output_files.class_table(["a", "b,c", "d"], labels, answers).splitlines() == [
         "class,count,specialist,preview",
         "a,2,0.5,0",
         '"b,c",0,,',
