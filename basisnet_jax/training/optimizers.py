@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from basisnet_jax.errors import UserError
@@ -56,6 +57,19 @@ def times_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
+def scale_by_trust_ratio() -> optax.GradientTransformation:
+    """Multiplies the update of each parameter by norm of the parameter / norm of the update, or by 1 if one is 0.
+
+    Optax's own computes each norm twice, so that the ratio has a derivative at 0.
+    """
+
+    def scaled(update: jax.Array, param: jax.Array) -> jax.Array:
+        param_norm, update_norm = jnp.linalg.norm(param), jnp.linalg.norm(update)
+        return update * jnp.where((param_norm == 0) | (update_norm == 0), 1.0, param_norm / update_norm)
+
+    return optax.stateless_with_tree_map(scaled)
+
+
 def _adamw(weight_decay: float, momentum: float, decay: float, epsilon: float) -> list[Any]:
     """Returns AdamW, which decays the weights decoupled from the gradient."""
     return [optax.adamw(1.0, momentum, decay, epsilon, weight_decay=weight_decay, mask=decayed), times_rate()]
@@ -69,7 +83,7 @@ def _lamb(weight_decay: float, momentum: float, decay: float, epsilon: float) ->
     return [
         optax.scale_by_adam(momentum, decay, epsilon),
         optax.add_decayed_weights(weight_decay, mask=decayed),
-        optax.masked(optax.scale_by_trust_ratio(), decayed),
+        optax.masked(scale_by_trust_ratio(), decayed),
         optax.scale(-1.0),
         times_rate(),
     ]

@@ -5,13 +5,13 @@ import numpy as np
 import optax
 import pytest
 
-from basisnet_jax.training.optimizers import group_of, make_optimizer
+from basisnet_jax.training.optimizers import group_of, make_optimizer, scale_by_trust_ratio
 
 SETTINGS = {"weight_decay": 0.0, "momentum": 0.9, "decay": 0.9, "epsilon": 1e-3, "clip_norm": 0.0}
 # Two kernels, one of them too large to be joined; LAMB needs the norm of each.
 PARAMS = {
     "layer": {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.array([0.5], np.float32)},
-    "other": {"kernel": np.linspace(-1, 1, 5000, dtype=np.float32), "scale": np.array([1.0, 2.0], np.float32)},
+    "other": {"kernel": np.linspace(-1, 1, 40_000, dtype=np.float32), "scale": np.array([1.0, 2.0], np.float32)},
 }
 KERNELS = {"layer": {"kernel": True, "bias": False}, "other": {"kernel": True, "scale": False}}
 
@@ -51,6 +51,14 @@ def test_updates_are_optaxs_with_the_rate_as_a_schedule(name, trained):
         for part, now in got.tree().items():
             wanted = expected if part.startswith(trained) else PARAMS
             jax.tree.map(np.testing.assert_array_equal, now, wanted[part])
+
+
+@pytest.mark.parametrize("zero", ["parameter", "update"])
+def test_a_norm_of_zero_leaves_the_update(zero):
+    param, update = np.float32([3.0, 4.0]), np.float32([0.6, 0.8])
+    arguments = (0 * update, {}, param) if zero == "update" else (update, {}, 0 * param)
+    np.testing.assert_array_equal(scale_by_trust_ratio().update(*arguments)[0], arguments[0])
+    np.testing.assert_allclose(scale_by_trust_ratio().update(update, {}, param)[0], 5 * update)
 
 
 def test_rmsprop_is_tensorflows():
