@@ -16,6 +16,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.models.architectures import Architecture, BlockKind, Conv, Conventions
 from basisnet_jax.models.routing import Route, global_average
 from basisnet_jax.ops import synthesis, taps
+from basisnet_jax.ops.sums import channel_sums
 from basisnet_jax.ops.synthesis import Normalized, value_of
 
 ACTIVATIONS = {"relu": nn.relu, "relu6": nn.relu6, "hard_swish": nn.hard_swish, "swish": nn.swish}
@@ -119,8 +120,8 @@ class BatchNorm(nn.Module):
         mean_C, var_C = mean.value, var.value
         if train:
             x = x_BxHxWxC.astype(jnp.float32)
-            mean_C = jnp.mean(x, axis=(0, 1, 2))
-            var_C = jnp.maximum(0.0, jnp.mean(lax.square(x), axis=(0, 1, 2)) - lax.square(mean_C))
+            mean_C, square_C = (sum_C / (x.size // x.shape[-1]) for sum_C in channel_sums(x, lax.square(x)))
+            var_C = jnp.maximum(0.0, square_C - lax.square(mean_C))
             if not self.is_initializing():
                 mean.value, var.value = mean_C, var_C
         scale_C = self.param("scale", nn.initializers.ones, shape)

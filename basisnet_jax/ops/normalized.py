@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from basisnet_jax.ops.sums import channel_sums
+
 Act = Callable[[jax.Array], jax.Array]
 
 
@@ -52,8 +54,7 @@ def _value_backward(act, residuals, dy_BxHxWxC):
     # Computed here and not kept by the forward pass: a pass that reads x and dy is cheaper than one that writes.
     before_act = ((x_BxHxWxC - mean_C) * scale_C + bias_C).astype(x_BxHxWxC.dtype)
     dbefore_act = jax.vjp(act, before_act)[1](dy_BxHxWxC)[0].astype(jnp.float32)
-    dbias_C = jnp.sum(dbefore_act, axis=(0, 1, 2))
-    dscale_C = jnp.sum(dbefore_act * (x_BxHxWxC - mean_C), axis=(0, 1, 2))
+    dbias_C, dscale_C = channel_sums(dbefore_act, dbefore_act * (x_BxHxWxC - mean_C))
     dx_BxHxWxC = (dbefore_act * scale_C).astype(x_BxHxWxC.dtype)
     return dx_BxHxWxC, -dbias_C * scale_C, dscale_C, dbias_C
 
