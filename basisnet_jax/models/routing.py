@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from basisnet_jax.ops import synthesis
 
@@ -26,7 +27,9 @@ def static_route(layer: str, x: jax.Array, inputs: jax.Array) -> None:
 
 def route_of(coefficients_BxLxN: jax.Array, vectors: dict[str, int]) -> Route:
     """Makes the route of coefficients known before the backbone runs: each layer reads its vector in `vectors`."""
-    coefficients_LxBxN = jnp.unstack(coefficients_BxLxN, axis=1)  # the gradient is one stack; slices' would be a sum
+    # Stored with the layers first: else a GPU program computes each layer's part by itself. The gradient of `unstack`
+    # is one stack; that of slices would be a sum.
+    coefficients_LxBxN = jnp.unstack(lax.optimization_barrier(jnp.moveaxis(coefficients_BxLxN, 1, 0)))
 
     def route(layer: str, x: jax.Array, inputs: jax.Array) -> jax.Array | None:
         del x, inputs
