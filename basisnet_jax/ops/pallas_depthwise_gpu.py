@@ -108,14 +108,13 @@ def _depthwise_forward(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, act, window):
 
 def _depthwise_backward(act, window, residuals, dy_BxPxQxC):
     x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC = residuals
-    run = partial(_depthwise_gradients, act=act, window=window)
-    dx_BxHxWxC, dkernels_BxSxKxKxC, daffine_BxSx2xC = pallas_common.on_each_device(
-        run, x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, dy_BxPxQxC
-    )
     shared = kernels_BxKxKxC.shape[0] == 1
-    dkernels_BxKxKxC = jnp.sum(dkernels_BxSxKxKxC, axis=(0, 1) if shared else 1).reshape(kernels_BxKxKxC.shape)
-    daffine_1x2xC = None if affine_1x2xC is None else jnp.sum(daffine_BxSx2xC, axis=(0, 1))[None]
-    return dx_BxHxWxC, dkernels_BxKxKxC.astype(kernels_BxKxKxC.dtype), daffine_1x2xC
+    run = partial(_depthwise_gradients, act=act, window=window, shared=shared)
+    dx_BxHxWxC, *sums_BxSxTxC = pallas_common.on_each_device(run, x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, dy_BxPxQxC)
+    total_TxC = jnp.sum(sums_BxSxTxC[-1], axis=(0, 1))
+    dkernels = total_TxC[: window.side**2] if shared else jnp.sum(sums_BxSxTxC[0], axis=1)
+    dkernels_BxKxKxC = dkernels.reshape(kernels_BxKxKxC.shape).astype(kernels_BxKxKxC.dtype)
+    return dx_BxHxWxC, dkernels_BxKxKxC, None if affine_1x2xC is None else total_TxC[None, -2:]
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -218,7 +217,7 @@ def _depthwise(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, *, act: Act, window: Wi
         for p in range(block.rows):
             outputs.store(first_row + p, sums[p].astype(y_ref.dtype))
 
-    return _call(
+    return call(
         f"depthwise_{side}x{side}_{height}x{width}x{depth}_stride{stride}",
         body,
         grid=(pl.cdiv(window.output[0], block.rows) * column_blocks, pl.cdiv(depth, block.channels), batch),
@@ -227,8 +226,14 @@ def _depthwise(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, *, act: Act, window: Wi
     )(x_BxHxWxC, kernels_BxKxKxC, *([] if affine_1x2xC is None else [affine_1x2xC]))
 
 
-def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, dy_BxPxQxC, *, act: Act, window: Window):
-    """Returns (dx, float32[B, S, K, K, C], float32[B, S, 2, C]): S partial sums of an image's dkernels and daffine."""
+def _depthwise_gradients(
+    x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, dy_BxPxQxC, *, act: Act, window: Window, shared: bool
+):
+    """Returns dx, then float32[B, S, T, C]: S partial sums of an image's K * K taps of dkernels and 2 rows of daffine.
+
+    The rows are one array where all images share the kernel (`shared`): both are then summed over the images. Else they
+    are two.
+    """
     batch, height, width, depth = x_BxHxWxC.shape
     side, stride = window.side, window.stride
     # In each axis, pixel stride * v + a of x is seen by output v + offset through the taps (offset, tap) of phase a.
@@ -246,11 +251,13 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, dy_BxPxQxC, *
     channel_blocks = pl.cdiv(depth, block.channels)
     parts = min(row_blocks, pl.cdiv(PROGRAMS, channel_blocks * batch))
     part_rows = pl.cdiv(row_blocks, parts)
-    shared = kernels_BxKxKxC.shape[0] == 1
     normed = affine_1x2xC is not None
+    counts = [side**2, *[2] * normed]
+    counts = [sum(counts)] if shared else counts
 
     def body(x_ref, kernels_ref, *refs):
-        *affine_ref, dy_ref, dx_ref, dkernels_ref = refs[: 3 + normed]
+        *affine_ref, dy_ref, dx_ref = refs[: 2 + normed]
+        sums_rows = [(ref, n) for ref, count in zip(refs[2 + normed :], counts, strict=True) for n in range(count)]
         part, image = pl.program_id(0), pl.program_id(2)
         vectors = _Vectors(pl.program_id(1) * block.channels + jnp.arange(block.channels), depth)
         affine = [vectors.load(ref, 0, n) for ref in affine_ref for n in range(2)]
@@ -288,26 +295,22 @@ def _depthwise_gradients(x_BxHxWxC, kernels_BxKxKxC, affine_1x2xC, dy_BxPxQxC, *
             return (*dtaps, *daffine)
 
         sums = lax.fori_loop(0, part_rows * column_blocks, step, (zero,) * (side**2 + 2 * normed))
-        for n in range(side**2):
-            vectors.store(dkernels_ref, image, part, n // side, n % side, value=jnp.sum(sums[n], axis=0))
-        for n in range(2 * normed):
-            vectors.store(refs[-1], image, part, n, value=jnp.sum(sums[side**2 + n], axis=0))
+        for (ref, n), value in zip(sums_rows, sums, strict=True):
+            vectors.store(ref, image, part, n, value=jnp.sum(value, axis=0))
 
-    dx, dkernels, *daffine = _call(
+    return call(
         f"depthwise_gradients_{side}x{side}_{height}x{width}x{depth}_stride{stride}",
         body,
         grid=(parts, channel_blocks, batch),
         warps=block.warps,
         shapes=[
             jax.ShapeDtypeStruct(x_BxHxWxC.shape, x_BxHxWxC.dtype),
-            jax.ShapeDtypeStruct((batch, parts, side, side, depth), jnp.float32),
-            *[jax.ShapeDtypeStruct((batch, parts, 2, depth), jnp.float32)] * normed,
+            *(jax.ShapeDtypeStruct((batch, parts, count, depth), jnp.float32) for count in counts),
         ],
     )(x_BxHxWxC, kernels_BxKxKxC, *([affine_1x2xC] if normed else []), dy_BxPxQxC)
-    return dx, dkernels, daffine[0] if normed else None
 
 
-def _call(name: str, body: Callable, *, grid, warps: int, shapes) -> Callable:
+def call(name: str, body: Callable, *, grid, warps: int, shapes) -> Callable:
     """Makes a Pallas kernel for a GPU from a function of references to whole arrays; grid steps run in any order."""
     return pl.pallas_call(
         body,
