@@ -156,7 +156,15 @@ class Experiment:
         )
         learning_rate = schedule_lib.LEARNING_RATES[self.config.schedule.name]
         teacher = step.make_teacher(self.teacher.model, self.teacher.resolution) if self.teacher else None
-        parts = step.Parts(self.model, self.optimizer, learning_rate, settings, teacher, self._gather)
+        parts = step.Parts(
+            self.model,
+            self.optimizer,
+            learning_rate,
+            settings,
+            teacher,
+            pallas_kernels=self.config.model.pallas_kernels,
+            gather=self._gather,
+        )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         whole = mesh_lib.replicated(self.mesh)
         return jax.jit(

@@ -19,7 +19,7 @@ XLA_PRESETS: dict[str, dict[str, bool]] = {
     "gpu": {"xla_gpu_triton_gemm_any": True, "xla_gpu_enable_latency_hiding_scheduler": True},
 }
 # Smaller arrays are replicated: gathering them would cost more than holding them.
-SMALLEST_SHARDED = 2**12
+SMALLEST_SHARDED = 2**15
 
 
 def num_slices(devices: Sequence[jax.Device]) -> int:

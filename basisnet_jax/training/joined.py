@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from basisnet_jax.host import mesh
+from basisnet_jax.ops import vectors
 
 VECTOR = ""  # the path of a group's small arrays; no array of its own has this path
 
@@ -33,9 +33,9 @@ class Layout(NamedTuple):
     structure: Any
     leaves: tuple[Leaf, ...]
 
-    def sizes(self, group: str) -> list[int]:
-        """Returns the sizes of the arrays in a group's vector, in order."""
-        return [math.prod(leaf.shape) for leaf in self.leaves if (leaf.group, leaf.path) == (group, VECTOR)]
+    def shapes(self, group: str) -> tuple[tuple[int, ...], ...]:
+        """Returns the shapes of the arrays in a group's vector, in order."""
+        return tuple(leaf.shape for leaf in self.leaves if (leaf.group, leaf.path) == (group, VECTOR))
 
 
 @struct.dataclass
@@ -45,21 +45,19 @@ class Joined:
     groups: dict[str, dict[str, Any]]
     layout: Layout = struct.field(pytree_node=False)
 
-    def tree(self) -> Any:
-        """Returns the tree. Its small arrays are NumPy's, except in a traced function and of abstract vectors."""
+    def tree(self, pallas_kernels: bool = False) -> Any:
+        """Returns the tree. Its small arrays are NumPy's, except in a traced function and of abstract vectors.
+
+        `pallas_kernels` goes to `vectors.cut`.
+        """
         small = {
-            group: iter(_parts(arrays[VECTOR], self.layout.sizes(group)))
+            group: iter(_parts(arrays[VECTOR], self.layout.shapes(group), pallas_kernels))
             for group, arrays in self.groups.items()
             if VECTOR in arrays
         }
-        leaves = []
-        for group, path, shape in self.layout.leaves:
-            if path != VECTOR:
-                leaves.append(self.groups[group][path])
-            elif isinstance(part := next(small[group]), jax.ShapeDtypeStruct):
-                leaves.append(jax.ShapeDtypeStruct(shape, part.dtype, sharding=part.sharding))
-            else:
-                leaves.append(part.reshape(shape))
+        leaves = [
+            next(small[group]) if path == VECTOR else self.groups[group][path] for group, path, _ in self.layout.leaves
+        ]
         return jax.tree.unflatten(self.layout.structure, leaves)
 
     def like_this(self, tree: Any) -> "Joined":
@@ -68,22 +66,23 @@ class Joined:
         small: dict[str, list[Any]] = {}
         for leaf, array in zip(self.layout.leaves, self.layout.structure.flatten_up_to(tree), strict=True):
             if leaf.path == VECTOR:
-                small.setdefault(leaf.group, []).append(array.reshape(-1))
+                small.setdefault(leaf.group, []).append(array)
             else:
                 groups[leaf.group][leaf.path] = array
         for group, arrays in small.items():
             traced = isinstance(arrays[0], jax.core.Tracer)
-            groups[group][VECTOR] = jnp.concatenate(arrays) if traced else np.concatenate(jax.device_get(arrays))
+            groups[group][VECTOR] = vectors.joined(arrays) if traced else np.concatenate(jax.device_get(arrays), None)
         return Joined(groups, self.layout)
 
 
-def _parts(vector: Any, sizes: Sequence[int]) -> Sequence[Any]:
+def _parts(vector: Any, shapes: tuple[tuple[int, ...], ...], pallas_kernels: bool) -> Sequence[Any]:
     if isinstance(vector, jax.core.Tracer):
-        return jax.lax.split(vector, sizes)  # its gradient is one concatenation; that of slices is a sum of padded ones
+        return vectors.cut(vector, shapes, pallas_kernels)
     if isinstance(vector, jax.ShapeDtypeStruct):
-        return [vector] * len(sizes)
+        return [jax.ShapeDtypeStruct(shape, vector.dtype, sharding=vector.sharding) for shape in shapes]
     # A copy: a checkpoint is written while the next step reuses the vector's memory, which a CPU's array would share.
-    return np.split(np.array(vector), list(itertools.accumulate(sizes))[:-1])
+    parts = np.split(np.array(vector), list(itertools.accumulate(map(math.prod, shapes)))[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def join(tree: Any, group_of: Callable[[str], str] = lambda path: "all", apart: Sequence[str] = ()) -> Joined:

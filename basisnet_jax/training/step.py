@@ -68,6 +68,7 @@ class Parts:
       learning_rate: (schedule, step) -> the learning rate.
       settings: the settings of the step.
       teacher: None where there is no teacher, or its logits come with the batch.
+      pallas_kernels: whether the small parameters are cut from their vector by a Pallas kernel, see `vectors.cut`.
       gather: makes parameters that are split between devices whole on each device, for the model to use.
     """
 
@@ -76,6 +77,7 @@ class Parts:
     learning_rate: Callable[[Schedule, jax.Array], jax.Array]
     settings: TrainSettings
     teacher: Teacher | None = None
+    pallas_kernels: bool = False
     gather: Callable[[Any], Any] = lambda params: params
 
 
@@ -153,7 +155,7 @@ def gradients_of(
             finite.note(checks, "the targets", targets)
         with finite.watched_layers(checks) if settings.debug else contextlib.nullcontext():
             outputs, updated = parts.model.apply(
-                {"params": parts.gather(params.tree()), "batch_stats": state.batch_stats.tree()},
+                {"params": parts.gather(params.tree(parts.pallas_kernels)), "batch_stats": state.batch_stats.tree()},
                 images_BxHxWxC,
                 train=True,
                 warm_start=warm_start(state.step, schedule.warm_start_steps),

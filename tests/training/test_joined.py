@@ -11,7 +11,7 @@ from basisnet_jax.training.joined import VECTOR, join, joined_like, whole
 def tree_of(seed=0):
     draw = np.random.default_rng(seed).normal
     return {
-        "a": {"kernel": draw(size=(80, 70)).astype(np.float32), "bias": draw(size=70).astype(np.float32)},
+        "a": {"kernel": draw(size=(200, 170)).astype(np.float32), "bias": draw(size=170).astype(np.float32)},
         "b": {"kernel": draw(size=(3, 2)).astype(np.float32), "bias": draw(size=()).astype(np.float32)},
     }
 
