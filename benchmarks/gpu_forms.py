@@ -14,7 +14,7 @@ import numpy as np
 import rivals
 from jax import lax
 
-from basisnet_jax.ops import synthesis
+from basisnet_jax.ops import sums, synthesis, vectors
 
 Layer = tuple[int, int, int, int, int]  # image side, input channels, output channels or 0, kernel side, stride
 GROUPED = "grouped convolution"  # an image a group: slow to compile and to run, so it comes last
@@ -136,8 +136,27 @@ def compared(form: Callable[..., jax.Array], layer: Layer, dtype: str, sizes: gp
     return {**errors, "right": all(error <= TOLERANCES[dtype] for error in errors.values())}
 
 
+def sums_compared() -> dict[str, Any]:
+    """Returns the error of a norm's two sums over the largest, and whether it fits."""
+    terms = np.random.default_rng(0).normal(size=(2, 8, 14, 14, 72)).astype(np.float32)
+    expected = terms.sum(axis=(1, 2, 3), dtype=np.float64)
+    error = np.max(np.abs(np.stack(jax.jit(sums.channel_sums)(*terms)) - expected)) / np.max(np.abs(expected))
+    return {"sums": float(error), "right": bool(error <= TOLERANCES["float32"])}
+
+
+def cut_compared() -> dict[str, Any]:
+    """Returns whether small parameters come out of their vector as they went in."""
+    shapes = ((16, 3, 3, 8), (8,), (70, 24), (1, 5), (24,), (96, 40))
+    arrays = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
+    vector = np.concatenate(arrays, axis=None)
+    got = jax.jit(lambda vector: vectors.cut(vector, shapes, pallas_kernels=True))(vector)
+    return {"arrays": len(shapes), "right": all(map(np.array_equal, got, arrays))}
+
+
 def value_tasks(sizes: gpu_tasks.Sizes) -> gpu_tasks.Tasks:
     """Yields the comparison of every form with the plain loop: forward and gradients, in both dtypes."""
+    yield "a norm's sums", sums_compared
+    yield "small parameters, cut from their vector", cut_compared
     for title, layer, form, function in layers_and_forms(sizes):
         for dtype in TOLERANCES:
             yield f"{title}, {form}, {dtype}", partial(compared, function, layer, dtype, sizes)
