@@ -23,7 +23,7 @@ from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.serving.formats import CONFIG, WEIGHTS
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import ModelSettings
-from basisnet_jax.weights.pretrained import take
+from basisnet_jax.weights.conversion import take
 from basisnet_jax.workdir.run_folder import without_folders
 
 SCHEMA = 1  # of config.json; raised where a reader of the schema before would be wrong
@@ -57,13 +57,13 @@ class NetworkFacts:
         """Returns the facts of a network with these settings, without absolute paths."""
         return cls(model=without_folders(as_json(settings)), **facts)
 
-    def make_model(self) -> BasisNet:
-        """Makes the model. Raises UserError if `model` is not a config's."""
+    def settings(self) -> ModelSettings:
+        """Returns the settings that `model` holds. Raises UserError if `model` is not a config's."""
         try:
             config = with_defaults({"model": self.model})
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{CONFIG} has a model that cannot be read ({error}); {_AGAIN}.") from None
-        return make_model(validate(config).model, len(self.classes))
+        return validate(config).model
 
 
 def to_files(facts: NetworkFacts, variables: Variables) -> dict[str, bytes]:
@@ -88,7 +88,7 @@ def from_files(read: Callable[[str], bytes]) -> tuple[NetworkFacts, BasisNet, Va
       UserError: a file is damaged, or the two files do not fit each other. Errors of `read` pass through.
     """
     facts = _facts(read(CONFIG))
-    model = facts.make_model()
+    model = make_model(facts.settings(), len(facts.classes))
     try:
         arrays = safetensors.numpy.load(read(WEIGHTS))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -13,14 +14,18 @@ from flax.traverse_util import flatten_dict
 from basisnet_jax.config import validate, with_defaults
 from basisnet_jax.data.preprocess import EvalCrop
 from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import architecture_of, eval_crop, make_model
 from basisnet_jax.host import files
 from basisnet_jax.models.architectures import ARCHITECTURES, scaled
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.models.layers import Backbone
-from basisnet_jax.settings.groups import BackboneSettings
-from basisnet_jax.weights import pretrained, readers, start
+from basisnet_jax.serving.export import Export
+from basisnet_jax.serving.formats import WEIGHTS
+from basisnet_jax.settings.groups import BackboneSettings, ModelSettings
+from basisnet_jax.weights import conversion, pretrained, readers, start
 from basisnet_jax.workdir.checkpoint import Checkpoints
+from basisnet_jax.workdir.run_folder import is_export
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +66,28 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
     """Loads a trained network by name.
 
     Args:
-      source: a name in `pretrained.PUBLISHED`, or a run's workdir: then the moving averages of the best checkpoint are
-        loaded, or of the newest where none was evaluated.
+      source: a name in `pretrained.PUBLISHED`; an export with the format 'safetensors'; or a run's workdir: then the
+        moving averages of the best checkpoint are loaded, or of the newest where none was evaluated.
       dtype: dtype that the network's layers compute in.
 
     Raises:
-      UserError: `source` is neither, or the weights cannot be read.
+      UserError: `source` is none of these, or the weights cannot be read.
     """
     if source in pretrained.PUBLISHED:
         published = pretrained.load_published(source)
-        specialist = Backbone(published.architecture, pretrained.NUM_CLASSES, dtype=jnp.dtype(dtype))
+        specialist = Backbone(published.architecture, conversion.NUM_CLASSES, dtype=jnp.dtype(dtype))
         variables = {name: {"specialist": tree} for name, tree in published.variables.items()}
         crop, backbones = EvalCrop(pretrained.EVAL_PADDING), {"specialist": (source, 1.0)}
         return _trained(BasisNet(specialist), variables, published.resolution, crop, backbones)
     folder = files.absolute(source)
+    if is_export(source):
+        return _load_export(os.fspath(folder), dtype)
     try:
         saved = with_defaults(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError, AttributeError):  # missing, not JSON, or not a config
         raise UserError(
             f"{source!r} is neither a network with published weights ({', '.join(pretrained.PUBLISHED)}) nor the "
-            "workdir of a run with a readable config.json; name one of these."
+            "workdir of a run with a readable config.json, nor an export; name one of these."
         ) from None
     saved.model.dtype = dtype
     config = validate(saved)
@@ -92,11 +99,29 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
                 f"the run in {source!r} has no usable checkpoint; train it until it saves one, or name another run."
             )
         averages = checkpoints.restore_variables(step, ema=True)
-    num_classes = averages["params"]["specialist"]["classifier"]["bias"].size
-    model = make_model(config.model, num_classes)
-    stages = {"specialist": config.model.specialist, **({"preview": config.model.preview} if model.preview else {})}
+    return _of_settings(config.model, averages, config.model.specialist.resolution, eval_crop(config.data))
+
+
+def _load_export(folder: str, dtype: str) -> Trained:
+    """Loads the weights of an export. Raises UserError if it has none, or they are damaged."""
+    export = Export.open(folder)
+    if WEIGHTS not in export.manifest.files:
+        raise UserError(
+            f"{folder} is an export without {WEIGHTS}; run --mode=export with "
+            "--config.export.formats=safetensors, or name a run."
+        )
+    facts, _, variables = network_files.from_files(export.read)
+    settings = dataclasses.replace(facts.settings(), dtype=dtype)
+    crop = eval_crop(validate(with_defaults(export.manifest.config)).data)
+    return _of_settings(settings, variables, facts.side, crop)
+
+
+def _of_settings(settings: ModelSettings, variables: Variables, resolution: int, crop: EvalCrop) -> Trained:
+    num_classes = variables["params"]["specialist"]["classifier"]["bias"].size
+    model = make_model(settings, num_classes)
+    stages = {"specialist": settings.specialist, **({"preview": settings.preview} if model.preview else {})}
     backbones = {name: (stage.backbone, stage.width) for name, stage in stages.items()}
-    return _trained(model, averages, config.model.specialist.resolution, eval_crop(config.data), backbones)
+    return _trained(model, variables, resolution, crop, backbones)
 
 
 def _trained(

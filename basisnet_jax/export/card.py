@@ -6,10 +6,12 @@ from typing import Any
 
 import yaml
 
-from basisnet_jax.config import with_defaults
+from basisnet_jax.config import validate, with_defaults
+from basisnet_jax.experiment.model import architecture_of
+from basisnet_jax.export import publishers
 from basisnet_jax.host import command_line
 from basisnet_jax.serving.exit_rule import ChosenRule
-from basisnet_jax.serving.formats import WEIGHTS
+from basisnet_jax.serving.formats import FORMATS, WEIGHTS
 from basisnet_jax.serving.manifest import Manifest
 
 
@@ -73,17 +75,21 @@ def _rule(chosen: ChosenRule | None) -> str:
     )
 
 
-_USE = (
-    "## Use",
-    "",
-    "```python",
-    "import basisnet_jax",
-    "",
-    'classifier = basisnet_jax.from_pretrained("this folder, or its id on the Hub")  # or with threshold=0.9',
-    "labels, probabilities, exited_early, madds = classifier.classify(images)  # uint8[B, side, side, channels]",
-    "```",
-    "",
-)
+def _use(manifest: Manifest, num_classes: int) -> list[str]:
+    """Returns the section with the Python that opens the files of weights; nothing without such files."""
+    snippets: list[str] = []
+    if WEIGHTS in manifest.files:
+        snippets += [
+            "import basisnet_jax",
+            "",
+            'classifier = basisnet_jax.from_pretrained("this folder, or its id on the Hub")  # or with threshold=0.9',
+            "labels, probabilities, exited_early, madds = classifier.classify(images)  # uint8[B, H, W, channels]",
+        ]
+    for name, form in FORMATS.items():
+        if form.publisher and form.file("specialist", name) in manifest.files:
+            table = architecture_of(validate(with_defaults(manifest.config)).model.specialist)
+            snippets += publishers.usage(table, name, num_classes, manifest.input.channels)
+    return ["## Use", "", "```python", *snippets, "```", ""] if snippets else []
 
 
 def _front_matter(manifest: Manifest) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def model_card(manifest: Manifest, classes: Sequence[str]) -> str:
         f"{manifest.versions['basisnet_jax']} on `{data.name}`, split `{data.train_split}`, "
         f"{manifest.step} steps. Routing: {manifest.frozen or model['routing']}.",
         "",
-        *(_USE if WEIGHTS in manifest.files else ()),
+        *_use(manifest, len(classes)),
         "## Input",
         "",
         f"{image.color} pixels from 0 to 255, {image.layout}, {image.side} x {image.side} x "

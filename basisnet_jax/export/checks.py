@@ -11,6 +11,7 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import network_files
+from basisnet_jax.export import publishers
 from basisnet_jax.export.folded import Network
 from basisnet_jax.export.formats import LOADERS, convert
 from basisnet_jax.host.terminal import Progress
@@ -58,6 +59,8 @@ def by_files(network: Network, files: Mapping[str, bytes], suffix: str) -> Answe
     if suffix == "safetensors":
         facts, model, variables = network_files.from_files(files.__getitem__)
         return by_jax(dataclasses.replace(network, model=model, variables=variables, warm_start=facts.warm_start))
+    if FORMATS[suffix].publisher:
+        return by_jax(publishers.from_files(network, files, suffix))
     load = LOADERS[FORMATS[suffix].runtime]
     second = load(files[f"specialist.{suffix}"])
     first = load(files[f"preview.{suffix}"]) if f"preview.{suffix}" in files else None

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from basisnet_jax.experiment import network_files
-from basisnet_jax.export import phone_layers
+from basisnet_jax.export import phone_layers, publishers
 from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.export.onnx import load_onnx, to_onnx
@@ -54,6 +54,9 @@ def convert(
         progress.stage(f"exporting {WEIGHTS}")
         assert network.facts is not None
         files |= network_files.to_files(network.facts, network.variables)
+    for name in formats:
+        if FORMATS[name].publisher:
+            files[f"specialist.{name}"] = publishers.to_file(network, name)
     if "onnx" in formats:
         for stage in network.stages().named():
             progress.stage(f"exporting {stage}.onnx")

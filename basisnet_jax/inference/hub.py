@@ -65,7 +65,7 @@ def push_to_hub(folder: str, hub_id: str, *, private: bool | None = None, endpoi
     export = Export.open(folder)
     if WEIGHTS not in export.manifest.files:
         raise UserError(
-            f"{export.folder} has no {WEIGHTS}; run --mode=export with --config.export.formats='(\"safetensors\",)'."
+            f"{export.folder} has no {WEIGHTS}; run --mode=export with --config.export.formats=safetensors."
         )
     contents: dict[str, bytes | pathlib.Path] = {name: export.read(name) for name in (*export.manifest.files, LABELS)}
     contents |= {NAME: export.folder / NAME, "README.md": export.folder / CARD}

@@ -97,7 +97,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
         if WEIGHTS not in export.manifest.files:
             raise UserError(
                 f"{export.folder} has no {WEIGHTS}; run --mode=export with "
-                "--config.export.formats='(\"safetensors\",)', or open its files with from_export."
+                "--config.export.formats=safetensors, or open its files with from_export."
             )
         facts, model, variables = network_files.from_files(export.read)
         stages = jit_stages(model, variables, facts.warm_start)

@@ -23,6 +23,7 @@ class Format:
       packages: packages whose versions matter.
       modules: modules that must be importable to make a file.
       one_file: name of the file that holds both stages; '' for a file of each stage.
+      publisher: library whose names and layout a file of weights has; '' for other files.
       exact: whether a file must answer like the network; the loss of a quantized file is reported.
       quantization: which values are quantized, '' for none. float16: weights, unpacked to float32 when the file is
         loaded. int8_weights: weights of convolutions, dense layers and bases, with a scale for each output channel;
@@ -34,6 +35,7 @@ class Format:
     packages: tuple[str, ...]
     modules: tuple[str, ...]
     one_file: str = ""
+    publisher: str = ""
     exact: bool = True
     quantization: str = ""
 
@@ -44,11 +46,13 @@ class Format:
 
 _LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), modules=("tensorflow", "ai_edge_litert"))
 _ONNX = Format("ONNX Runtime", ("tf2onnx", "onnx", "onnxruntime"), (*_LITERT.modules, "tf2onnx", "onnx", "onnxruntime"))
+_WEIGHTS = Format("basisnet_jax", ("safetensors",), ("safetensors",))
 FORMATS = {
     "tflite": _LITERT,
     "stablehlo": Format("jax.export", ("jax", "jaxlib"), ()),
     "onnx": _ONNX,
-    "safetensors": Format("basisnet_jax", ("safetensors",), ("safetensors",), one_file=WEIGHTS),
+    "safetensors": dataclasses.replace(_WEIGHTS, one_file=WEIGHTS),
+    **{f"{name}.safetensors": dataclasses.replace(_WEIGHTS, publisher=name) for name in ("timm", "torchvision")},
     **{
         f"{kind}.tflite": dataclasses.replace(_LITERT, exact=False, quantization=kind)
         for kind in ("float16", "int8_weights", "int8")

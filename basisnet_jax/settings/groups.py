@@ -8,6 +8,7 @@ import dataclasses
 
 from basisnet_jax.data import preprocess
 from basisnet_jax.host.mesh import XLA_PRESETS
+from basisnet_jax.host.trackers import TRACKERS
 from basisnet_jax.models.architectures import ARCHITECTURES, PUBLISHERS
 from basisnet_jax.models.routing import GRANULARITIES, ROUTINGS, WARM_STARTS
 from basisnet_jax.models.stages import ABLATIONS
@@ -174,7 +175,9 @@ class DistillSettings:
     """A teacher, which both stages learn from."""
 
     teacher: str = setting(
-        "", "Published weights by name (efficientnet_lite0, ...), or the workdir of a run; '': no teacher."
+        "",
+        "Published weights by name (efficientnet_lite0, ...), the workdir of a run, or an export with the format "
+        "'safetensors'; '': no teacher.",
     )
     weight: float = setting(
         0.5, "w in (1 - w) CE(label) + w T^2 KL(teacher || student), for both stages.", between(0, 1)
@@ -270,13 +273,24 @@ class ExportSettings:
     formats: tuple[str, ...] = changeable(
         ("tflite", "stablehlo"),
         "The formats; 'onnx' is made from 'tflite'; 'float16.tflite', 'int8_weights.tflite' and 'int8.tflite' are "
-        "smaller; 'safetensors' has the weights for `basisnet_jax.from_pretrained`.",
+        "smaller; 'safetensors' has the weights for `basisnet_jax.from_pretrained`; 'timm.safetensors' and "
+        "'torchvision.safetensors' have a static network's for those libraries.",
         some_of(FORMATS),
     )
     license: str = changeable(
         "unknown", "License of the weights, for the model card: a name that the Hub knows, such as 'apache-2.0'."
     )
     batch: int = changeable(1, "Images per call of a .tflite or .onnx; a .stablehlo takes any number.", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Trackers of experiments, beside the event files."""
+
+    trackers: tuple[str, ...] = changeable(
+        (), "Trackers that get the metrics, the config, the results and the plots, too.", some_of(TRACKERS)
+    )
+    project: str = changeable("basisnet", "Name of MLflow's experiment, or of Weights & Biases's project.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -348,6 +362,7 @@ class Settings:
     schedule: ScheduleSettings = dataclasses.field(default=ScheduleSettings())
     eval: EvalSettings = dataclasses.field(default=EvalSettings())
     export: ExportSettings = dataclasses.field(default=ExportSettings())
+    log: LogSettings = dataclasses.field(default=LogSettings())
     checkpoint: CheckpointSettings = dataclasses.field(default=CheckpointSettings())
     mesh: MeshSettings = dataclasses.field(default=MeshSettings())
 

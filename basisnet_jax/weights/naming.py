@@ -8,7 +8,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
-from basisnet_jax.models.architectures import Architecture, Conv, ResNetBlock
+from basisnet_jax.models.architectures import ARCHITECTURES, Architecture, Conv, ResNetBlock, published_by
 
 # {our layer: its name in the file}, in the order of the layers
 Names = dict[str, str]
@@ -23,6 +23,7 @@ class Naming:
       array: format of an array's name, with `layer` and `leaf`.
       leaves: {our leaf: the publisher's}.
       outputs_first: kernels are [O, I, K, K], as in PyTorch; otherwise [K, K, I, O], as here.
+      matrices: our layers whose kernels are matrices; all other kernels are of convolutions.
       ignored: parts of the names of arrays that are not weights.
     """
 
@@ -38,6 +39,7 @@ class Naming:
         }
     )
     outputs_first: bool = True
+    matrices: tuple[str, ...] = ("classifier", "head_dense")
     ignored: tuple[str, ...] = ("num_batches_tracked",)
 
     def names(self, table: Architecture) -> dict[tuple[str, str], str]:
@@ -168,9 +170,56 @@ def _gate(block: str, at: str, reduce: str, expand: str) -> Names:
     return {f"{ours}/reduce": f"{at}.{reduce}", f"{ours}/expand": f"{at}.{expand}"}
 
 
+# {publisher: {our table: (its network, and where there is one, its network with TensorFlow's padding and epsilon)}}
+NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "torchvision": {
+        name: (name,)
+        for name in (
+            "mobilenet_v2",
+            "mobilenet_v3_large",
+            "mobilenet_v3_small",
+            "efficientnet_b0",
+            "efficientnet_b1",
+            "efficientnet_b2",
+            "resnet18",
+            "resnet50",
+        )
+    },
+    "timm": {
+        "mobilenet_v2": ("mobilenetv2_100",),
+        "mobilenet_v3_large": ("mobilenetv3_large_100", "tf_mobilenetv3_large_100"),
+        "mobilenet_v3_small": ("mobilenetv3_small_100", "tf_mobilenetv3_small_100"),
+        **{
+            name: (name, f"tf_{name}")
+            for kind in ("efficientnet_b", "efficientnet_lite")
+            for name in (f"{kind}0", f"{kind}1", f"{kind}2")
+        },
+        "resnet18": ("resnet18",),
+        "resnet50": ("resnet50",),
+    },
+}
+
+
+def network_of(table: Architecture, publisher: str) -> str | None:
+    """Returns the name of a publisher's network with this table; None if the publisher has none.
+
+    The mean and the deviation of the input do not count: torchvision's and timm's networks leave those to the user.
+    """
+    for ours, theirs in NETWORKS[publisher].items():
+        for name, conventions_of in zip(theirs, (publisher, "keras"), strict=False):
+            if _without_input(published_by(ARCHITECTURES[ours], conventions_of)) == _without_input(table):
+                return name
+    return None
+
+
+def _without_input(table: Architecture) -> Architecture:
+    conventions = dataclasses.replace(table.conventions, input_mean=(), input_std=())
+    return dataclasses.replace(table, conventions=conventions)
+
+
 NAMINGS = {
     "torchvision": Naming(layers=_torchvision),
-    "timm": Naming(layers=_timm),
+    "timm": Naming(layers=_timm, matrices=("classifier",)),
     "efficientnet_pytorch": Naming(layers=_efficientnet_pytorch),
     # the files of keras.applications
     "keras": Naming(

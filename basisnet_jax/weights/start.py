@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from basisnet_jax.models.basisnet import Variables
-from basisnet_jax.weights.pretrained import take
+from basisnet_jax.weights.conversion import take
 
 
 def start_stage(

@@ -11,6 +11,7 @@ import safetensors.numpy
 import basisnet_jax
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import network_files
+from basisnet_jax.experiment.trained import load_trained
 from basisnet_jax.inference import TwoStageClassifier
 from basisnet_jax.serving.exit_rule import NEVER, ExitRule
 from basisnet_jax.serving.formats import CONFIG, WEIGHTS
@@ -58,6 +59,14 @@ def test_the_arrays_have_the_documented_names(exported):
     assert bases.shape == (4, 8, 16)
     assert bases.dtype == np.float32
     assert arrays["preview.block01.depthwise_norm.var"].shape == (24,)
+
+
+def test_an_export_is_a_source_of_weights_as_its_run_is(exported):
+    """For a teacher, and for a stage to start from."""
+    of_export, of_run = (load_trained(str(folder)) for folder in (exported[0], exported[0].parent))
+    assert of_export.fingerprint() == of_run.fingerprint()
+    for name in ("model", "resolution", "crop", "channels", "backbones"):
+        assert getattr(of_export, name) == getattr(of_run, name)
 
 
 def changed(files, name, change):

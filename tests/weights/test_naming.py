@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from basisnet_jax.models.architectures import ARCHITECTURES, published_by
 from basisnet_jax.models.layers import Backbone
 from basisnet_jax.models.routing import static_route
-from basisnet_jax.weights import pretrained
+from basisnet_jax.weights import conversion, pretrained
 from basisnet_jax.weights.naming import NAMINGS
 from tests.weights import torch_golden
 
@@ -29,14 +29,14 @@ def state_dict(publisher, name):
     arrays = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         *layer, last = (key.key for key in path[1:] if key.key != "batch_norm")
-        shape = pretrained._file_shapes(leaf.shape, "/".join(layer), naming.outputs_first)[0]
+        shape = conversion._file_shapes(leaf.shape, "/".join(layer), naming)[0]
         arrays[names["/".join(layer), last]] = torch_golden.drawn(names["/".join(layer), last], shape)
     return arrays
 
 
 def our_logits(publisher, name):
     table = published_by(ARCHITECTURES[name], publisher)
-    variables = pretrained._convert(state_dict(publisher, name), table, publisher, "")
+    variables = conversion.from_publisher(state_dict(publisher, name), table, publisher, "")
     return logits_of(table, variables, torch_golden.images())
 
 

@@ -354,7 +354,7 @@ def test_photographs_are_recognized(name):
     if importlib.util.find_spec(pretrained.PUBLISHED[name].package) is None:
         pytest.skip(f"{pretrained.PUBLISHED[name].package} is not installed")
     published = pretrained.load_published(name)
-    side, backbone = published.resolution, Backbone(published.architecture, pretrained.NUM_CLASSES)
+    side, backbone = published.resolution, Backbone(published.architecture, 1000)
     pixels = np.stack([cropped(photograph(x), side) for x in CLASSES])
     run = jax.jit(lambda v, x: jax.nn.softmax(backbone.apply(v, x, static_route, train=False)[1]))
     probabilities_BxK = np.asarray(run(published.variables, pixels / np.float32(127.5) - 1))
