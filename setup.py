@@ -108,8 +108,11 @@ setuptools.setup(
             "scikit-image>=0.22",
         ],
         "hub": [*FRAMEWORK, "huggingface_hub>=1.0"],  # basisnet_jax.from_pretrained and push_to_hub
+        "trackers": [*FRAMEWORK, "mlflow-skinny>=3.0", "wandb>=0.19"],  # config.log.trackers
         "glyphs": [*FRAMEWORK, "fonttools>=4.50", "pillow>=10.1"],  # which read font files and draw what is in them
         "parity": [*FRAMEWORK, "keras>=3.6"],  # whose networks tests/weights/test_naming.py compares ours with
+        # Whose networks tests/export/test_publishers.py opens our files with; not in the lock, as PyTorch is large.
+        "torch-parity": [*FRAMEWORK, "timm>=1.0", "torch>=2.6", "torchvision>=0.21"],
         "benchmark": [*FRAMEWORK, "torch>=2.6"],  # benchmarks/layers.py and beside_pytorch.py compare with it
         "docs": [
             "mkdocstrings[python]>=1.0",

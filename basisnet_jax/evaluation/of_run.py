@@ -23,7 +23,7 @@ from basisnet_jax.evaluation.results import Best, Criterion, EarlyTermination, E
 from basisnet_jax.evaluation.whole_split import Predictions, predict, summarize
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.export import package
-from basisnet_jax.host import compilation_cache, distributed, files, installed, terminal
+from basisnet_jax.host import compilation_cache, distributed, files, installed, terminal, trackers
 from basisnet_jax.inference import trained_run
 from basisnet_jax.models.stages import Stages
 from basisnet_jax.serving.exit_rule import FILE, NEVER, ChosenRule, Provenance
@@ -115,6 +115,9 @@ def _evaluate(
                     package.write_rule(folder, chosen)
         except OSError as error:
             raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
+        if not is_export(workdir):
+            with trackers.opened(config.log.trackers, config.log.project, folder) as tracked:
+                tracked.log_files(*sorted(path for path in out.iterdir() if path.is_file()))
     return results
 
 

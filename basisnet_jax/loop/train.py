@@ -11,7 +11,7 @@ from etils import epath
 from basisnet_jax.config import Config, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
-from basisnet_jax.host import distributed, files, installed, terminal
+from basisnet_jax.host import distributed, files, installed, terminal, trackers
 from basisnet_jax.loop import first_lines
 from basisnet_jax.loop.run_stats import RunStats
 from basisnet_jax.loop.training_loop import TrainingLoop
@@ -37,6 +37,7 @@ def train(config: Config, workdir: str) -> RunResults | None:
       UserError: config, data, devices or workdir do not fit, or the numbers of the run are no longer finite.
     """
     config = validate(config)
+    trackers.check_installed(config.log.trackers)
     folder = files.absolute(workdir)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(distributed.stop_signals())
@@ -66,9 +67,12 @@ def train(config: Config, workdir: str) -> RunResults | None:
             for line in first_lines.first_lines(experiment, workdir, checkpoints.latest_step()):
                 progress.say(line)
             state, stats = _start(experiment, checkpoints, progress)
-            evaluation = TrainingLoop(experiment, checkpoints, folder, stats, progress, int(state.step)).run(
-                state, stop, begin
-            )
+            with distributed.raise_user_errors_on_all_processes():
+                names = config.log.trackers if jax.process_index() == 0 else ()
+                tracked = held.enter_context(trackers.opened(names, config.log.project, folder))
+                tracked.log_files(folder / "config.json")
+            loop = TrainingLoop(experiment, checkpoints, folder, stats, progress, int(state.step), tracked)
+            evaluation = loop.run(state, stop, begin)
             checkpoints.wait()
             if checkpoints.unsaved:
                 newest = checkpoints.latest_step()
@@ -83,6 +87,7 @@ def train(config: Config, workdir: str) -> RunResults | None:
             with _writing(folder):
                 results.save(folder)
                 curves.plot_curves(folder / "events", folder / "curves.png")
+            tracked.log_files(folder / "results.json", folder / "curves.png")
         return results
 
 

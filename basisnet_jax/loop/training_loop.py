@@ -13,7 +13,7 @@ from etils import epath
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation.whole_split import evaluate
 from basisnet_jax.experiment.run import Experiment
-from basisnet_jax.host import compilation_cache, recompilation, terminal
+from basisnet_jax.host import compilation_cache, recompilation, terminal, trackers
 from basisnet_jax.host import mesh as mesh_lib
 from basisnet_jax.loop import first_lines
 from basisnet_jax.loop.run_stats import RunStats
@@ -34,6 +34,7 @@ class TrainingLoop:
       stats: statistics of the run so far.
       progress: shows steps, saves and evaluations.
       first: number of updates done so far.
+      tracked: gets the metrics, too.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class TrainingLoop:
         stats: RunStats,
         progress: terminal.Progress,
         first: int,
+        tracked: trackers.TrackedRun,
     ) -> None:
         config = experiment.config
         self.experiment, self.checkpoints, self.stats, self.progress = experiment, checkpoints, stats, progress
         self.first = first
         progress.stage("opening the event files")
-        self.writer = events.event_writer(folder / "events", None if first else config)
+        self.writer = events.event_writer(folder / "events", None if first else config, tracked)
         self.profile = _profile(folder / "events", first, config.profile_steps)
         train_step, eval_step = experiment.train_step(debug=config.debug), experiment.eval_step()
         self.train_step = recompilation.count_recompilations(train_step, "training step", self._recompiled)

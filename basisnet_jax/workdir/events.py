@@ -16,20 +16,25 @@ from basisnet_jax.settings.groups import Settings
 if TYPE_CHECKING:
     from clu import metric_writers
 
+    from basisnet_jax.host.trackers import TrackedRun
 
-def event_writer(folder: epath.Path, config: Settings | None) -> metric_writers.MetricWriter:
+
+def event_writer(folder: epath.Path, config: Settings | None, tracked: TrackedRun) -> metric_writers.MetricWriter:
     """Returns a writer of TensorBoard's event files; in processes other than the first it writes nothing.
 
     Args:
       folder: of the event files.
       config: a new run's settings, written as text and as hyperparameters; None for a resumed run.
+      tracked: gets the same, in a thread of its own.
     """
     from clu import metric_writers  # imported here, not at the top: it imports TensorFlow, which takes seconds
 
     if jax.process_index() > 0:
         return metric_writers.MultiWriter([])
     hide_accelerators_from_tensorflow()
-    writer = metric_writers.SummaryWriter(os.fspath(folder))
+    writer: metric_writers.MetricWriter = metric_writers.SummaryWriter(os.fspath(folder))
+    if tracked.trackers:
+        writer = metric_writers.MultiWriter([writer, metric_writers.AsyncWriter(tracked)])
     if config is not None:
         fields = flatten(as_json(config))
         writer.write_texts(0, {"config": "\n".join(f"    {name} = {value!r}" for name, value in fields.items())})

@@ -18,7 +18,7 @@ from basisnet_jax.workdir.results import RunResults
 from basisnet_jax.workdir.run_folder import check_same_run
 
 _REWRITTEN = ("config.json", "data.json")  # written at each start of a run, new or resumed
-_MADE = (*_REWRITTEN, "checkpoints", "events", ".lock")  # made before the first step of a run
+_MADE = (*_REWRITTEN, "trackers.json", "checkpoints", "events", ".lock")  # made before the first step of a run
 
 
 @contextlib.contextmanager

@@ -9,10 +9,11 @@ from etils import epath
 
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.host.devices import hide_accelerators_from_tensorflow
+from basisnet_jax.host.trackers import TrackedRun
 from basisnet_jax.workdir.events import event_writer
 
 USES = {
-    "event files": lambda folder: event_writer(epath.Path(folder), None),
+    "event files": lambda folder: event_writer(epath.Path(folder), None, TrackedRun({}, epath.Path(folder))),
     "conversion": lambda folder: to_tflite(jnp.sin, {"x": (1,)}, ("y",)),
 }
 

@@ -21,6 +21,7 @@ from basisnet_jax.evaluation.whole_split import evaluate
 from basisnet_jax.experiment import cost_table
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import checks, package
+from basisnet_jax.host import trackers
 from basisnet_jax.loop import train, training_loop
 from basisnet_jax.loop.run_stats import RunStats
 from basisnet_jax.models.stages import normalize
@@ -30,6 +31,7 @@ from basisnet_jax.workdir import checkpoint, integrity
 from basisnet_jax.workdir.events import read_events
 from basisnet_jax.workdir.results import RunResults
 from tests.conftest import run_results
+from tests.host.test_trackers import fake_tracker
 
 
 def run_steps(config, devices, steps, fsdp=1):
@@ -153,6 +155,9 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     The first life ends by a signal, the second in its first evaluation, as if it were killed there: the step is saved.
     """
     straight = train.train(config, str(tmp_path / "straight"))
+    tracked = {}
+    monkeypatch.setitem(trackers.TRACKERS, "json", fake_tracker(tracked))
+    config.log.trackers = ("json",)
     take, stopped_at = train.RunStats.add, []
 
     class KilledError(Exception):
@@ -193,6 +198,12 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     assert curves[0] == curves[1]
     assert sorted(curves[0]["train/loss"]) == [3, 6, 9, 12, 15, 16]
     assert sorted(curves[0]["eval/top1"]) == [9, 16]
+    # A tracker has one run of all three lives, with the same curves, the settings once, and the files.
+    (run,) = tracked.values()
+    assert {name: run.series(name) for name in curves[0]} == pytest.approx(curves[0], rel=1e-6)
+    assert [fields["model.num_bases"] for fields in run.configs] == [4]
+    assert set(run.files) == {"config.json", "results.json", "curves.png"}
+    assert run.ends == [False, False, True]
 
 
 def test_a_finished_run_says_so_and_what_it_reached(config, trained_config, trained, monkeypatch, capsys):
