@@ -16,7 +16,6 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import trackers
-from basisnet_jax.workdir.events import event_writer
 
 
 def fake_tracker(runs: dict):
@@ -170,9 +169,3 @@ def test_wandb_keeps_a_run_offline(tmp_path, monkeypatch):
     streams = b"".join(path.read_bytes() for path in (folder / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
     for word in (b"train/loss", b"model.num_bases", b"results.json", b"evaluation/accuracy.png"):
         assert word in streams
-
-
-def test_an_untracked_run_writes_no_tracker(tmp_path):
-    with trackers.opened((), "project", epath.Path(tmp_path)) as tracked:
-        event_writer(epath.Path(tmp_path) / "events", None, tracked).close()
-    assert {path.name for path in tmp_path.iterdir()} == {"events"}
