@@ -23,7 +23,7 @@ def run() -> None:
         from basisnet_jax.modes.mode import mode_first, read_flags
 
         sys.argv = mode_first(sys.argv)
-        training = read_flags(sys.argv, "mode")["mode"] in (None, "train")
+        training = read_flags(sys.argv, "mode")["mode"] in (None, "train", "finetune")
         malloc.restart_with_malloc_settings(arenas=None if training else 1)  # starts the program again
         noise.filter_native_stderr()
         refused = installed.mismatches()

@@ -72,6 +72,7 @@ class Mode:
       many_processes: whether several processes can run the mode together.
       keeps_programs: whether compiled programs are cached on disk for the next command.
       needs_config: whether a config or a workdir must be given; otherwise the default config takes their place.
+      defaults: makes flags from the command line, which override them: a mode's own --config and --workdir.
     """
 
     help: str
@@ -83,6 +84,7 @@ class Mode:
     many_processes: bool = False
     keeps_programs: bool = True
     needs_config: bool = True
+    defaults: Callable[[Sequence[str]], list[str]] = lambda argv: []
 
 
 # The command as the user types it: the console command of an installation, or the module.
@@ -103,6 +105,11 @@ PROCESSES = (
 )
 MODEL = Flag(
     "model", "A model that comes along, by its name (--mode=models lists them), in place of a run in --workdir."
+)
+IMAGES = Flag(
+    "images",
+    "predict: a folder of images, or names as in 'photos/*.jpg'; ** matches any folders. finetune: a folder that has a "
+    "folder of photographs for each class.",
 )
 THRESHOLD = Flag(
     "threshold",

@@ -109,31 +109,33 @@ def _refuse_flags_of_other_modes() -> None:
 
 
 def _with_config(argv: Sequence[str]) -> Sequence[str]:
-    """Returns the command line, with the config of --model or of the run in --workdir if no config is given.
+    """Returns the command line, with the config of --model, of the mode itself, or of the run in --workdir.
 
     Raises:
-      UserError: there is no such model, or no run in --workdir.
+      UserError: there is no such model, no run in --workdir, or the mode cannot make its config.
     """
     given = read_flags(argv, "config", "workdir", "mode", "model")
     if (model := given["model"]) is not None:
         folder = zoo.folder_of(model)
         if given["config"] is not None or given["workdir"] is not None:
             raise UserError(f"--model={model} has its own config and files; leave out --config and --workdir.")
-        return _before_flags(argv, config_files.of_workdir(folder, or_export=True))
+        return _before_flags(argv, f"--config={config_files.of_workdir(folder, or_export=True)}")
+    mode = MODES.get(given["mode"] or "train")
+    if mode and (defaults := mode.defaults(argv)):
+        return _before_flags(argv, *defaults)
     if given["config"] is not None:
         return argv
     if not given["workdir"]:
         if any(argument.lstrip("-").startswith("config.") for argument in argv[1:]):
             raise UserError(_NO_CONFIG)  # config_flags would report an unknown flag instead
         return argv
-    mode = MODES.get(given["mode"] or "train")
     path = config_files.of_workdir(given["workdir"], or_export=mode is not None and mode.takes_export)
-    return _before_flags(argv, path)
+    return _before_flags(argv, f"--config={path}")
 
 
-def _before_flags(argv: Sequence[str], path: str) -> Sequence[str]:
-    """Returns the command line with --config=path before all other flags."""
-    sys.argv = [argv[0], f"--config={path}", *argv[1:]]  # config_flags looks for overrides here
+def _before_flags(argv: Sequence[str], *own: str) -> Sequence[str]:
+    """Returns the command line with flags before all other flags, which may override them."""
+    sys.argv = [argv[0], *own, *argv[1:]]  # config_flags looks for overrides here
     return sys.argv
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.modes.mode import MODEL, THRESHOLD, Command, Flag, Mode
+from basisnet_jax.modes.mode import IMAGES, MODEL, THRESHOLD, Command, Flag, Mode
 
 
 def _check(flags: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ MODE = Mode(
     ),
     run=_run,
     flags=(
-        Flag("images", "A folder of images, or names as in 'photos/*.jpg'; ** matches any folders."),
+        IMAGES,
         Flag("format", "How the answers are printed.", "table", ("table", "csv", "json")),
         MODEL,
         THRESHOLD,

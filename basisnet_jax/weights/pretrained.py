@@ -86,12 +86,14 @@ def load_published(name: str, path: str | os.PathLike | None = None) -> Publishe
     if name not in PUBLISHED:
         raise UserError(f"no weights are published for {name!r}; choose one of {', '.join(PUBLISHED)}.")
     source, table = PUBLISHED[name], ARCHITECTURES[name]
-    path = _installed(source) if path is None else pathlib.Path(path)
+    path = installed_file(name) if path is None else pathlib.Path(path)
     variables = from_publisher(readers.read(path), table, source.naming, f"{path} does not hold {name}")
     return Published(table, variables, source.resolution)
 
 
-def _installed(source: _Source) -> pathlib.Path:
+def installed_file(name: str) -> pathlib.Path:
+    """Returns the path of published weights. Raises UserError with the command that installs them if need be."""
+    source = PUBLISHED[name]
     spec = importlib.util.find_spec(source.package)  # finds the package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the package {source.package} with the weights is not installed; run {source.install}.")

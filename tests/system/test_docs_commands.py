@@ -225,6 +225,10 @@ def calls_of(kind: str) -> list[tuple[Command, list[str]]]:
 
 def test_command_lines_of_main_parse_and_costs_are_counted(tmp_path):
     """Any mode: flags, config file, values; `--mode=cost` runs."""
+    photos = tmp_path / "photos"
+    for number in range(10):
+        (photos / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        (photos / "ab"[number % 2] / f"{number}.jpg").touch()
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [
@@ -242,7 +246,9 @@ def test_command_lines_of_main_parse_and_costs_are_counted(tmp_path):
         for command, argv in calls_of("-m basisnet_jax.main "):
             costs = "--mode=cost" in argv
             extra = [f"--workdir={tmp_path}"] if costs else []
-            if not any(word.startswith(("--config=", "--model=")) for word in argv):
+            if "--mode=finetune" in argv:
+                argv = [f"--images={photos}" if word.startswith("--images=") else word for word in argv]
+            elif not any(word.startswith(("--config=", "--model=")) for word in argv):
                 extra.append("--config=configs/digits.py")  # in place of the run's own: there is no run here
             request = {"arguments": [*extra, *argv[2:]], "whole": costs, "parsed": not costs}
             process.stdin.write(json.dumps(request) + "\n")

@@ -92,7 +92,7 @@ FLAGS = {
         ["", ".", "/dev/null", "/dev/null/x", "/proc/x", "y" * 300, "~nobody/x", "é", "gs://", "run"]
     ),
     "mode": st.sampled_from(
-        ["train", "evaluate", "predict", "cost", "teacher", "compile", "export", "", "Train", "fly"]
+        ["train", "finetune", "evaluate", "predict", "cost", "teacher", "compile", "export", "", "Train", "fly"]
     ),
     "images": st.sampled_from(["", "*", "**", "[", "/proc/self/mem", "README.md", "nowhere/*.jpg"]),
     "format": st.sampled_from(["table", "csv", "json", "xml", ""]),

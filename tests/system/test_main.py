@@ -49,7 +49,7 @@ def command(*arguments):
         (("--config=configs/digits.py", "--threshold=0.5"), "use --mode=predict or --mode=export, or leave it out"),
         (
             ("--config=configs/digits.py", "--mode=export", "--images=x"),
-            "--images is not for --mode=export; use --mode=predict",
+            "--images is not for --mode=export; use --mode=finetune or --mode=predict",
         ),
         (("--config=configs/digits.py", "extra"), "unknown argument 'extra'"),
         (("--mode=predict", "--model=cats", "--images=x"), "there is no model 'cats'; the models that come along are"),
