@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.modes import config_files
+from basisnet_jax.modes import config_files, evaluate
 from basisnet_jax.modes.mode import IMAGES, Command, Mode, next_command, read_flags
 
 _SHOWN = 3  # unreadable photographs that the sentence on them names
@@ -33,7 +33,6 @@ def _defaults(argv: Sequence[str]) -> list[str]:
 
 
 def _run(command: Command) -> int:
-    from basisnet_jax.evaluation.of_run import evaluate_run
     from basisnet_jax.loop.train import train
     from basisnet_jax.weights import pretrained
 
@@ -48,7 +47,7 @@ def _run(command: Command) -> int:
         print(f"stopped and saved; the same command resumes from there (workdir {workdir}).")
         return 0
     print(results.summary())
-    print(evaluate_run(config, workdir).summary())
+    evaluate.MODE.run(command)
     print(_advice(workdir))
     return 0
 
@@ -93,26 +92,17 @@ def _check_readable(photos: str) -> None:
 
 
 def _advice(workdir: str) -> str:
-    """Returns lines on what to do after an evaluation: the class to photograph more, and the next commands."""
+    """Returns lines on what to do after an evaluation: the class to photograph more, and the command to export."""
     from basisnet_jax.host import files
 
     table = (files.absolute(workdir) / "evaluation" / "classes.csv").read_text()
     weakest = min(csv.DictReader(io.StringIO(table)), key=lambda row: float(row["specialist"] or 1))
     right, count = float(weakest["specialist"] or 1), int(weakest["count"])
-    lines = []
-    if right < 1:
-        lines.append(
-            f"weakest class: {weakest['class']}, {round(right * count)} of {count} right; more photographs of it, as "
-            "varied as those it will meet, help most."
-        )
-    return "\n".join(
-        [
-            *lines,
-            f"{workdir}/evaluation: classes.csv has every class",
-            next_command("predict", workdir, "--images='new/*.jpg'"),
-            next_command("export", workdir),
-        ]
+    weakest_class = (
+        f"weakest class: {weakest['class']}, {round(right * count)} of {count} right; more photographs of it, as "
+        "varied as those it will meet, help most.\n"
     )
+    return (weakest_class if right < 1 else "") + next_command("export", workdir)
 
 
 MODE = Mode(
