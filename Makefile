@@ -21,8 +21,9 @@ lint: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/zensical serve
 
-# The site as files, in site/. A link that leads nowhere is an error.
+# The site as files, in site/. A link that leads nowhere is an error. DEMO=digits puts that model's page at demo/.
 site: $(VENV)/installed
+	$(if $(DEMO),$(BIN)/python -m basisnet_jax.export.browser $(DEMO) docs/demo)
 	$(BIN)/zensical build --clean --strict
 
 # Every command, link and setting that the pages name, and the site. `make test` has these tests too.

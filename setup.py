@@ -10,6 +10,8 @@ ROOT = pathlib.Path(__file__).parent
 URL = "https://github.com/THE_OWNER/basisnet_jax"
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "basisnet_jax" / "__init__.py").read_text()).group(1)
 
+DATA = ["py.typed", "data/glyphs.json", "evaluation/report_page/*", "export/browser_page/*", "zoo/*/*"]
+
 LITERT = "ai-edge-litert>=2.0"
 JAX = ">=0.10,<0.13"  # the versions that the tests pass on
 
@@ -80,7 +82,7 @@ setuptools.setup(
     entry_points={"console_scripts": ["basisnet = basisnet_jax.main:run"]},
     packages=setuptools.find_packages(include=["basisnet_jax", "basisnet_jax.*"]),
     package_dir={"": "."},  # has `pip install -e .` put the checkout on the path, and with it configs/
-    package_data={"basisnet_jax": ["py.typed", "data/glyphs.json", "evaluation/report_page/*", "zoo/*/*"]},
+    package_data={"basisnet_jax": DATA},
     python_requires=">=3.11,<3.14",  # TensorFlow has no wheel for 3.14
     install_requires=["numpy>=2.0"],  # all that `basisnet_jax.runtime` needs besides LiteRT; the rest is FRAMEWORK
     extras_require={

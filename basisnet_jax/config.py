@@ -90,8 +90,12 @@ def _check_together(config: Settings) -> None:
     if config.distill.cache and not config.distill.teacher:
         fail("distill.cache", config.distill.cache, "needs config.distill.teacher, whose logits it holds")
     formats = config.export.formats
-    if not formats or ("onnx" in formats and "tflite" not in formats):
-        rule = f"must be one or more of {', '.join(FORMATS)}; 'onnx' needs 'tflite', from which it is made"
+    unmade = "onnx" in formats and "tflite" not in formats
+    if not formats or unmade or ("web" in formats and not any(name.endswith("tflite") for name in formats)):
+        rule = (
+            f"must be one or more of {', '.join(FORMATS)}; 'onnx' needs 'tflite', from which it is made, and 'web' "
+            "needs 'tflite' or a smaller kind of it, which it runs"
+        )
         fail("export.formats", formats, rule)
     if config.eval.checkpoint not in ("best", "newest") and not config.eval.checkpoint.isdecimal():
         fail("eval.checkpoint", config.eval.checkpoint, "must be 'best', 'newest' or a step such as '1621'")

@@ -97,7 +97,8 @@ def convert_and_check(
       UserError: an exact format's logits differ from the model's by more than TOLERANCE or give an image another
         class, or a format's logits are not finite.
     """
-    formats, batches, progress = tuple(formats), iter(batches), progress or Progress(silent=True)
+    formats = tuple(name for name in formats if not FORMATS[name].page)
+    batches, progress = iter(batches), progress or Progress(silent=True)
     first = list(itertools.islice(batches, 1))
     files = convert(network, formats, first[0][:CALIBRATION_IMAGES], progress)
     answers = {"jax": by_jax(network), **{name: by_files(network, files, name) for name in formats}}

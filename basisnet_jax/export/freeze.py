@@ -20,7 +20,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
 from basisnet_jax.export.folded import Network
-from basisnet_jax.export.package import describe, open_network, write
+from basisnet_jax.export.package import describe, open_network, page_runtime, write
 from basisnet_jax.host import files as file_lib
 from basisnet_jax.host import terminal
 from basisnet_jax.inference.image_files import READ_AT_ONCE, read_images
@@ -75,6 +75,7 @@ def specialize_run(config: Config, workdir: str, pattern: str, out: str | None =
 
 
 def _specialize(config: Settings, workdir: str, pattern: str, out: str, progress: terminal.Progress) -> str:
+    page = page_runtime(config.export, progress)
     progress.stage("opening the run")
     opened, network = open_network(config, workdir)
     if network.model.preview is None:
@@ -103,7 +104,7 @@ def _specialize(config: Settings, workdir: str, pattern: str, out: str, progress
         frozen=f"none, frozen for {photos}",
         coefficients=coefficients_LxN.tolist(),
     )
-    return write(file_lib.absolute(out), contents, manifest, opened.classes, shown=out)
+    return write(file_lib.absolute(out), contents, manifest, opened.classes, page, shown=out)
 
 
 def _images_of_files(opened: OpenedRun, pattern: str) -> tuple[np.ndarray, np.ndarray | None]:

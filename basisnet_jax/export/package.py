@@ -16,7 +16,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import eval_crop, model_cost
 from basisnet_jax.experiment.network_files import NetworkFacts
 from basisnet_jax.experiment.run import make_experiment
-from basisnet_jax.export import card
+from basisnet_jax.export import browser, card
 from basisnet_jax.export.checks import Logits, convert_and_check, differences
 from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.host import files as file_lib
@@ -40,7 +40,7 @@ from basisnet_jax.serving.manifest import (
     file_facts,
 )
 from basisnet_jax.settings.declare import as_json
-from basisnet_jax.settings.groups import Settings
+from basisnet_jax.settings.groups import ExportSettings, Settings
 from basisnet_jax.training.metrics import is_correct
 from basisnet_jax.workdir.run_folder import is_export, portable
 
@@ -67,6 +67,7 @@ def export_run(config: Config, workdir: str, threshold: float | None = None) -> 
 
 
 def _export(config: Settings, workdir: str, threshold: float | None, progress: terminal.Progress) -> str:
+    page = page_runtime(config.export, progress)
     progress.stage("opening run and data")
     if is_export(workdir):
         raise UserError(f"{workdir} is an export; give the --workdir of a run, or freeze a network with --specialize.")
@@ -91,7 +92,16 @@ def _export(config: Settings, workdir: str, threshold: float | None, progress: t
         {name: top1(x, labels_N, rule, cost) for name, x in logits.items()},
     )
     manifest = dataclasses.replace(describe(opened, network, files, logits, reached), rule=chosen)
-    return write(opened.folder / "export", files, manifest, opened.classes, shown=os.path.join(workdir, "export"))
+    shown = os.path.join(workdir, "export")
+    return write(opened.folder / "export", files, manifest, opened.classes, page, shown=shown)
+
+
+def page_runtime(settings: ExportSettings, progress: terminal.Progress) -> dict[str, bytes]:
+    """Gets LiteRT.js if a page is wanted; {} otherwise. Raises UserError as `browser.litert_js`."""
+    if "web" not in settings.formats:
+        return {}
+    progress.stage("getting LiteRT.js")
+    return browser.litert_js(settings.web_runtime)
 
 
 def open_network(config: Config, workdir: str) -> tuple[OpenedRun, Network]:
@@ -234,7 +244,13 @@ def _labels(classes: Sequence[str]) -> bytes:
 
 
 def write(
-    out: epath.Path, files: Mapping[str, bytes], manifest: Manifest, classes: Sequence[str], *, shown: str
+    out: epath.Path,
+    files: Mapping[str, bytes],
+    manifest: Manifest,
+    classes: Sequence[str],
+    page: Mapping[str, bytes],
+    *,
+    shown: str,
 ) -> str:
     """Writes all files of an export, and removes an older export's files.
 
@@ -243,6 +259,7 @@ def write(
       files: {name: content} of the stages' files.
       manifest: the content of `manifest.json`.
       classes: names of the classes.
+      page: LiteRT.js, as `page_runtime` returns it; {} writes no page.
       shown: the folder as the user gave it.
 
     Returns:
@@ -257,11 +274,21 @@ def write(
         for name, content in files.items():
             file_lib.write(out / name, content)
         file_lib.write(out / LABELS, _labels(classes))
-        file_lib.write(out / CARD, card.model_card(manifest, classes))
-        file_lib.write_json(out / NAME, manifest.to_json())
+        if page:
+            browser.write(out / browser.FOLDER, {**browser.served_files(files, page), LABELS: _labels(classes)})
+        _write_description(out, manifest, classes)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}); make it writable.") from None
-    return card.summary(shown, manifest)
+    served = f"\nin a browser: python -m http.server --directory {shown}/{browser.FOLDER}" if page else ""
+    return card.summary(shown, manifest) + served
+
+
+def _write_description(out: epath.Path, manifest: Manifest, classes: Sequence[str]) -> None:
+    """Writes the model card, and the manifest last: for the export, and for its page if there is one."""
+    file_lib.write(out / CARD, card.model_card(manifest, classes))
+    if (out / browser.FOLDER).exists():
+        browser.write_manifest(out / browser.FOLDER, manifest)
+    file_lib.write_json(out / NAME, manifest.to_json())
 
 
 def _remove_older(out: epath.Path) -> None:
@@ -270,8 +297,9 @@ def _remove_older(out: epath.Path) -> None:
     for old in out.iterdir():
         if old.suffix[1:] in FORMATS or old.name == CONFIG:
             old.unlink()
-    if (out / "evaluation").exists():
-        (out / "evaluation").rmtree()
+    for folder in ("evaluation", browser.FOLDER):
+        if (out / folder).exists():
+            (out / folder).rmtree()
 
 
 def write_rule(folder: epath.Path, chosen: ChosenRule) -> None:
@@ -286,5 +314,4 @@ def write_rule(folder: epath.Path, chosen: ChosenRule) -> None:
     reached = export.manifest.accuracy
     without = {name: dataclasses.replace(row, two_stages=None) for name, row in reached.top1.items()}
     manifest = dataclasses.replace(export.manifest, rule=chosen, accuracy=dataclasses.replace(reached, top1=without))
-    file_lib.write(folder / CARD, card.model_card(manifest, export.classes()))
-    file_lib.write_json(folder / NAME, manifest.to_json())
+    _write_description(folder, manifest, export.classes())

@@ -1,7 +1,7 @@
 """The formats of an export's files, by name, and what each format needs.
 
 A format's name follows the stage in a file's name: 'preview.int8.tflite' has the format 'int8.tflite'. The format
-'safetensors' has both stages in one file.
+'safetensors' has both stages in one file, and the format 'web' is a folder with a page and copies of .tflite files.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ class Format:
         loaded. int8_weights: weights of convolutions, dense layers and bases, with a scale for each output channel;
         depthwise kernels are rounded in the same way, and stored as float32. int8: activations too, in ranges taken
         from examples.
+      page: whether the format only runs another format's files, so that there is nothing to convert and check.
     """
 
     runtime: str
@@ -38,6 +39,7 @@ class Format:
     publisher: str = ""
     exact: bool = True
     quantization: str = ""
+    page: bool = False
 
     def file(self, stage: str, name: str) -> str:
         """Returns the name of the file that holds a stage; `name` is the format's."""
@@ -53,6 +55,7 @@ FORMATS = {
     "onnx": _ONNX,
     "safetensors": dataclasses.replace(_WEIGHTS, one_file=WEIGHTS),
     **{f"{name}.safetensors": dataclasses.replace(_WEIGHTS, publisher=name) for name in ("timm", "torchvision")},
+    "web": Format("LiteRT.js", (), (), page=True),
     **{
         f"{kind}.tflite": dataclasses.replace(_LITERT, exact=False, quantization=kind)
         for kind in ("float16", "int8_weights", "int8")

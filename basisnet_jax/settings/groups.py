@@ -274,8 +274,14 @@ class ExportSettings:
         ("tflite", "stablehlo"),
         "The formats; 'onnx' is made from 'tflite'; 'float16.tflite', 'int8_weights.tflite' and 'int8.tflite' are "
         "smaller; 'safetensors' has the weights for `basisnet_jax.from_pretrained`; 'timm.safetensors' and "
-        "'torchvision.safetensors' have a static network's for those libraries.",
+        "'torchvision.safetensors' have a static network's for those libraries; 'web' is a folder with a page that "
+        "runs the first kind of .tflite files in a browser.",
         some_of(FORMATS),
+    )
+    web_runtime: str = changeable(
+        "",
+        "For 'web': a folder with the .tgz files of LiteRT.js that `npm pack` writes, for machines without npm; '' "
+        "has npm get them.",
     )
     license: str = changeable(
         "unknown", "License of the weights, for the model card: a name that the Hub knows, such as 'apache-2.0'."

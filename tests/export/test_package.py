@@ -373,7 +373,7 @@ def test_a_new_export_clears_what_the_old_one_left(exported, tmp_path):
     (out / "evaluation").mkdir()
     (out / "evaluation" / "results.json").write_text("{}")
     manifest = dataclasses.replace(Export.open(str(out)).manifest, files={})
-    printed = package.write(out, {}, manifest, ["a", "b"], shown="runs/digits/export")
+    printed = package.write(out, {}, manifest, ["a", "b"], {}, shown="runs/digits/export")
     assert printed.endswith("\nruns/digits/export: the files, labels.txt, model_card.md, manifest.json")
     assert sorted(x.name for x in out.iterdir()) == ["labels.txt", "manifest.json", "model_card.md"]
 

@@ -160,7 +160,7 @@ RULES: tuple[tuple[str, Callable[[Command], None]], ...] = (
     (r"make ", check_make),
     (r"pip install ", check_pip),
     (r"pip wheel |basisnet ", check_nothing),  # test_wheel.py builds the wheel, and calls the command outside of here
-    (r"(gcloud|docker) ", check_syntax),
+    (r"(gcloud|docker|npm) ", check_syntax),
     (r"launch/\w+\.sh ", check_launch),
     (r"cp ", check_files),
     (r"mkdir |apt-get |ls \*\.deb ", check_syntax),  # packages of fonts: nothing is fetched in a test
@@ -212,7 +212,15 @@ def all_python_calls() -> list[tuple[Command, list[str]]]:
     return [(command, list(argv)) for argv, command in found.items()]
 
 
-PYTHON = ("-m basisnet_jax.main ", "-m basisnet_jax.", "benchmarks/", "-m tests.", "-m pytest ", "-c ")
+PYTHON = (
+    "-m basisnet_jax.main ",
+    "-m basisnet_jax.",
+    "-m http.server ",
+    "benchmarks/",
+    "-m tests.",
+    "-m pytest ",
+    "-c ",
+)
 
 
 def calls_of(kind: str) -> list[tuple[Command, list[str]]]:

@@ -21,7 +21,7 @@ from basisnet_jax.serving import zoo
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.py")}
-PAGE = {path.relative_to(ROOT).as_posix() for path in (ROOT / "basisnet_jax/evaluation/report_page").iterdir()}
+PAGES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "basisnet_jax").glob("*/*_page/*")}
 
 
 def run(*command, **keywords):
@@ -72,7 +72,7 @@ def outside(installed, tmp_path, *command):
 
 
 def test_the_sdist_has_the_configs_and_the_licence(built):
-    assert built[1] >= {*CONFIGS, "LICENSE", "README.md", "basisnet_jax/data/glyphs.json", *PAGE}
+    assert built[1] >= {*CONFIGS, "LICENSE", "README.md", "basisnet_jax/data/glyphs.json", *PAGES}
 
 
 def test_the_description_for_pypi_has_no_link_into_the_checkout(built):
