@@ -22,6 +22,7 @@ BY_HAND = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 # Images in each split, from the data set's page in TFDS's catalog: TFDS itself knows only the sizes of prepared data.
 SIZES = {
+    "fashion_mnist": {"train": 60_000, "test": 10_000},
     "imagenet2012": {"train": 1_281_167, "validation": 50_000},
     # docs/examples/glyphs.md
     "glyphs": {"train": 141_312, "validation": 8_992, "unseen_fonts": 10_274, "sweep": 4_062},
