@@ -37,6 +37,7 @@ import filelock
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
+from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
 from benchmarks import study_results
 from benchmarks.studies import Study, load, path_of
 
@@ -310,4 +311,5 @@ def act(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_quietly_on_broken_pipe():
+        sys.exit(main())
