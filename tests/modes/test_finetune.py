@@ -1,6 +1,7 @@
 """`basisnet finetune --images=PHOTOS`: from a folder of photographs to an evaluated run, and what is wrong with one."""
 
 import json
+import pathlib
 import shutil
 import sys
 
@@ -10,9 +11,11 @@ import pytest
 
 from basisnet_jax.data import photographs
 from basisnet_jax.errors import UserError
+from basisnet_jax.loop import train
 from basisnet_jax.modes import config_files, finetune, parsing
 from basisnet_jax.modes.mode import Command
 from basisnet_jax.weights import pretrained
+from tests.conftest import run_results, save_untrained
 
 
 @pytest.fixture
@@ -45,7 +48,16 @@ def command(photos, **changes):
     return Command(config, workdir, {"images": str(photos)})
 
 
-def test_a_folder_becomes_an_evaluated_run(photos, capsys):
+def test_a_folder_becomes_an_evaluated_run(photos, capsys, monkeypatch):
+    """Training, which tests/loop tests, ends at its first state."""
+
+    def untrained(config, workdir):
+        folder = pathlib.Path(workdir).absolute()
+        folder.mkdir(parents=True)
+        save_untrained(config, folder)
+        return run_results()
+
+    monkeypatch.setattr(train, "train", untrained)
     assert finetune.MODE.run(command("photos")) == 0
     printed = capsys.readouterr().out
     assert "top-1" in printed
