@@ -207,6 +207,13 @@ def picture(height: int, width: int, channels: int, suffix: str) -> bytes:
     return cv2.imencode(suffix, content, [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == ".jpg" else [])[1].tobytes()
 
 
+def pixels_of(watched: Watched, encoded: bytes, **how) -> np.ndarray:
+    """Returns what the page makes of an image file, for an input that the manifest would describe so."""
+    script = "async (how, text) => Array.from(page.preprocess(how, await page.decode(how, fileOf(text))))"
+    got = in_page(watched, script, how, base64.b64encode(encoded).decode())
+    return np.reshape(got, (how["side"], how["side"], how["channels"]))
+
+
 CASES = (  # size, kind of file, side, channels, padding, gray levels that the browser may differ by
     ((97, 61, 3), ".png", 24, 3, None, 1),  # by area
     ((96, 48, 1), ".png", 24, 1, None, 1),  # by area, by whole numbers
@@ -226,11 +233,21 @@ def test_pixels_are_those_of_python(opened):
         expected = preprocess.load_image(encoded, side, channels, preprocess.EvalCrop(padding))
         share = None if padding is None else side / (side + padding)
         how = {"side": side, "channels": channels, "crop_share": share, "exif_orientation": "applied"}
-        script = "async (how, text) => Array.from(page.preprocess(how, await page.decode(how, fileOf(text))))"
-        got = in_page(opened[0], script, how, base64.b64encode(encoded).decode())
-        error = np.abs(np.reshape(got, expected.shape) - expected.astype(np.float64))
+        error = np.abs(pixels_of(opened[0], encoded, **how) - expected.astype(np.float64))
         assert error.max() <= tolerance, (size, suffix, error.max(), error.mean())
         assert error.mean() <= 0.3 * tolerance, (size, suffix, error.mean())
+
+
+def test_a_photograph_is_turned_as_the_manifest_says(opened):
+    plain = picture(40, 30, 3, ".jpg")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turn it right
+    turned = plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:]
+    for orientation in ("applied; the image is turned upright first", "ignored"):
+        crop = preprocess.EvalCrop(exif_orientation=orientation != "ignored")
+        expected = preprocess.load_image(turned, 24, 3, crop)
+        got = pixels_of(opened[0], turned, side=24, channels=3, crop_share=None, exif_orientation=orientation)
+        error = np.abs(got - expected.astype(np.float64))
+        assert error.max() <= 2, (orientation, error.max(), error.mean())
 
 
 ANSWERS = "Number(document.documentElement.dataset.answers ?? 0)"
@@ -275,6 +292,15 @@ def test_a_person_can_use_it(opened):
     vectors = page.locator(".vector .bars").all()
     sums = [sum(map(float, v.get_attribute("aria-label").partition(": ")[2].split(", "))) for v in vectors]
     np.testing.assert_allclose(sums, 1, atol=0.03)
+    seen = page.locator("#seen").evaluate("(canvas) => canvas.toDataURL()")
+    drop = """(text) => {
+      const data = new DataTransfer();
+      data.items.add(new File([Uint8Array.from(atob(text), (x) => x.charCodeAt(0))], "b.png"));
+      document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+    }"""
+    other = base64.b64encode(picture(20, 30, 1, ".png")).decode()
+    answers_after(watched, lambda: page.evaluate(drop, other))
+    assert page.locator("#seen").evaluate("(canvas) => canvas.toDataURL()") != seen
     page.locator("#file").set_input_files({**file, "buffer": b"no image"})
     page.wait_for_selector("#status.error")
     assert page.locator("#status").inner_text() == "a.png is not an image that this browser reads."

@@ -46,7 +46,7 @@ async function openExport() {
 
 // ---- Pixels, as basisnet_jax/data/preprocess.py makes them -------------------------------------------------------
 
-// Returns for each of `to` pixels of a line the pixels of `from` that it is made of: [[index, weight], ...].
+// Returns for each of `to` pixels of a line the pixels of `from` that it is made of: [index, weight, index, weight, ...].
 // As OpenCV: bilinear; or by area, which is a kind of bilinear where one side of the image grows (`grows`).
 function taps(from, to, byArea, grows) {
   const scale = from / to;
@@ -55,7 +55,7 @@ function taps(from, to, byArea, grows) {
       const start = i * scale, end = Math.min(start + scale, from);
       const found = [];
       for (let j = Math.floor(start); j < Math.ceil(end - 1e-6); j++) {
-        found.push([j, (Math.min(j + 1, end) - Math.max(j, start)) / (end - start)]);
+        found.push(j, (Math.min(j + 1, end) - Math.max(j, start)) / (end - start));
       }
       return found;
     }
@@ -64,7 +64,7 @@ function taps(from, to, byArea, grows) {
     const ahead = i + 1 - (at + 1) / scale;
     const share = byArea ? (ahead <= 0 ? 0 : ahead - Math.floor(ahead)) : center - at;
     const inside = (j) => Math.min(Math.max(j, 0), from - 1);
-    return [[inside(at), 1 - share], [inside(at + 1), share]];
+    return [inside(at), 1 - share, inside(at + 1), share];
   });
 }
 
@@ -76,8 +76,10 @@ function resize(values, height, width, channels, side) {
   const rows = new Float32Array(height * side * channels);
   for (let y = 0, at = 0; y < height; y++) {
     for (const found of across) {
-      for (let c = 0; c < channels; c++, at++) {
-        for (const [x, weight] of found) rows[at] += weight * values[(y * width + x) * channels + c];
+      for (let c = 0; c < channels; c++) {
+        let sum = 0;
+        for (let t = 0; t < found.length; t += 2) sum += found[t + 1] * values[(y * width + found[t]) * channels + c];
+        rows[at++] = sum;
       }
     }
   }
@@ -85,7 +87,7 @@ function resize(values, height, width, channels, side) {
   down.forEach((found, y) => {
     for (let x = 0; x < line; x++) {
       let sum = 0;
-      for (const [from, weight] of found) sum += weight * rows[from * line + x];
+      for (let t = 0; t < found.length; t += 2) sum += found[t + 1] * rows[found[t] * line + x];
       result[y * line + x] = Math.round(sum);
     }
   });
@@ -94,16 +96,16 @@ function resize(values, height, width, channels, side) {
 
 // Averages blocks of k x k, as a JPEG is decoded at 1/k of its size: [values, height, width].
 function shrink(values, height, width, channels, k) {
-  const h = Math.ceil(height / k), w = Math.ceil(width / k);
-  const sums = new Float32Array(h * w * channels), counts = new Float32Array(h * w);
+  const h = Math.ceil(height / k), w = Math.ceil(width / k), bits = Math.log2(k);
+  const result = new Float32Array(h * w * channels);
   for (let y = 0, from = 0; y < height; y++) {
+    const row = (y >> bits) * w, rows = Math.min(k, height - ((y >> bits) << bits)); // fewer at the edges
     for (let x = 0; x < width; x++) {
-      const block = Math.floor(y / k) * w + Math.floor(x / k);
-      counts[block]++;
-      for (let c = 0; c < channels; c++, from++) sums[block * channels + c] += values[from];
+      const to = (row + (x >> bits)) * channels, count = rows * Math.min(k, width - ((x >> bits) << bits));
+      for (let c = 0; c < channels; c++) result[to + c] += values[from++] / count;
     }
   }
-  return [sums.map((sum, i) => Math.round(sum / counts[Math.floor(i / channels)])), h, w];
+  return [result.map(Math.round), h, w];
 }
 
 // Rounds as Python does: halves to the even number.
@@ -131,10 +133,10 @@ export function preprocess(input, { source, width, height, jpeg }) {
   context.drawImage(source, -x0, -y0);
   const { data } = context.getImageData(0, 0, w, h);
   let values = new Uint8Array(w * h * channels);
-  for (let i = 0; i < w * h; i++) {
-    const [r, g, b] = [data[4 * i], data[4 * i + 1], data[4 * i + 2]];
-    if (channels === 1) values[i] = (4899 * r + 9617 * g + 1868 * b + 8192) >> 14; // OpenCV's gray
-    else values.set([r, g, b], 3 * i);
+  for (let i = 0, to = 0; i < data.length; i += 4) {
+    // OpenCV's gray, or the colors without their opacity
+    if (channels === 1) values[to++] = (4899 * data[i] + 9617 * data[i + 1] + 1868 * data[i + 2] + 8192) >> 14;
+    else for (let c = 0; c < 3; c++) values[to++] = data[i + c];
   }
   if (reduction > 1) [values, h, w] = shrink(values, h, w, channels, reduction);
   return resize(values, h, w, channels, side);
@@ -142,13 +144,15 @@ export function preprocess(input, { source, width, height, jpeg }) {
 
 // Decodes an image file as the manifest says, upright or as it is stored: what `preprocess` takes.
 export async function decode(input, file) {
-  const source = await createImageBitmap(file, {
-    imageOrientation: input.exif_orientation === "ignored" ? "none" : "from-image",
-    premultiplyAlpha: "none",
-    colorSpaceConversion: "none",
-  });
-  const [first, second] = new Uint8Array(await file.slice(0, 2).arrayBuffer());
-  return { source, width: source.width, height: source.height, jpeg: first === 0xff && second === 0xd8 };
+  const content = new Uint8Array(await file.arrayBuffer());
+  if (input.exif_orientation === "ignored") {
+    // browsers turn every photograph that has EXIF data, which begins with these bytes
+    const exif = [0x45, 0x78, 0x69, 0x66, 0, 0];
+    const at = content.subarray(0, 2 ** 17).findIndex((_, i) => exif.every((byte, k) => content[i + k] === byte));
+    if (at >= 0) content[at] = 0;
+  }
+  const source = await createImageBitmap(new Blob([content]), { premultiplyAlpha: "none", colorSpaceConversion: "none" });
+  return { source, width: source.width, height: source.height, jpeg: content[0] === 0xff && content[1] === 0xd8 };
 }
 
 // ---- The network -------------------------------------------------------------------------------------------------
