@@ -39,7 +39,7 @@ MODE = Mode(
     examples=(
         "--workdir=runs/digits",
         "--workdir=runs/digits --specialize='kitchen/*.jpg'",
-        "--model=digits --specialize='photos/*.png'",
+        "--model=glyphs --specialize='hangul/*.png'",
     ),
     run=_run,
     flags=(

@@ -34,7 +34,7 @@ def _run(command: Command) -> int:
 MODE = Mode(
     help="classify image files in two stages",
     examples=(
-        "--model=digits --images='photos/*.png'",
+        "--model=glyphs --images='photos/*.png'",
         "--workdir=runs/digits --images='photos/*.jpg'",
         "--workdir=runs/digits/export --images=photos",
     ),
