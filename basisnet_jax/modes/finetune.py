@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.modes import config_files, evaluate
+from basisnet_jax.modes import evaluate
 from basisnet_jax.modes.mode import IMAGES, Command, Mode, next_command, read_flags
 
 _SHOWN = 3  # unreadable photographs that the sentence on them names
@@ -17,6 +17,7 @@ _SIDE = 32  # pixels: photographs are read this small to see whether they can be
 def _defaults(argv: Sequence[str]) -> list[str]:
     """Returns --config and --workdir, both made from --images. Raises UserError if the folder cannot be trained on."""
     from basisnet_jax.data import folder, photographs
+    from basisnet_jax.modes import config_files
 
     given = read_flags(argv, "images", "config")
     if given["config"] is not None:

@@ -200,7 +200,8 @@ def test_stop_and_resume_equals_going_straight_through(config, tmp_path, monkeyp
     assert sorted(curves[0]["eval/top1"]) == [9, 16]
     # A tracker has one run of all three lives, with the same curves, the settings once, and the files.
     (run,) = tracked.values()
-    assert {name: run.series(name) for name in curves[0]} == pytest.approx(curves[0], rel=1e-6)
+    for name, curve in curves[0].items():
+        assert run.series(name) == pytest.approx(curve, rel=1e-6), name
     assert [fields["model.num_bases"] for fields in run.configs] == [4]
     assert set(run.files) == {"config.json", "results.json", "curves.png"}
     assert run.ends == [False, False, True]
