@@ -84,7 +84,7 @@ class Run:
 
     @property
     def overrides(self) -> Mapping[str, Any]:
-        """What differs from the row's config, apart from the seed, as JSON values."""
+        """The settings that differ from the row's config, as JSON values; the seed is not among them."""
         tried = {**self.study.sweep, "optimizer.learning_rate": float(self.rate)} if self.rate else {}
         overrides = {**self.study.common, **self.study.rows[self.row][2], **tried}
         return json.loads(json.dumps(overrides))  # as the result's file has it: lists for tuples

@@ -27,7 +27,7 @@ FORMATS = ("int8_weights.tflite", "safetensors")
 
 
 def add(export: pathlib.Path, name: str) -> int:
-    """Copies an export to the models that come along, in place of an older one of that name; returns all their bytes.
+    """Copies an export to basisnet_jax/zoo/NAME, replaces an older one, and returns the size of all models in bytes.
 
     Raises:
       UserError: the models would be too large together; nothing was copied. Or a file is damaged.
