@@ -20,6 +20,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import make_model
 from basisnet_jax.host.records import typed
 from basisnet_jax.models.basisnet import BasisNet, Variables
+from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.formats import CONFIG, WEIGHTS
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import ModelSettings
@@ -76,6 +77,17 @@ def to_files(facts: NetworkFacts, variables: Variables) -> dict[str, bytes]:
     arrays = {array_name(path): np.asarray(leaf) for path, leaf in flatten_dict(variables).items()}
     content = safetensors.numpy.save(arrays, {"format": "basisnet_jax"})
     return {WEIGHTS: content, CONFIG: (json.dumps(dataclasses.asdict(facts), indent=2) + "\n").encode()}
+
+
+def open_export(folder: str) -> Export:
+    """Opens an export that has both files. Raises UserError if the folder is not an export, or has no weights."""
+    export = Export.open(folder)
+    if WEIGHTS not in export.manifest.files:
+        raise UserError(
+            f"{export.folder} has no {WEIGHTS}; run --mode=export with --config.export.formats=safetensors, or name a "
+            "run."
+        )
+    return export
 
 
 def from_files(read: Callable[[str], bytes]) -> tuple[NetworkFacts, BasisNet, Variables]:

@@ -20,8 +20,6 @@ from basisnet_jax.host import files
 from basisnet_jax.models.architectures import ARCHITECTURES, scaled
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.models.layers import Backbone
-from basisnet_jax.serving.export import Export
-from basisnet_jax.serving.formats import WEIGHTS
 from basisnet_jax.settings.groups import BackboneSettings, ModelSettings
 from basisnet_jax.weights import conversion, pretrained, readers, start
 from basisnet_jax.workdir.checkpoint import Checkpoints
@@ -104,12 +102,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
 
 def _load_export(folder: str, dtype: str) -> Trained:
     """Loads the weights of an export. Raises UserError if it has none, or they are damaged."""
-    export = Export.open(folder)
-    if WEIGHTS not in export.manifest.files:
-        raise UserError(
-            f"{folder} is an export without {WEIGHTS}; run --mode=export with "
-            "--config.export.formats=safetensors, or name a run."
-        )
+    export = network_files.open_export(folder)
     facts, _, variables = network_files.from_files(export.read)
     settings = dataclasses.replace(facts.settings(), dtype=dtype)
     crop = eval_crop(validate(with_defaults(export.manifest.config)).data)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.experiment import network_files
 from basisnet_jax.inference.jax_classifier import TwoStageClassifier
 from basisnet_jax.serving import zoo
-from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.formats import CONFIG, WEIGHTS
 from basisnet_jax.serving.manifest import CARD, LABELS, NAME
 
@@ -62,11 +62,7 @@ def push_to_hub(folder: str, hub_id: str, *, private: bool | None = None, endpoi
       UserError: the folder is not an export with weights, a file is damaged, huggingface_hub is not installed, or the
         hub refuses.
     """
-    export = Export.open(folder)
-    if WEIGHTS not in export.manifest.files:
-        raise UserError(
-            f"{export.folder} has no {WEIGHTS}; run --mode=export with --config.export.formats=safetensors."
-        )
+    export = network_files.open_export(folder)
     contents: dict[str, bytes | pathlib.Path] = {name: export.read(name) for name in (*export.manifest.files, LABELS)}
     contents |= {NAME: export.folder / NAME, "README.md": export.folder / CARD}
     with _hub(f"{export.folder} cannot be pushed to {hub_id!r}") as hub:

@@ -13,7 +13,6 @@ from jax.flatten_util import ravel_pytree
 from basisnet_jax import runtime
 from basisnet_jax.config import Config, validate, with_defaults
 from basisnet_jax.data import preprocess
-from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import eval_crop, model_cost
 from basisnet_jax.inference import batching
@@ -93,12 +92,7 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
           UserError: the folder is not an export or is damaged, has no such weights, or has no rule and no threshold is
             given.
         """
-        export = Export.open(folder)
-        if WEIGHTS not in export.manifest.files:
-            raise UserError(
-                f"{export.folder} has no {WEIGHTS}; run --mode=export with "
-                "--config.export.formats=safetensors, or open its files with from_export."
-            )
+        export = network_files.open_export(folder)
         facts, model, variables = network_files.from_files(export.read)
         stages = jit_stages(model, variables, facts.warm_start)
         return cls(
