@@ -345,9 +345,10 @@ def shell(tmp_path):
     checkout, home = clean_checkout(tmp_path), tmp_path / "home"
     home.mkdir(exist_ok=True)
     flags = " ".join(x for x in os.environ["XLA_FLAGS"].split() if "device_count" not in x)
-    # MAKEFLAGS: make's own variables, which a make that calls the tests hands on to the ones in here.
-    dropped = ("JAX_COMPILATION_CACHE_DIR", "PYTHONPATH", "XDG_CACHE_HOME", "TFDS_DATA_DIR", "VIRTUAL_ENV", "MAKEFLAGS")
-    environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    caches = ("JAX_COMPILATION_CACHE_DIR", "PYTHONPATH", "XDG_CACHE_HOME", "TFDS_DATA_DIR", "VIRTUAL_ENV")
+    # A make that calls the tests hands on its own flags, and what its command line says, to the ones in here.
+    of_make = ("MAKEFLAGS", "PYTHON", "VENV")
+    environment = {name: value for name, value in os.environ.items() if name not in caches + of_make}
     environment |= {"HOME": str(home), "XLA_FLAGS": flags}
 
     def run(text: str, folder: str = ".", code: int = 0) -> str:
