@@ -1,7 +1,9 @@
-# make train: BasisNet on the embedded digits.  make test: lint, types, tests.  Both set up $(VENV) first.
+# make train: BasisNet on the embedded digits.  make test: lint, types, tests.  Both set up $(VENV) first. TESTS is for
+# pytest: TESTS='-m "not any_jax"', or a path.
 
 PYTHON ?= python3
 VENV ?= .venv
+TESTS ?=
 BIN := $(VENV)/bin
 
 .PHONY: train test lint docs docs-test site workflows lock audit clean
@@ -10,7 +12,7 @@ train: $(VENV)/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
 
 test: $(VENV)/installed $(VENV)/pretrained lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
