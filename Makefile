@@ -6,13 +6,19 @@ VENV ?= .venv
 TESTS ?=
 BIN := $(VENV)/bin
 
-.PHONY: train test lint docs docs-test site workflows lock audit clean
+.PHONY: train test test-extras lint docs docs-test site workflows lock audit clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
 
 test: $(VENV)/installed $(VENV)/pretrained lint
 	$(BIN)/python -m pytest $(TESTS)
+
+# What `make test` skips, as the lock has not its packages: the hub, the trackers' servers, timm and torchvision. In an
+# environment of its own, since these packages choose other versions: make test-extras VENV=.venv-extras
+test-extras: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,hub,trackers,torch-parity]' mlflow
+	$(BIN)/python -m pytest tests/inference/test_hub.py tests/host/test_trackers.py tests/export/test_publishers.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

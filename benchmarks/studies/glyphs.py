@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks.studies import Row, Study
 
 EPOCHS = 8.0
-RATES = {"static": 16e-3, "BasisNet": 16e-3, "CondConv": 16e-3, "dynamic": 16e-3}  # by the first word of 'what'
+# By the first word of 'what'.
+RATES = {"static": 16e-3, "BasisNet": 16e-3, "CondConv": 16e-3, "dynamic": 16e-3, "task": 16e-3}
 
 
 def length(epochs: float) -> Mapping[str, Any]:
@@ -78,6 +79,13 @@ ROWS = {
         num_bases=4,
         temperature=1.0,
         start_temperature=30.0,
+    ),
+    # The script is given with the image, and no preview has to infer it.
+    "task_n8_0.5": row(
+        "task routing, N = 8, the script is given",
+        "glyphs_static",
+        0.5,
+        {"model.routing": "task", "model.num_bases": 8, "model.num_tasks": 19, "data.task": "script"},
     ),
 }
 
