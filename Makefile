@@ -6,7 +6,7 @@ VENV ?= .venv
 TESTS ?=
 BIN := $(VENV)/bin
 
-.PHONY: train test test-extras lint docs docs-test site workflows lock audit clean
+.PHONY: train test test-extras lint docs docs-test site workflows lock audit sbom clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
@@ -73,6 +73,12 @@ audit: $(VENV)/installed
 	$(BIN)/pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements-pretrained.lock
+
+# The pinned packages as a CycloneDX list, sbom.json. In an environment of its own: its packages are others.
+sbom: requirements.lock
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	.venv-sbom/bin/cyclonedx-py requirements requirements.lock --output-reproducible --of JSON -o sbom.json
 
 clean:
 	rm -rf $(VENV)

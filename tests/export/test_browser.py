@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import tarfile
@@ -82,6 +83,19 @@ def test_the_folder_is_whole(exported, packages, tmp_path):
     assert Export.open(str(web)).manifest.rule == ChosenRule(ExitRule(threshold=0.7))
     assert "http.server" not in write_again(exported[0], tmp_path / "out", {})
     assert not web.exists()
+
+
+def test_the_policy_allows_the_pages_own_files_alone():
+    page = pathlib.Path(browser.__file__).with_name("browser_page").joinpath("index.html").read_text()
+    (policy,) = re.findall(r'"Content-Security-Policy" content="([^"]*)"', page)
+    (inline,) = re.findall(r"<script[^>]*>(.+?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+    sources = set(policy.replace(";", " ").split())
+    assert f"'sha256-{digest}'" in sources, "the inline script has changed: put this hash into the policy"
+    assert sources - {f"'sha256-{digest}'"} == {
+        *("default-src", "script-src", "img-src", "media-src"),
+        *("'self'", "'wasm-unsafe-eval'", "blob:", "data:"),
+    }
 
 
 def test_a_page_is_made_from_an_export_that_is_there(exported, packages, tmp_path, capsys):

@@ -83,3 +83,14 @@ def test_a_broken_link_is_named(tmp_path, link, said):
     page = root / "page.md"
     page.write_text(f"# Here\n\n`[no](link.md)` and [a\nlink]({link})\n")
     assert broken(page, root) == ([f"page.md: {link}: {said}"] if said else [])
+
+
+def test_every_test_that_a_page_names_exists():
+    named = set()
+    for page in PAGES:
+        file = ""
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", page.read_text()):
+            file = path or file  # `::test_b` is in the file of the test named before
+            named.add((file, name))
+    assert len(named) > 15, "the tests that pages name are not found any more"
+    assert [test for test in named if not re.search(rf"^def {test[1]}\(", (ROOT / test[0]).read_text(), re.M)] == []

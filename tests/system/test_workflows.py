@@ -96,7 +96,7 @@ def test_targets_of_make_exist():
         for words in re.findall(r"\bmake ((?:[a-z-]+ ?)+)", step.get("run", ""))
         for target in words.split()
     }
-    assert targets == {"test", "test-extras", "lint", "workflows", "docs-test", "site", "audit", "lock"}
+    assert targets == {"test", "test-extras", "lint", "workflows", "docs-test", "site", "audit", "sbom", "lock"}
     for target in targets:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), f"the Makefile has no {target}"
 
