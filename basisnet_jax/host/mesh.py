@@ -13,10 +13,16 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-# Options of XLA for the training step, by preset. 'gpu': https://docs.jax.dev/en/latest/gpu_performance_tips.html
-XLA_PRESETS: dict[str, dict[str, bool]] = {
+# Options of XLA for the training step, by preset. 'gpu' has those of
+# https://docs.jax.dev/en/latest/gpu_performance_tips.html and keeps XLA from merging the products that synthesize a
+# block's kernels: it would cut the merged product into copies.
+XLA_PRESETS: dict[str, dict[str, bool | int]] = {
     "default": {},
-    "gpu": {"xla_gpu_triton_gemm_any": True, "xla_gpu_enable_latency_hiding_scheduler": True},
+    "gpu": {
+        "xla_gpu_triton_gemm_any": True,
+        "xla_gpu_enable_latency_hiding_scheduler": True,
+        "xla_gpu_dot_merger_threshold_mb": 0,
+    },
 }
 # Smaller arrays are replicated: gathering them would cost more than holding them.
 SMALLEST_SHARDED = 2**15

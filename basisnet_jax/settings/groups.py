@@ -314,7 +314,7 @@ class MeshSettings:
     fsdp: int = changeable(1, "Devices over which each parameter is sharded; 1 replicates them.", at_least(1))
     xla_preset: str = changeable(
         "default",
-        "XLA's options for the training step; 'gpu': those that JAX's documentation recommends for NVIDIA GPUs.",
+        "XLA's options for the training step; 'gpu': for NVIDIA GPUs (docs/guides/cluster.md).",
         one_of(XLA_PRESETS),
     )
 
