@@ -1,9 +1,7 @@
-# make train: BasisNet on the embedded digits.  make test: lint, types, tests.  Both set up $(VENV) first. TESTS is for
-# pytest: TESTS='-m "not any_jax"', or a path.
+# make train: BasisNet on the embedded digits.  make test: lint, types, tests.  Both set up $(VENV) first.
 
 PYTHON ?= python3
 VENV ?= .venv
-TESTS ?=
 BIN := $(VENV)/bin
 
 .PHONY: train test test-extras lint docs docs-test site workflows lock audit sbom clean
@@ -12,7 +10,7 @@ train: $(VENV)/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
 
 test: $(VENV)/installed $(VENV)/pretrained lint
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest
 
 # What `make test` skips, as the lock has not its packages: the hub, the trackers' servers, timm and torchvision. In an
 # environment of its own, since these packages choose other versions: make test-extras VENV=.venv-extras

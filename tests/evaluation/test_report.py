@@ -20,8 +20,6 @@ from basisnet_jax.serving.exit_rule import ExitRule
 from tests.browser import Watched, chromium
 from tests.evaluation.test_early_exit import COST
 
-pytestmark = pytest.mark.any_jax
-
 HOSTILE = [
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(2)>",

@@ -29,8 +29,6 @@ from basisnet_jax.serving.manifest import file_facts
 from basisnet_jax.serving.tflite import LiteRTStage
 from tests.browser import Watched, chromium
 
-pytestmark = pytest.mark.any_jax
-
 NASTY = "<img src=x onerror=alert(1)>"  # a name of a class
 
 

@@ -17,8 +17,6 @@ from basisnet_jax.models.layers import Backbone
 from basisnet_jax.models.routing import static_route
 from configs import digits
 
-pytestmark = pytest.mark.any_jax
-
 
 @pytest.mark.parametrize(
     ("name", "madds", "parameters"),

@@ -26,8 +26,6 @@ from basisnet_jax import config as config_lib
 from tests.system import doc_commands
 from tests.system.doc_commands import ROOT, Command
 
-pytestmark = pytest.mark.any_jax
-
 EXTRAS = re.compile(r"\.\[([a-z,-]+)\]")
 FIELDS = config_lib.flatten(config_lib.default())
 

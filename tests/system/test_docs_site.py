@@ -11,8 +11,6 @@ import yaml
 
 from tests.system.doc_commands import ROOT
 
-pytestmark = pytest.mark.any_jax
-
 DOCS = ROOT / "docs"
 PAGES = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 

@@ -14,8 +14,6 @@ from basisnet_jax import config as config_lib
 from tests.conftest import make_manifest
 from tests.system.test_fuzz import fuzz
 
-pytestmark = pytest.mark.any_jax
-
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f"--config={ROOT}/configs/digits.py"
 

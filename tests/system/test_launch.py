@@ -11,8 +11,6 @@ import sys
 import pytest
 import yaml
 
-pytestmark = pytest.mark.any_jax
-
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 STAND_INS = ("gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel", "scontrol", "srun", "git", "make", "pip")

@@ -62,7 +62,6 @@ def command(*arguments):
         (("--config=configs/digits.py", "--config.data.name=mnist", "--config.data.dir=/nowhere"), "is not prepared"),
     ],
 )
-@pytest.mark.any_jax
 def test_a_mistake_costs_one_sentence_and_code_2(arguments, words, tmp_path):
     workdir = () if any("workdir" in argument for argument in arguments) else (f"--workdir={tmp_path / 'run'}",)
     done = subprocess.run(command(*arguments, *workdir), capture_output=True, text=True, timeout=120)

@@ -20,8 +20,6 @@ from basisnet_jax.export.package import export_run
 from configs import digits
 from tests.conftest import save_untrained
 
-pytestmark = pytest.mark.any_jax
-
 NOTEBOOK = pathlib.Path("colab/evaluate.ipynb")
 
 

@@ -16,8 +16,6 @@ from basisnet_jax.weights import conversion, pretrained
 from basisnet_jax.weights.naming import NAMINGS
 from tests.weights import torch_golden
 
-pytestmark = pytest.mark.any_jax
-
 GOLDEN = json.loads(torch_golden.PATH.read_text()) if torch_golden.PATH.exists() else {}
 
 

@@ -30,8 +30,6 @@ from basisnet_jax.models.routing import static_route
 from basisnet_jax.weights import pretrained, start
 from basisnet_jax.weights.torch_file import read_state_dict
 
-pytestmark = pytest.mark.any_jax
-
 
 class Tensor:
     """What PyTorch pickles for a tensor: a view of a storage, whose numbers stand elsewhere in the file."""

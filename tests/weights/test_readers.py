@@ -16,8 +16,6 @@ from basisnet_jax.weights import readers
 from tests.weights.test_naming import state_dict
 from tests.weights.test_pretrained import one_sentence
 
-pytestmark = pytest.mark.any_jax
-
 
 def refused(path, words):
     with pytest.raises(UserError, match=words) as error:
