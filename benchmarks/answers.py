@@ -23,27 +23,31 @@ FONT = "Noto*CJK*-Regular.*"  # has Latin, Greek, Cyrillic, kana, Han and Hangul
 SCRIPTS = ("latin", "greek", "cyrillic", "hiragana", "katakana", "hangul", "han")
 
 
-def chosen(data_dir: str) -> tuple[list[tuple[np.ndarray, str, str]], list[tuple[np.ndarray, str, str]]]:
-    """Returns (image, the preview's answer, the two stages' answer) of the sure and of the mended images."""
+Answer = tuple[np.ndarray, str, str]  # pixels uint8[32, 32], the preview's answer, the answer of both stages
+
+
+def chosen(data_dir: str) -> tuple[list[Answer], list[Answer]]:
+    """Returns the answers of the first row and those of the second, at most COUNT each."""
     builder = tfds.builder("glyphs", data_dir=data_dir)
     examples = list(builder.as_data_source("validation"))
     rng = np.random.default_rng(0)
     examples = [examples[i] for i in rng.permutation(len(examples))]
-    script_of = {e["label"]: builder.info.features["script"].int2str(e["script"]) for e in examples}
+    scripts = builder.info.features["script"]
+    script_of = {example["label"]: scripts.int2str(example["script"]) for example in examples}
     images, labels = (np.array([example[name] for example in examples]) for name in ("image", "label"))
     folder = folder_of("glyphs")
     classifier, preview = (TwoStageClassifier.from_export(folder, threshold) for threshold in (None, 0.0))
     names, two, one = classifier.classes, classifier.classify(images), preview.classify(images)
-    sure, mended, scripts = [], [], set()
+    sure, mended = {}, {}  # by script
     for i, label in enumerate(labels):
         script, answer = script_of[label], (images[i, ..., 0], names[one.labels[i]], names[two.labels[i]])
         if not {script, script_of.get(one.labels[i])} <= set(SCRIPTS) or two.labels[i] != label:
             continue
-        row, fits = (sure, True) if two.exited_early[i] else (mended, one.labels[i] != label)
-        if fits and len(row) < COUNT and (script, row is sure) not in scripts:
-            scripts.add((script, row is sure))
-            row.append(answer)
-    return sure, mended
+        if two.exited_early[i]:
+            sure.setdefault(script, answer)
+        elif one.labels[i] != label:
+            mended.setdefault(script, answer)
+    return list(sure.values())[:COUNT], list(mended.values())[:COUNT]
 
 
 def main() -> None:
