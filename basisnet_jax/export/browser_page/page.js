@@ -308,7 +308,7 @@ function showCoefficients(values, vectors) {
   const largest = Math.max(1e-9, ...values);
   $("coefficients-text").textContent =
     `How the ${bases} bases of each synthesized layer are mixed ` +
-    `${manifest.coefficients ? "in this network" : "for this image"}: a bar for each base, ${largest.toFixed(2)} at most.`;
+    `${manifest.coefficients ? "in this network" : "for this image"}: a bar for each basis, ${largest.toFixed(2)} at most.`;
   $("coefficients").replaceChildren(...Array.from({ length: vectors }, (_, l) => {
     const some = Array.from(values.slice(l * bases, (l + 1) * bases));
     const vector = element("div");
