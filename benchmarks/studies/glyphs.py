@@ -51,6 +51,15 @@ ROWS = {
         num_bases=8,
         **{"preview.resolution": 16, "preview.width": 0.5},
     ),
+    # As dear as that one, but narrow, and it sees more: which half of a preview's cost pays?
+    **widths(
+        "basisnet_n8_preview24",
+        "BasisNet, N = 8, a preview at 24 pixels",
+        "glyphs",
+        (0.5,),
+        num_bases=8,
+        **{"preview.resolution": 24, "preview.width": 0.35},
+    ),
     **widths(
         "basisnet_n8_shared_depthwise",
         "BasisNet, N = 8, shared depthwise kernels",
