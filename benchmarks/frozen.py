@@ -6,7 +6,7 @@
 A place is a set of --classes classes; all such sets are tried. Or, with --study, the groups of classes that a study of
 benchmarks/studies/ has are the places: the glyphs' scripts. The coefficients of a place are the average of those
 that the preview predicts, without labels, for its images in one half of the evaluation split
-(`early_exit.reported_half`). All figures are of its images in the other half: top-1 among all classes, and top-1 among
+(`reported_half`). All figures are of its images in the other half: top-1 among all classes, and top-1 among
 the classes of the place, for a user who knows these.
 """
 
@@ -19,12 +19,12 @@ import jax
 import numpy as np
 
 from basisnet_jax.config import with_defaults
-from basisnet_jax.evaluation.early_exit import reported_half
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export.checks import by_jax, joined
 from basisnet_jax.export.freeze import frozen
 from basisnet_jax.export.package import open_network
 from basisnet_jax.models.stages import normalize
+from basisnet_jax.serving.exit_curve import reported_half
 from benchmarks.studies import load, path_of
 
 BATCH = 250

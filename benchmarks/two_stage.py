@@ -29,10 +29,11 @@ import numpy as np
 import rivals
 import timing
 
-from basisnet_jax.evaluation.early_exit import ExitRule, all_thresholds
 from basisnet_jax.experiment.model import make_model, model_cost
 from basisnet_jax.host import compilation_cache, malloc
 from basisnet_jax.inference.jax_classifier import TwoStageClassifier, jit_stages
+from basisnet_jax.serving.exit_curve import all_thresholds
+from basisnet_jax.serving.exit_rule import ExitRule
 
 BOTH, PREVIEW, SPECIALIST = "always both", "preview", "specialist"
 

@@ -13,6 +13,7 @@ FOLDERS = (
     "errors",
     "ops",
     "host",
+    "images",
     "serving",
     "runtime",
     "data",
@@ -51,9 +52,12 @@ def imported(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def imported_modules():
+def is_import(node):
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def imported_modules(trees):
     """{module: the modules of the package that it imports}."""
-    trees = dict(modules())
     return {
         name: {target for x in imported(tree) if x and (target := x.removeprefix("basisnet_jax.")) in trees}
         for name, tree in trees.items()
@@ -65,7 +69,7 @@ def folder_of(module):
 
 
 def test_a_folder_imports_only_from_those_below_it():
-    for name, targets in imported_modules().items():
+    for name, targets in imported_modules(dict(modules())).items():
         assert folder_of(name) in FOLDERS, f"give basisnet_jax/{folder_of(name)} a place in FOLDERS"
         for target in targets:
             assert FOLDERS.index(folder_of(target)) <= FOLDERS.index(folder_of(name)), f"{name} imports {target}"
@@ -73,7 +77,7 @@ def test_a_folder_imports_only_from_those_below_it():
 
 def test_no_module_imports_itself_by_way_of_others():
     """A cycle raises graphlib.CycleError."""
-    imports = imported_modules()
+    imports = imported_modules(dict(modules()))
     assert sorted(graphlib.TopologicalSorter(imports).static_order()) == sorted(imports)
 
 
@@ -83,22 +87,29 @@ def test_ops_models_and_training_never_see_a_config():
             assert not any("ml_collections" in x or x.endswith("config") for x in imported(tree)), name
 
 
+def reached(module, trees):
+    """The modules that a module imports, directly or by way of others."""
+    imports, found = imported_modules(trees), {module}
+    while found != (more := found.union(*(imports[name] for name in found))):
+        found = more
+    return found
+
+
 def test_serving_needs_numpy_and_litert_alone():
-    """And what comes with Python."""
-    needed = {"runtime"}
-    imports = imported_modules()
-    while needed != (more := needed.union(*(imports[name] for name in needed))):
-        needed = more
+    """And what comes with Python. Image files need OpenCV or Pillow too, imported where a file is named."""
+    whole = dict(modules())
+    top = {name: ast.Module([node for node in tree.body if is_import(node)], []) for name, tree in whole.items()}
     known = {"numpy", "ai_edge_litert", "basisnet_jax", *sys.stdlib_module_names}
-    for name, tree in modules():
-        if name in needed:
-            assert {target.split(".")[0] for target in imported(tree) if target} <= known, name
+    for trees, more in ((top, set()), (whole, {"cv2", "PIL"})):
+        for name in reached("runtime", trees):
+            assert {target.split(".")[0] for target in imported(trees[name]) if target} <= known | more, name
+    assert not {"images.opencv", "images.pillow"} & reached("runtime", top)
 
 
 def test_nothing_imports_tensorflow_at_the_top():
     """Data workers import these modules again."""
     for name, tree in modules():
-        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        top = ast.Module([node for node in tree.body if is_import(node)], [])
         for target in imported(top):
             assert target.split(".")[0] != "tensorflow", name
             assert target not in ("clu.metric_writers", "clu.periodic_actions"), name

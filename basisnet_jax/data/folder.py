@@ -2,25 +2,19 @@
 
 import collections
 import dataclasses
-import glob
 import hashlib
 import os
 import pathlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.images.files import OF_THE_SYSTEM, SUFFIXES, as_text, is_text
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp")
 LAYOUT = f"data.name 'folder' needs files split/class/*{SUFFIXES[0]} there (or {', '.join(SUFFIXES[1:])})"
-OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # with hidden files, what Windows and macOS put beside images
 LONGEST_NAME = 100  # characters of a class's name, which is shown in tables and plots
-
-# Unicode's categories of characters that break a line or control a terminal, and of bytes that are not text
-_NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,50 +134,6 @@ def data_name(settings: Mapping[str, Any]) -> str:
     return name_of(settings["dir"]) if settings["name"] == "folder" else settings["name"]
 
 
-def as_text(name: str) -> str:
-    """Returns a file's name, escaped if it has control characters or bytes that are not text."""
-    return name if _is_text(name) else repr(name)[1:-1]
-
-
-def _is_text(name: str) -> bool:
-    return not any(unicodedata.category(character) in _NO_TEXT for character in name)
-
-
-def find_images(pattern: str, flag: str) -> list[str]:
-    """Returns the names of image files, sorted.
-
-    Args:
-      pattern: a folder, for all images below it; or a pattern of names such as 'photos/*.jpg', where ** is any folders.
-      flag: the flag that the user gave the pattern with, for messages.
-
-    Raises:
-      UserError: there are none.
-    """
-    if os.path.isdir(pattern):
-        below = [os.path.join(place, name) for place, _, names in os.walk(pattern) for name in names]
-        images = [file for file in below if file.lower().endswith(SUFFIXES) and not _is_hidden(file, pattern)]
-        if not images:
-            raise UserError(
-                f"--{flag} = {pattern!r} is a folder without images ({', '.join(SUFFIXES)}); name another folder."
-            )
-        if skipped := len(below) - len(images):
-            what = "1 file that is not an image is" if skipped == 1 else f"{skipped} files that are not images are"
-            logging.warning("%s: %s skipped", pattern, what)
-        return sorted(images)
-    matched = glob.glob(pattern, recursive=True)
-    images = [x for x in matched if not os.path.isdir(x) and os.path.basename(x).lower() not in OF_THE_SYSTEM]
-    if images:
-        return sorted(images)
-    if matched:
-        raise UserError(f"--{flag} = {pattern!r} matches only folders; name one folder, or image files.")
-    raise UserError(f"--{flag} = {pattern!r} matches no files; quote the pattern, as in --{flag}='photos/*.jpg'.")
-
-
-def _is_hidden(file: str, root: str) -> bool:
-    """Returns whether the file or a folder between the root and the file has a hidden name."""
-    return any(part.startswith(".") for part in os.path.relpath(file, root).split(os.sep))
-
-
 def _entries(path: pathlib.Path) -> list[os.DirEntry[str]]:
     """Returns the entries of a folder, sorted by name, without hidden files."""
     try:
@@ -202,7 +152,7 @@ def _class_names(path: pathlib.Path) -> list[str]:
         elif entry.name.lower().endswith(SUFFIXES):
             raise UserError(f"{path / entry.name} is not in a class folder; move it into one, as in {path}/cat.")
     for name in names:
-        if not _is_text(name):
+        if not is_text(name):
             raise UserError(f"the class folder {name!r} of {path} has control characters in its name; rename it.")
         if len(name) > LONGEST_NAME:
             raise UserError(

@@ -17,8 +17,9 @@ import numpy as np
 from absl import logging
 
 from basisnet_jax.data import preprocess
-from basisnet_jax.data.decode import BadExampleError
 from basisnet_jax.errors import UserError
+from basisnet_jax.images.crop import WHOLE_IMAGE, EvalCrop
+from basisnet_jax.images.decode import BadExampleError
 
 Batch = dict[str, np.ndarray]
 
@@ -99,7 +100,7 @@ class _EvalBatches:
     side: int
     channels: int
     num_classes: int
-    crop: preprocess.EvalCrop
+    crop: EvalCrop
     blank_bad: bool
 
     def __len__(self) -> int:
@@ -208,7 +209,7 @@ def eval_batches(
     side: int,
     channels: int,
     num_classes: int,
-    crop: preprocess.EvalCrop = preprocess.WHOLE_IMAGE,
+    crop: EvalCrop = WHOLE_IMAGE,
     process: int = 0,
     processes: int = 1,
     threads: int = 8,

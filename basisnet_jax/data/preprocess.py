@@ -1,7 +1,6 @@
-"""Turns encoded examples into the specialist's pixels: decode, crop, resize, move, flip. NumPy and OpenCV only.
+"""Turns encoded examples into the specialist's pixels, for training with random changes. NumPy and OpenCV only.
 
-A box is (top, left, height, width) in pixels of the whole image. The preview's smaller image is made from the
-specialist's image on the device, so both networks see the same crop.
+The preview's smaller image is made from the specialist's image on the device, so both networks see the same crop.
 """
 
 import dataclasses
@@ -13,10 +12,9 @@ import cv2
 import numpy as np
 
 from basisnet_jax.data import augment as policies
-from basisnet_jax.data import decode, exif
-from basisnet_jax.data.decode import BadExampleError
-
-Box = tuple[int, int, int, int]
+from basisnet_jax.images.crop import Box, EvalCrop
+from basisnet_jax.images.decode import BadExampleError
+from basisnet_jax.images.load import decode_box, load_image
 
 CROP_TRIES = 10  # boxes drawn before the central one is taken
 
@@ -40,26 +38,7 @@ class RandomCrop:
         return (height - h) // 2, (width - w) // 2, h, w
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalCrop:
-    """The part of an image that evaluation and prediction see: all, or Inception's central square."""
-
-    # In pixels at the model's resolution: the square has side / (side + padding) of the image's shorter side. None:
-    # all of the image is seen, not a square.
-    padding: int | None = None
-    exif_orientation: bool = True  # turn the image upright first
-
-    def box(self, height: int, width: int, side: int) -> Box:
-        """Returns the box of an image of height x width that a model of resolution `side` sees."""
-        if self.padding is None:
-            return 0, 0, height, width
-        size = max(1, round(min(height, width) * side / (side + self.padding)))
-        return (height - size) // 2, (width - size) // 2, size, size
-
-
-WHOLE_IMAGE = EvalCrop()
 CROPS = ("none", "inception")  # of training images: the whole image, or a `RandomCrop`
-EVAL_CROPS = ("none", "central")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,46 +54,6 @@ class Augmentation:
     layers: int = 2  # randaugment: operations an image
     magnitude: float = 9.0  # randaugment: their strength, 0 to 10
     erasing: float = 0.0  # probability of random erasing
-
-
-def decode_box(
-    encoded: bytes, side: int, channels: int, box_of: Callable[[int, int], Box], *, exif_orientation: bool
-) -> np.ndarray:
-    """Decodes one box of an image at the model's resolution, and a large JPEG in no more detail than needed.
-
-    Args:
-      encoded: an image file's bytes, as `decode.decode` takes them.
-      side: side of the result.
-      channels: 1 or 3.
-      box_of: returns a box for an image of (height, width).
-      exif_orientation: turn the image upright first; the box lies in the upright image.
-
-    Returns:
-      uint8[side, side, channels]. If a JPEG is decoded at a half, a quarter or an eighth, the box's edges are rounded
-      to whole pixels of the reduced image, which are no larger than the result's pixels.
-
-    Raises:
-      BadExampleError: the image cannot be decoded.
-    """
-    header = decode.read_header(encoded)
-    orientation = header.orientation if exif_orientation else exif.UPRIGHT
-    size = (header.width, header.height) if exif.swaps_sides(orientation) else (header.height, header.width)
-    top, left, height, width = box_of(*size)
-    reduction = decode.best_reduction(encoded, height, width, side)
-    needed = top + height if orientation == exif.UPRIGHT else None
-    image = exif.turn_upright(decode.decode(encoded, channels, reduction, header, needed), orientation)
-    rows = slice(round(top / reduction), round((top + height) / reduction))
-    columns = slice(round(left / reduction), round((left + width) / reduction))
-    return resize(image[rows, columns], side)
-
-
-def resize(image: np.ndarray, side: int) -> np.ndarray:
-    """Resizes uint8[H, W, C] -> uint8[side, side, C]: by area if the image shrinks by two or more, else bilinear."""
-    if image.shape[:2] == (side, side):
-        return image
-    # Below a factor of two, bilinear resizing skips no pixel, and resizing by area takes eight times as long.
-    method = cv2.INTER_AREA if max(image.shape[:2]) >= 2 * side else cv2.INTER_LINEAR
-    return cv2.resize(image, (side, side), interpolation=method).reshape(side, side, image.shape[2])
 
 
 # {name: (image, settings, random generator) -> image}
@@ -157,19 +96,6 @@ def load_train(
     label = _label(example, num_classes)
     image = decode_box(example["image"], side, channels, box_of, exif_orientation=augmentation.exif_orientation)
     return _example(augment(image, augmentation, rng), label, example)
-
-
-def load_image(encoded: bytes, side: int, channels: int, crop: EvalCrop) -> np.ndarray:
-    """Loads an image as evaluation and prediction see it: uint8[side, side, channels].
-
-    Raises:
-      BadExampleError: the image cannot be decoded.
-    """
-
-    def box_of(height: int, width: int) -> Box:
-        return crop.box(height, width, side)
-
-    return decode_box(encoded, side, channels, box_of, exif_orientation=crop.exif_orientation)
 
 
 def load_eval(

@@ -26,6 +26,7 @@ from basisnet_jax.export import package
 from basisnet_jax.host import compilation_cache, distributed, files, installed, terminal, trackers
 from basisnet_jax.inference import trained_run
 from basisnet_jax.models.stages import Stages
+from basisnet_jax.serving import exit_curve
 from basisnet_jax.serving.exit_rule import FILE, NEVER, ChosenRule, Provenance
 from basisnet_jax.serving.export import Export
 from basisnet_jax.settings.declare import as_json, fail
@@ -177,7 +178,7 @@ def _results(
     early_termination: EarlyTermination | None,
 ) -> EvaluationResults:
     labels_N, cost, preview_NxK = predictions.labels_N, experiment.cost(), predictions.preview_logits_NxK
-    half_N = early_exit.reported_half(len(labels_N))
+    half_N = exit_curve.reported_half(len(labels_N))
     correct_N = is_correct(predictions.logits_NxK, labels_N)
     return EvaluationResults(
         config=as_json(experiment.config),
@@ -203,9 +204,11 @@ def _coefficient_facts(sums: CoefficientSums) -> dict[str, Any]:
 
 def _chosen_points(config: Settings, candidate: Candidate) -> dict[str, int]:
     """Returns {setting: index of its threshold}, chosen on the half for choosing; the last is the rule's."""
-    chosen = {"max_accuracy_drop": early_exit.at_most_drop(candidate.chosen_on, config.eval.max_accuracy_drop)}
+    chosen = {"max_accuracy_drop": exit_curve.at_most_drop(candidate.chosen_on, config.eval.max_accuracy_drop)}
     if config.eval.madds_target:
-        chosen["madds_target"] = early_exit.at_most_madds(candidate.chosen_on, config.eval.madds_target)
+        chosen["madds_target"] = exit_curve.at_most_madds(
+            candidate.chosen_on, config.eval.madds_target, "config.eval.madds_target"
+        )
     return chosen
 
 

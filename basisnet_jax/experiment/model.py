@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from basisnet_jax.data.preprocess import EvalCrop
 from basisnet_jax.errors import UserError
+from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.models import cost, routing
 from basisnet_jax.models.architectures import ARCHITECTURES, Architecture, published_by, scaled
 from basisnet_jax.models.basisnet import BasisNet

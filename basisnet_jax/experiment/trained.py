@@ -12,11 +12,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from basisnet_jax.config import validate, with_defaults
-from basisnet_jax.data.preprocess import EvalCrop
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import architecture_of, eval_crop, make_model
 from basisnet_jax.host import files
+from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.models.architectures import ARCHITECTURES, scaled
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.models.layers import Backbone

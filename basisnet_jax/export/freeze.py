@@ -15,7 +15,6 @@ import numpy as np
 
 from basisnet_jax.config import Config, validate
 from basisnet_jax.data import datasets, preprocess
-from basisnet_jax.data.folder import find_images
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import eval_crop
 from basisnet_jax.export.checks import Logits, by_jax, convert_and_check, joined
@@ -23,10 +22,11 @@ from basisnet_jax.export.folded import Network
 from basisnet_jax.export.package import describe, open_network, page_runtime, write
 from basisnet_jax.host import files as file_lib
 from basisnet_jax.host import terminal
-from basisnet_jax.inference.image_files import READ_AT_ONCE, read_images
+from basisnet_jax.images.files import find_images, read_images
 from basisnet_jax.inference.trained_run import OpenedRun
 from basisnet_jax.models import folding
 from basisnet_jax.serving.formats import check_installed
+from basisnet_jax.serving.image_files import READ_AT_ONCE
 from basisnet_jax.serving.manifest import Accuracy, Top1
 from basisnet_jax.settings.groups import Settings
 from basisnet_jax.workdir.run_folder import without_folders

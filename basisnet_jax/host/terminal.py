@@ -108,6 +108,12 @@ class Progress:
             task.fields["logged"] = now
             self._log(waited or plain_line(task))
 
+    def reached(self, done: int, total: int) -> None:
+        """Counts the stage's units up to `done` as finished, of a total that is known only now."""
+        task = self._tasks.tasks[-1]
+        self._tasks.update(task.id, total=total)
+        self.advance(done - int(task.completed))
+
     def _clock(self) -> float:
         """Returns seconds, without the time for which another stage was shown aside."""
         return time.monotonic() - self._aside_seconds

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from basisnet_jax import runtime
-from basisnet_jax.config import Config, validate, with_defaults
-from basisnet_jax.data import preprocess
+from basisnet_jax.config import Config
 from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import eval_crop, model_cost
 from basisnet_jax.inference import batching
 from basisnet_jax.inference.trained_run import open_trained, rule_of
 from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
+from basisnet_jax.serving import two_stage
 from basisnet_jax.serving.exit_rule import ExitRule
 from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.formats import WEIGHTS
@@ -26,16 +25,11 @@ from basisnet_jax.workdir.run_folder import is_export, open_run
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoStageClassifier(runtime.TwoStageClassifier):
+class TwoStageClassifier(two_stage.TwoStageClassifier):
     """A trained model that runs the specialist only for the images that need it.
 
     The stages are any functions that can be called with b in `batching.SIZES`: jitted or exported functions.
-
-    Attributes:
-      crop: the part of an image file that is classified.
     """
-
-    crop: preprocess.EvalCrop = preprocess.WHOLE_IMAGE
 
     @classmethod
     def from_folder(
@@ -103,23 +97,11 @@ class TwoStageClassifier(runtime.TwoStageClassifier):
             classes=tuple(facts.classes),
             side=facts.side,
             channels=facts.channels,
-            crop=_crop_of(export),
+            crop=export.crop(),
         )
-
-    @classmethod
-    def from_export(
-        cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str | None = None
-    ) -> Self:
-        """Opens an export as `runtime.TwoStageClassifier.from_export` does, with the crop for image files."""
-        classifier = super().from_export(folder, threshold, threads, suffix)
-        return dataclasses.replace(classifier, crop=_crop_of(Export.open(folder)))
 
     def _run(self, function: Callable[..., Any], *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         return batching.run(function, *arrays_Bx)
-
-
-def _crop_of(export: Export) -> preprocess.EvalCrop:
-    return eval_crop(validate(with_defaults(export.manifest.config)).data)
 
 
 def jit_stages(model: BasisNet, variables: Variables, warm_start: float) -> Stages:

@@ -9,18 +9,15 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from basisnet_jax.models.architectures import Architecture, Conv
 from basisnet_jax.models.routing import Routing, block_of, coefficient_vectors
-
-Rate = TypeVar("Rate", float, np.ndarray)
+from basisnet_jax.serving.exit_curve import Rate, average_madds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Cost:
 
     def average(self, exit_rate: Rate) -> Rate:
         """Returns the mean multiply-adds of an image where the preview alone answers a share `exit_rate` of images."""
-        return self.preview + (1 - exit_rate) * (self.synthesis + self.specialist)
+        return average_madds(self, exit_rate)
 
 
 def backbone_layers(architecture: Architecture, resolution: int, num_classes: int, channels: int) -> list[Layer]:

@@ -73,16 +73,17 @@ def _check_same_photographs(command: Command) -> None:
 
 def _check_readable(photos: str) -> None:
     """Raises UserError, which counts and names them, if some photographs cannot be read."""
-    from basisnet_jax.data import photographs, preprocess
+    from basisnet_jax.data import photographs
     from basisnet_jax.host import terminal
-    from basisnet_jax.inference.image_files import read_images
+    from basisnet_jax.images.crop import WHOLE_IMAGE
+    from basisnet_jax.images.files import read_images
 
     splits = photographs.list_photographs(photos, "images")
     paths = sorted(os.path.relpath(os.path.join(split.root, file)) for split in splits for file in split.files)
     bad: list[str] = []
     with terminal.Progress() as progress:
         progress.stage("reading the photographs", len(paths))
-        for _ in read_images(paths, _SIDE, 3, preprocess.WHOLE_IMAGE, bad):
+        for _ in read_images(paths, _SIDE, 3, WHOLE_IMAGE, bad):
             progress.advance(1)
     if bad:
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""

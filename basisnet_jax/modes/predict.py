@@ -19,12 +19,15 @@ def _check(flags: Mapping[str, Any]) -> None:
 
 def _run(command: Command) -> int:
     """Returns 1 if an image could not be classified."""
+    from basisnet_jax.host import terminal
     from basisnet_jax.host.command_line import on_one_line
-    from basisnet_jax.inference.image_files import predict_files, table
     from basisnet_jax.inference.jax_classifier import TwoStageClassifier
+    from basisnet_jax.serving.image_files import predict_files, table
 
     classifier = TwoStageClassifier.from_folder(command.workdir, command.flags["threshold"], command.config)
-    rows, bad = predict_files(classifier, command.flags["images"])
+    with terminal.Progress() as progress:
+        progress.stage("classifying")
+        rows, bad = predict_files(classifier, command.flags["images"], command.flags["top_k"], progress.reached)
     print(table(rows, command.flags["format"]))
     for sentence in bad:
         print(f"error: {on_one_line(sentence)}", file=sys.stderr)
@@ -44,6 +47,7 @@ MODE = Mode(
         Flag("format", "How the answers are printed.", "table", ("table", "csv", "json")),
         MODEL,
         THRESHOLD,
+        Flag("top_k", "How many classes are printed for each image, the most probable first.", 1, int),
     ),
     check=_check,
     takes_export=True,

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host.records import typed
+from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule, Provenance, threshold_rule
 from basisnet_jax.serving.manifest import LABELS, NAME, SCHEMA, Manifest, file_facts
 
@@ -88,6 +89,21 @@ class Export:
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{self.folder / LABELS} is damaged: its byte {error.start} is not UTF-8; {_AGAIN}."
+            ) from None
+
+    def crop(self) -> EvalCrop:
+        """Returns the part of an image file that the network was evaluated on.
+
+        Raises:
+          UserError: the manifest does not say.
+        """
+        try:
+            data = self.manifest.config["data"]
+            padding = int(data["eval_padding"]) if data["eval_crop"] == "central" else None
+            return EvalCrop(padding, bool(data["exif_orientation"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{self.folder / NAME} is damaged: its config does not say how images are cropped; {_AGAIN}."
             ) from None
 
     def stages(self, suffix: str | None = None) -> dict[str, str]:

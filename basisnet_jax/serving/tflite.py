@@ -1,5 +1,6 @@
 """A .tflite file as a function of arrays, run by LiteRT. NumPy and LiteRT alone."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ SIGNATURE = "serving_default"  # of a .tflite file; the signature names the inpu
 
 
 class LiteRTStage:
-    """A stage's .tflite file as a function of arrays_Bx for any B; for one caller at a time.
+    """A stage's .tflite file as a function of arrays_Bx for any B; calls from several threads wait for each other.
 
     Attributes:
       inputs: shapes of the inputs by name, the batch first.
@@ -30,6 +31,7 @@ class LiteRTStage:
             for details in (self._runner.get_input_details(), self._runner.get_output_details())
         )
         self._call = in_pieces(self._run, self.inputs)
+        self._lock = threading.Lock()  # LiteRT's interpreter keeps its inputs and outputs in one place
 
     def _run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         outputs = self._runner(**feed)
@@ -37,7 +39,8 @@ class LiteRTStage:
 
     def __call__(self, *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         """Returns the logits, and for a preview the coefficients."""
-        return self._call(*arrays_Bx)
+        with self._lock:
+            return self._call(*arrays_Bx)
 
 
 def in_pieces(

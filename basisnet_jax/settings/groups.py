@@ -9,6 +9,7 @@ import dataclasses
 from basisnet_jax.data import preprocess
 from basisnet_jax.host.mesh import XLA_PRESETS
 from basisnet_jax.host.trackers import TRACKERS
+from basisnet_jax.images.crop import EVAL_CROPS
 from basisnet_jax.models.architectures import ARCHITECTURES, PUBLISHERS
 from basisnet_jax.models.routing import GRANULARITIES, ROUTINGS, WARM_STARTS
 from basisnet_jax.models.stages import ABLATIONS
@@ -61,7 +62,7 @@ class DataSettings:
     eval_crop: str = changeable(
         "none",
         "'central': evaluate the central square; 'none': the whole image, squeezed to a square.",
-        one_of(preprocess.EVAL_CROPS),
+        one_of(EVAL_CROPS),
     )
     eval_padding: int = changeable(
         32,

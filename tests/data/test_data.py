@@ -8,8 +8,10 @@ from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from basisnet_jax.data import datasets, decode, pipeline, preprocess
+from basisnet_jax.data import datasets, pipeline, preprocess
 from basisnet_jax.errors import UserError
+from basisnet_jax.images import decode
+from basisnet_jax.images.crop import WHOLE_IMAGE
 
 
 class Numbers:
@@ -127,9 +129,7 @@ def test_digits_are_scikit_learns_in_file_order(config):
 
     data = datasets.open_dataset("digits", config.data.dir, "train", "test")
     assert (len(data.train), len(data.eval), data.num_classes, data.channels) == (1297, 500, 10, 1)
-    examples = [
-        preprocess.load_eval(x, 8, 1, 10, preprocess.WHOLE_IMAGE) for x in data.eval.__getitems__(list(range(500)))
-    ]
+    examples = [preprocess.load_eval(x, 8, 1, 10, WHOLE_IMAGE) for x in data.eval.__getitems__(list(range(500)))]
     expected = load_digits()
     # TFDS shuffles what it writes, so images are compared as a set.
     got = sorted((bytes(np.round(x["image"] / 255 * 16).astype(np.uint8)), int(x["label"])) for x in examples)

@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from basisnet_jax.data import decode, preprocess
-from basisnet_jax.data.decode import BadExampleError
+from basisnet_jax.data import preprocess
+from basisnet_jax.images import decode, load
+from basisnet_jax.images.crop import WHOLE_IMAGE, EvalCrop
+from basisnet_jax.images.decode import BadExampleError
 
 
 def encode(image, suffix=".jpg", quality=95):
@@ -39,7 +41,7 @@ def test_a_crop_holds_the_pixels_of_its_box(height, width, box, reduction, suffi
     side, encoded, (top, left, h, w) = 64, encode(ramps(height, width), suffix), box
     if suffix == ".jpg":
         assert decode.best_reduction(encoded, h, w, side) == reduction
-    got = preprocess.decode_box(encoded, side, 3, lambda *_: box, exif_orientation=True)
+    got = load.decode_box(encoded, side, 3, lambda *_: box, exif_orientation=True)
     assert got.dtype == np.uint8
     places = (np.arange(side) + 0.5) / side
     x, y = (left + places * w) / width * 255, (top + places * h) / height * 255
@@ -58,7 +60,7 @@ def test_a_reduced_crop_is_near_a_full_decode_and_a_resize_by_area():
     encoded, box = encode(image), (101, 202, 650, 777)
     whole = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     expected = cv2.resize(whole[101:751, 202:979], (160, 160), interpolation=cv2.INTER_AREA)
-    got = preprocess.decode_box(encoded, 160, 3, lambda *_: box, exif_orientation=True)
+    got = load.decode_box(encoded, 160, 3, lambda *_: box, exif_orientation=True)
     assert decode.best_reduction(encoded, 650, 777, 160) == 4
     assert np.abs(got.astype(int) - expected).mean() < 2.0
 
@@ -89,14 +91,14 @@ def test_where_no_random_crop_fits_the_central_one_is_taken(height, width, box):
 
 
 def test_the_central_crop_is_a_square_of_the_shorter_side():
-    assert preprocess.EvalCrop(32).box(512, 768, 224) == (32, 160, 448, 448)
-    assert preprocess.EvalCrop(0).box(300, 200, 224) == (50, 0, 200, 200)
-    assert preprocess.EvalCrop(32).box(1, 9, 224) == (0, 4, 1, 1)
+    assert EvalCrop(32).box(512, 768, 224) == (32, 160, 448, 448)
+    assert EvalCrop(0).box(300, 200, 224) == (50, 0, 200, 200)
+    assert EvalCrop(32).box(1, 9, 224) == (0, 4, 1, 1)
 
 
 def test_without_a_crop_all_of_the_image_is_seen():
     image = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    got = preprocess.load_eval({"image": encode(image, ".png"), "label": 1}, 12, 3, 2, preprocess.WHOLE_IMAGE)
+    got = preprocess.load_eval({"image": encode(image, ".png"), "label": 1}, 12, 3, 2, WHOLE_IMAGE)
     np.testing.assert_array_equal(got["image"], image)
 
 
@@ -106,4 +108,4 @@ JPEG = encode(ramps(40, 60))
 @pytest.mark.parametrize("label", [-1, 10])
 def test_a_label_out_of_range_is_bad(label):
     with pytest.raises(BadExampleError, match=f"has label {label}, which is not in 0 to 9"):
-        preprocess.load_eval({"image": JPEG, "label": label}, 8, 3, 10, preprocess.WHOLE_IMAGE)
+        preprocess.load_eval({"image": JPEG, "label": label}, 8, 3, 10, WHOLE_IMAGE)

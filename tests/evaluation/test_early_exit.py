@@ -8,8 +8,9 @@ import pytest
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import calibration, early_exit
-from basisnet_jax.evaluation.early_exit import ExitRule
 from basisnet_jax.models.cost import Cost, Layer
+from basisnet_jax.serving import exit_curve, exit_rule
+from basisnet_jax.serving.exit_rule import ExitRule
 
 COST = Cost((Layer("preview/a", 10, 0), Layer("synthesis/a", 30, 0), Layer("specialist/a", 60, 0)))
 
@@ -37,7 +38,7 @@ def test_confidence_is_what_its_name_says(images):
             "margin": ordered[-1] - ordered[-2],
             "entropy": 1 + sum(p * math.log(p) for p in ordered) / math.log(5),
         }
-        assert set(expected) == set(early_exit.CRITERIA)
+        assert set(expected) == set(exit_rule.CRITERIA)
         for criterion, value in expected.items():
             got = ExitRule(criterion, 1.7).confidence(logits[None])
             assert got.item() == pytest.approx(value, rel=1e-9), criterion
@@ -45,8 +46,8 @@ def test_confidence_is_what_its_name_says(images):
 
 def test_no_confidence_reaches_never_and_all_reach_zero():
     logits = np.array([[0.0, 0.0, 0.0], [1000.0, 0.0, 0.0]], np.float32)
-    for criterion in early_exit.CRITERIA:
-        assert not ExitRule(criterion, threshold=early_exit.NEVER).exits(logits).any()
+    for criterion in exit_rule.CRITERIA:
+        assert not ExitRule(criterion, threshold=exit_rule.NEVER).exits(logits).any()
         assert ExitRule(criterion, threshold=0.0).exits(logits).all()
 
 
@@ -84,8 +85,8 @@ def test_the_simulated_curve_is_what_a_loop_over_images_gives(images):
     rule = ExitRule("margin", 1.3)
     confidence = np.round(rule.confidence(preview), 2)  # with ties
     right = [(x.argmax(-1) == labels).astype(np.float64) for x in (preview, logits)]
-    thresholds = early_exit.all_thresholds(confidence)
-    curve = early_exit.simulate(confidence, *right, COST, thresholds)
+    thresholds = exit_curve.all_thresholds(confidence)
+    curve = exit_curve.simulate(confidence, *right, COST, thresholds)
     for index, threshold in enumerate(thresholds):
         exits, correct, madds = 0, 0, 0
         for image in range(len(labels)):
@@ -112,20 +113,20 @@ def test_chosen_thresholds_meet_what_was_asked(images):
     right = [(x.argmax(-1) == labels).astype(np.float64) for x in (preview, logits)]
     for candidate in early_exit.candidates(preview, labels, *right, COST):
         curve = candidate.chosen_on
-        index = early_exit.at_most_madds(curve, 70.0)
+        index = exit_curve.at_most_madds(curve, 70.0)
         assert curve.madds[index] <= 70.0 < curve.madds[index - 1]
-        index = early_exit.at_most_drop(curve, 0.02)
+        index = exit_curve.at_most_drop(curve, 0.02)
         assert curve.top1[index] >= curve.top1[0] - 0.02 - 1e-9
         assert not any(top1 >= curve.top1[0] - 0.02 for top1 in curve.top1[index + 1 :])
     with pytest.raises(UserError, match="less than the preview alone costs"):
-        early_exit.at_most_madds(curve, 9.0)
+        exit_curve.at_most_madds(curve, 9.0)
 
 
 def test_figures_are_of_the_half_that_nothing_was_chosen_on(images):
     preview, logits, labels = images
-    reported = early_exit.reported_half(200)
+    reported = exit_curve.reported_half(200)
     assert reported.sum() == 100
-    np.testing.assert_array_equal(reported, early_exit.reported_half(200))
+    np.testing.assert_array_equal(reported, exit_curve.reported_half(200))
     right = [(x.argmax(-1) == labels).astype(np.float64) for x in (preview, logits)]
     before = early_exit.candidates(preview, labels, *right, COST)
     assert [c.temperature for c in before] == [1.0] * 3 + [
@@ -145,4 +146,4 @@ def test_figures_are_of_the_half_that_nothing_was_chosen_on(images):
 
 def test_one_image_cannot_be_halved():
     with pytest.raises(UserError, match="holds 1 image"):
-        early_exit.reported_half(1)
+        exit_curve.reported_half(1)

@@ -16,6 +16,7 @@ from basisnet_jax.evaluation.confusion import mended_pairs
 from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.evaluation.report_data import Answers, Stops
 from basisnet_jax.evaluation.results import Criterion, ExitPoint
+from basisnet_jax.serving import exit_curve
 from basisnet_jax.serving.exit_rule import ExitRule
 from tests.browser import Watched, chromium
 from tests.evaluation.test_early_exit import COST
@@ -123,7 +124,7 @@ def test_the_slider_stops_at_the_rows_of_the_table_and_at_the_chosen_points(eval
 
 def test_what_exits_change_is_what_the_rule_does(images):
     labels, preview, answers, candidates = images
-    half = early_exit.reported_half(len(labels))
+    half = exit_curve.reported_half(len(labels))
     for candidate in candidates:
         stops = stops_of(candidate)
         shown = stops.to_json(answers)
@@ -152,7 +153,7 @@ def test_pictures_are_chosen_by_confidence_and_by_who_is_right(images, monkeypat
     ordered = sorted(range(len(labels)), key=lambda i: -confidence[i])
     assert groups["first"].tolist() == ordered[:4]
     assert groups["last"].tolist() == ordered[-4:][::-1]
-    half = early_exit.reported_half(len(labels))
+    half = exit_curve.reported_half(len(labels))
     for stage, other, most in (("specialist", "preview", 8), ("preview", "specialist", 4)):
         alone = [i for i in ordered if half[i] and answers[stage].right_N[i] > answers[other].right_N[i]]
         assert len(groups[stage]) == min(most, len(alone))

@@ -20,9 +20,10 @@ import pytest
 from etils import epath
 
 from basisnet_jax.config import validate
-from basisnet_jax.data import preprocess
 from basisnet_jax.errors import UserError
 from basisnet_jax.export import browser, package
+from basisnet_jax.images import load
+from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.serving.exit_rule import CRITERIA, NEVER, ChosenRule, ExitRule
 from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.manifest import file_facts
@@ -244,7 +245,7 @@ CASES = (  # size, kind of file, side, channels, padding, gray levels that the b
 def test_pixels_are_those_of_python(opened):
     for size, suffix, side, channels, padding, tolerance in CASES:
         encoded = picture(*size, suffix)
-        expected = preprocess.load_image(encoded, side, channels, preprocess.EvalCrop(padding))
+        expected = load.load_image(encoded, side, channels, EvalCrop(padding))
         share = None if padding is None else side / (side + padding)
         how = {"side": side, "channels": channels, "crop_share": share, "exif_orientation": "applied"}
         error = np.abs(pixels_of(opened[0], encoded, **how) - expected.astype(np.float64))
@@ -257,8 +258,8 @@ def test_a_photograph_is_turned_as_the_manifest_says(opened):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turn it right
     turned = plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:]
     for orientation in ("applied; the image is turned upright first", "ignored"):
-        crop = preprocess.EvalCrop(exif_orientation=orientation != "ignored")
-        expected = preprocess.load_image(turned, 24, 3, crop)
+        crop = EvalCrop(exif_orientation=orientation != "ignored")
+        expected = load.load_image(turned, 24, 3, crop)
         got = pixels_of(opened[0], turned, side=24, channels=3, crop_share=None, exif_orientation=orientation)
         error = np.abs(got - expected.astype(np.float64))
         assert error.max() <= 2, (orientation, error.max(), error.mean())

@@ -15,11 +15,11 @@ import pytest
 from etils import epath
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.evaluation import early_exit
 from basisnet_jax.evaluation.of_run import evaluate_run
 from basisnet_jax.evaluation.whole_split import predict as predict_split
 from basisnet_jax.experiment.run import make_experiment
-from basisnet_jax.inference import TwoStageClassifier, batching, image_files, jax_classifier, trained_run
+from basisnet_jax.inference import TwoStageClassifier, batching, jax_classifier, trained_run
+from basisnet_jax.serving import exit_curve, exit_rule, image_files
 from basisnet_jax.training.metrics import is_correct
 from basisnet_jax.workdir.checkpoint import restore_model
 from tests.conftest import TRAINED_RATE, save_untrained
@@ -42,11 +42,11 @@ def test_answers_are_those_of_the_simulated_table(trained, trained_config, class
     split = predict_split(experiment, experiment.stages.of(restored.variables, 0.0))
     pixels = np.concatenate([batch["image"] for batch in experiment.eval_batches()])[:37]
     right = [is_correct(x, split.labels_N) for x in (split.preview_logits_NxK, split.logits_NxK)]
-    for criterion in early_exit.CRITERIA:
-        rule = early_exit.ExitRule(criterion, temperature=1.4)
+    for criterion in exit_rule.CRITERIA:
+        rule = exit_rule.ExitRule(criterion, temperature=1.4)
         confidence = rule.confidence(split.preview_logits_NxK)
-        thresholds = early_exit.all_thresholds(confidence)
-        curve = early_exit.simulate(confidence, *right, experiment.cost(), thresholds)
+        thresholds = exit_curve.all_thresholds(confidence)
+        curve = exit_curve.simulate(confidence, *right, experiment.cost(), thresholds)
         for index in range(0, len(thresholds), 6):
             used = dataclasses.replace(classifier, rule=dataclasses.replace(rule, threshold=thresholds[index]))
             answers = used.classify(pixels)
@@ -60,7 +60,7 @@ def test_answers_are_those_of_the_simulated_table(trained, trained_config, class
 
 def test_any_batch_size_gives_each_image_its_own_answer(classifier, images):
     confidence = classifier.rule.confidence(np.concatenate([classifier.first_stage(x[None])[0] for x in images[:70]]))
-    used = dataclasses.replace(classifier, rule=early_exit.ExitRule(threshold=float(np.median(confidence))))
+    used = dataclasses.replace(classifier, rule=exit_rule.ExitRule(threshold=float(np.median(confidence))))
     alone = [used.classify(image[None]) for image in images[:70]]
     assert 0 < sum(bool(x.exited_early) for x in alone) < 70
     for count in (1, 3, 64, 70):
@@ -87,8 +87,8 @@ def test_nothing_compiles_again_after_each_bucket_was_seen(trained, images, monk
     fresh = dataclasses.replace(fresh, first_stage=noting(first), second_stage=noting(second))
     order = np.sort(fresh.rule.confidence(np.concatenate([first(x)[0] for x in np.split(images[:20], 4)])))
     for count in range(1, 21):
-        for threshold in (0.0, *order, early_exit.NEVER):
-            dataclasses.replace(fresh, rule=early_exit.ExitRule(threshold=threshold)).classify(images[:count])
+        for threshold in (0.0, *order, exit_rule.NEVER):
+            dataclasses.replace(fresh, rule=exit_rule.ExitRule(threshold=threshold)).classify(images[:count])
     assert set(seen) == {1, 2, 5}
     for stage in (first, second):
         assert stage.func._cache_size() == 3, "one program a bucket"
@@ -124,9 +124,9 @@ def test_the_specialist_sees_only_the_unsure(classifier, images):
         return np.zeros((len(batch), 10))
 
     used = dataclasses.replace(classifier, second_stage=counted)
-    for threshold, expected in ((0.0, 0), (early_exit.NEVER, 300)):
+    for threshold, expected in ((0.0, 0), (exit_rule.NEVER, 300)):
         seen.clear()
-        answers = dataclasses.replace(used, rule=early_exit.ExitRule(threshold=threshold)).classify(images)
+        answers = dataclasses.replace(used, rule=exit_rule.ExitRule(threshold=threshold)).classify(images)
         assert sum(seen) == expected == 300 - answers.exited_early.sum()
 
 

@@ -60,6 +60,7 @@ RUNS = (
         "",
         "a.jpg",
     ),
+    ("python -m basisnet_jax.runtime runs/digits/export 'photos/*.jpg'", "", "a.jpg"),
     ("python -m basisnet_jax.runtime runs/digits/export pixels.npy", "", r"\d  [01]\.\d{4}  (preview|specialist)"),
     ("python -m basisnet_jax.compare runs/fashion_mnist_*", "", "fashion_mnist_static"),
     ("python benchmarks/study.py glyphs list", "", r"basisnet_n8_0.5 .* 1,038,792"),
@@ -73,7 +74,8 @@ SNIPPETS = (
     ('from_checkpoint("runs/digits", threshold=0.95)', "."),
     ('from_export("runs/digits/export")  # or with threshold=0.9', "."),
     ('from_pretrained("runs/digits/export")  # or with threshold=0.9', "."),
-    ('cv2.imread("photo.jpg"', "."),
+    ('with open("photo.jpg", "rb") as file:', "."),
+    ("with TwoStagePipeline(", "."),
     ('with open("preview.stablehlo", "rb") as file:', "runs/digits/export"),
 )
 

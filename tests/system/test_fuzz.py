@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from basisnet_jax.data import decode, exif, preprocess
+from basisnet_jax.data import preprocess
 from basisnet_jax.errors import UserError
+from basisnet_jax.images import decode, exif
 from basisnet_jax.weights import readers
 
 CAMPAIGN = int(os.environ.get("FUZZ_EXAMPLES", 0))

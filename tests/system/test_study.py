@@ -13,6 +13,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import early_exit, output_files
 from basisnet_jax.evaluation.report_data import Answers
 from basisnet_jax.experiment.model import make_model, model_cost
+from basisnet_jax.serving import exit_curve
 from basisnet_jax.training.metrics import is_correct
 from benchmarks import study, study_results, timing, turned
 from benchmarks.studies import FOLDER, Study, load, path_of
@@ -233,7 +234,7 @@ def test_what_exits_lose_is_read_off_the_table(config, tmp_path):
     run = {"row": "x", "what": "x", "madds": cost.madds(), "train": {}, "reported": {"test": facts}}
     network = study_results.Network([run], "test")
     for share in study_results.SHARES:
-        index = early_exit.at_most_madds(margin.chosen_on, share * cost.total)
+        index = exit_curve.at_most_madds(margin.chosen_on, share * cost.total)
         madds, top1 = (values[network.percent_at(share)] for values in network.exits())
         assert top1 == pytest.approx(margin.reported_on.top1[index], abs=1e-5)
         assert madds == pytest.approx(margin.reported_on.madds[index], abs=0.5)

@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from basisnet_jax.data import decode, preprocess
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import make_model
+from basisnet_jax.images import decode, load
+from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.models.layers import Backbone
 from basisnet_jax.models.routing import static_route
 from basisnet_jax.weights import pretrained, start
@@ -345,8 +346,8 @@ def photograph(name):
 
 
 def cropped(image, side):
-    top, left, height, width = preprocess.EvalCrop(32).box(*image.shape[:2], side)
-    return preprocess.resize(image[top : top + height, left : left + width], side)
+    top, left, height, width = EvalCrop(32).box(*image.shape[:2], side)
+    return load.resize(image[top : top + height, left : left + width], side)
 
 
 @pytest.mark.parametrize("name", pretrained.PUBLISHED)

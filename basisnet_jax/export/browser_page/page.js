@@ -44,7 +44,7 @@ async function openExport() {
   return { manifest, suffix, classes: labels.split("\n").slice(0, -1), rule: { ...rule }, stages };
 }
 
-// ---- Pixels, as basisnet_jax/data/preprocess.py makes them -------------------------------------------------------
+// ---- Pixels, as basisnet_jax/images/load.py makes them -----------------------------------------------------------
 
 // Returns for each of `to` pixels of a line the pixels of `from` that it is made of: [index, weight, index, weight, ...].
 // As OpenCV: bilinear; or by area, which is a kind of bilinear where one side of the image grows (`grows`).

@@ -5,23 +5,22 @@ However a camera is held, it stores its sensor's rows as they are, and the EXIF 
 
 import struct
 
-import cv2
 import numpy as np
 
 UPRIGHT = 1  # the orientation of an image that is stored as it is shown
 
 _ORIENTATION, _SHORT = 0x0112, 3  # the tag and the type of its value, as in TIFF
 
-# {orientation: (whether rows and columns are swapped, then cv2.flip's code: 1 left and right, 0 up and down, -1 both)}
-_TURNS: dict[int, tuple[bool, int | None]] = {
-    1: (False, None),
-    2: (False, 1),
-    3: (False, -1),
-    4: (False, 0),
-    5: (True, None),
-    6: (True, 1),
-    7: (True, -1),
-    8: (True, 0),
+# {orientation: (whether rows and columns are swapped, then which of them are reversed: rows, columns)}
+_TURNS: dict[int, tuple[bool, bool, bool]] = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
 }
 
 
@@ -54,10 +53,6 @@ def swaps_sides(orientation: int) -> bool:
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """Turns a stored image upright: uint8[H, W, C] -> uint8[H, W, C], or [W, H, C] if the sides swap."""
-    transposed, mirrored = _TURNS[orientation]
-    channels = image.shape[2]
-    if transposed:
-        image = cv2.transpose(image)
-    if mirrored is not None:
-        image = cv2.flip(image, mirrored)
-    return image.reshape(*image.shape[:2], channels)
+    transposed, up_down, left_right = _TURNS[orientation]
+    image = image.swapaxes(0, 1) if transposed else image
+    return np.ascontiguousarray(image[:: -1 if up_down else 1, :: -1 if left_right else 1])

@@ -1,35 +1,22 @@
-"""Decodes JPEG, PNG, GIF, WebP and BMP with OpenCV; reads the header first, so that no absurd size is decoded.
+"""Decodes JPEG, PNG, GIF, WebP and BMP; reads the header first, so that no absurd size is decoded.
 
 Gray, CMYK, 16-bit, palette and alpha images all become 8-bit RGB or gray; of an animation, the first image is decoded.
 Pixels are returned as stored: `exif.turn_upright` turns them by the orientation that `read_header` finds.
 """
 
-import functools
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from basisnet_jax.data import exif
+from basisnet_jax.images import exif, library
 
 MAX_PIXELS = 2**26  # in one image: 8192 x 8192, 200 MB as RGB
 # libjpeg smooths colors of half resolution with the rows below, and decodes up to 32 rows at a time.
 _CONTEXT, _LAST_ROWS = 16, 32
 REDUCTIONS = (8, 4, 2)  # libjpeg's scaled inverse transform is fast at powers of two
 
-# flags of cv2.imdecode by (channels, reduction); OpenCV has no names for reduced RGB
-_FLAGS = {
-    (1, 1): cv2.IMREAD_GRAYSCALE,
-    (1, 2): cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    (1, 4): cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    (1, 8): cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    (3, 1): cv2.IMREAD_COLOR_RGB,
-    (3, 2): cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    (3, 4): cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    (3, 8): cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
 _JPEG, _PNG, _GIF, _BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a"), b"BM"
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers that no data follows
 _FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that the image's size follows
@@ -236,10 +223,10 @@ def decode(
     try:
         if rows is not None and encoded.startswith(_JPEG) and rows + _CONTEXT + _LAST_ROWS <= header.height:
             upper = _upper_rows(encoded, rows + _CONTEXT)
-            image = _imdecode(upper, channels, reduction, header.width, rows + _CONTEXT) if upper else None
+            image = _decode(upper, channels, reduction, header.width, rows + _CONTEXT) if upper else None
         if image is None:
             pixels = _png_of_pixels(encoded) if encoded.startswith(_PNG) else encoded
-            image = _imdecode(pixels, channels, reduction, header.width, header.height)
+            image = _decode(pixels, channels, reduction, header.width, header.height)
     except struct.error:
         image = None
     if image is None:
@@ -247,21 +234,9 @@ def decode(
     return image
 
 
-def _imdecode(encoded: bytes, channels: int, reduction: int, width: int, height: int) -> np.ndarray | None:
-    """Decodes an image of height x width; None if OpenCV cannot, or finds another size."""
-    _configure_opencv()
-    try:
-        flags = _FLAGS[channels, reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:
-        return None
+def _decode(encoded: bytes, channels: int, reduction: int, width: int, height: int) -> np.ndarray | None:
+    """Decodes an image of height x width; None if the library cannot, or finds another size."""
+    image = library.decode(encoded, channels, reduction)
     if image is None or image.shape[:2] != (-(-height // reduction), -(-width // reduction)):
         return None
     return image.reshape(*image.shape[:2], channels)
-
-
-@functools.cache
-def _configure_opencv() -> None:
-    """Stops OpenCV's threads and log, once a process: the pipeline has its own threads and reports bad images."""
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from basisnet_jax.data import decode, exif, preprocess
-from basisnet_jax.data.decode import BadExampleError
+from basisnet_jax.data import preprocess
+from basisnet_jax.images import decode, exif, load
+from basisnet_jax.images.crop import EvalCrop
+from basisnet_jax.images.decode import BadExampleError
 from tests.data.test_preprocess import encode, ramps
 
 ORIENTATION = 0x0112
@@ -150,8 +152,8 @@ def test_a_crop_of_the_upper_rows_has_the_same_pixels():
     for orientation in (1, 6):
         encoded = save(NOISE, "JPEG", orientation)
         upright = exif.turn_upright(decode.decode(encoded, 3), orientation)
-        got = preprocess.decode_box(encoded, 32, 3, lambda *_: (10, 20, 40, 35), exif_orientation=True)
-        np.testing.assert_array_equal(got, preprocess.resize(upright[10:50, 20:55], 32))
+        got = load.decode_box(encoded, 32, 3, lambda *_: (10, 20, 40, 35), exif_orientation=True)
+        np.testing.assert_array_equal(got, load.resize(upright[10:50, 20:55], 32))
 
 
 def test_a_jpeg_that_is_cut_short_is_bad_whatever_its_crop():
@@ -185,11 +187,11 @@ def test_evaluation_sees_a_turned_photograph_as_pillow_shows_it(orientation):
     encoded = save(np.random.default_rng(0).integers(0, 256, (40, 61, 3), np.uint8), "PNG", orientation)
     upright = save(pillow(encoded, turned=True), "PNG")
     for padding in (None, 3):
-        got = preprocess.load_image(encoded, 16, 3, preprocess.EvalCrop(padding))
-        np.testing.assert_array_equal(got, preprocess.load_image(upright, 16, 3, preprocess.EvalCrop(padding)))
-        ignored = preprocess.EvalCrop(padding, exif_orientation=False)
-        stored = preprocess.load_image(save(pillow(encoded), "PNG"), 16, 3, ignored)
-        np.testing.assert_array_equal(preprocess.load_image(encoded, 16, 3, ignored), stored)
+        got = load.load_image(encoded, 16, 3, EvalCrop(padding))
+        np.testing.assert_array_equal(got, load.load_image(upright, 16, 3, EvalCrop(padding)))
+        ignored = EvalCrop(padding, exif_orientation=False)
+        stored = load.load_image(save(pillow(encoded), "PNG"), 16, 3, ignored)
+        np.testing.assert_array_equal(load.load_image(encoded, 16, 3, ignored), stored)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -216,7 +218,7 @@ def test_a_box_of_a_turned_photograph_that_is_decoded_small(orientation):
     stored = exif.turn_upright(np.asarray(upright), back)
     encoded = save(stored, "JPEG", orientation, quality=95)
     assert np.abs(pillow(encoded, turned=True).astype(int) - upright).max() < 8
-    got = preprocess.decode_box(encoded, side, 3, lambda *_: box, exif_orientation=True)
+    got = load.decode_box(encoded, side, 3, lambda *_: box, exif_orientation=True)
     places = (np.arange(1, side - 1) + 0.5) / side
     x, y = (77 + places * 301) / 1203 * 255, (150 + places * 300) / 801 * 255
     allowed = 255 / side * np.array([301 / 1203, 300 / 801]) + 3.0
