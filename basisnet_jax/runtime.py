@@ -53,6 +53,9 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1, help="threads that LiteRT uses")
     parser.add_argument("--suffix", help="kind of the files, such as int8.tflite; default: the manifest's first")
+    parser.add_argument(
+        "--isolated", action="store_true", help="run LiteRT in a process of its own, for an export of a stranger"
+    )
     parser.add_argument("--top_k", type=int, default=1, help="classes an image, the most probable first")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
     bound = parser.add_mutually_exclusive_group()
@@ -75,7 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         chooses = given.max_accuracy_drop is not None or given.madds_target is not None
         threshold = NEVER if chooses else given.threshold
-        classifier = TwoStageClassifier.from_export(given.export, threshold, given.threads, given.suffix)
+        classifier = TwoStageClassifier.from_export(
+            given.export, threshold, given.threads, given.suffix, isolated=given.isolated
+        )
         bad = _choose(classifier, given) if chooses else _classify(classifier, given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

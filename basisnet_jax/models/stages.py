@@ -82,8 +82,12 @@ def _uniform(coefficients_BxLxN: jax.Array) -> jax.Array:
     return jnp.full_like(coefficients_BxLxN, 1 / coefficients_BxLxN.shape[-1])
 
 
-def _argmax(coefficients_BxLxN: jax.Array) -> jax.Array:
-    return jax.nn.one_hot(jnp.argmax(coefficients_BxLxN, axis=-1), coefficients_BxLxN.shape[-1])
+def _strongest(count: int, coefficients_BxLxN: jax.Array) -> jax.Array:
+    """Keeps the `count` largest coefficients of each vector, scaled so that they keep their sum; the others are 0."""
+    bases = coefficients_BxLxN.shape[-1]
+    _, indices_BxLxC = jax.lax.top_k(coefficients_BxLxN, min(count, bases))
+    kept_BxLxN = coefficients_BxLxN * jax.nn.one_hot(indices_BxLxC, bases).sum(axis=-2)
+    return kept_BxLxN * (coefficients_BxLxN.sum(axis=-1, keepdims=True) / kept_BxLxN.sum(axis=-1, keepdims=True))
 
 
 def _shuffle_layers(coefficients_BxLxN: jax.Array) -> jax.Array:
@@ -92,10 +96,12 @@ def _shuffle_layers(coefficients_BxLxN: jax.Array) -> jax.Array:
 
 # What the specialist gets in place of the preview's coefficients, to see what they carry.
 # {name: coefficients_BxLxN -> coefficients_BxLxN}
-ABLATIONS = {
+ABLATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "predicted": lambda x: x,  # unchanged
     "uniform": _uniform,  # the same weight for every basis
-    "argmax": _argmax,  # the strongest basis alone
+    "argmax": functools.partial(_strongest, 1),  # the strongest basis alone
+    "strongest_2": functools.partial(_strongest, 2),  # the two strongest bases: would mixing few bases do?
+    "strongest_4": functools.partial(_strongest, 4),
     "shuffle_images": lambda x: x,  # unchanged here: the caller shows the preview another image
     "shuffle_layers": _shuffle_layers,  # each layer gets another layer's coefficients
 }

@@ -7,6 +7,8 @@ import numpy as np
 
 from basisnet_jax.errors import UserError
 
+Shapes = dict[str, tuple[int, ...]]  # by the names of inputs or outputs, the batch first
+
 SIGNATURE = "serving_default"  # of a .tflite file; the signature names the inputs and outputs
 
 

@@ -11,6 +11,7 @@ from basisnet_jax.images.crop import WHOLE_IMAGE, EvalCrop
 from basisnet_jax.serving.exit_curve import StageMadds
 from basisnet_jax.serving.exit_rule import ExitRule, softmax
 from basisnet_jax.serving.export import Export
+from basisnet_jax.serving.isolated import IsolatedStage
 from basisnet_jax.serving.tflite import LiteRTStage
 
 
@@ -66,7 +67,12 @@ class TwoStageClassifier:
 
     @classmethod
     def from_export(
-        cls, folder: str, threshold: float | None = None, threads: int = 1, suffix: str | None = None
+        cls,
+        folder: str,
+        threshold: float | None = None,
+        threads: int = 1,
+        suffix: str | None = None,
+        isolated: bool = False,
     ) -> Self:
         """Makes a classifier of what `--mode=export` wrote, run by LiteRT image by image.
 
@@ -75,6 +81,7 @@ class TwoStageClassifier:
           threshold: of the largest softmax probability at which an image exits; None takes the manifest's rule.
           threads: that LiteRT uses.
           suffix: of the files, such as 'int8.tflite'; None takes the first that the manifest names.
+          isolated: run LiteRT in processes of its own, for an export of a stranger: see `isolated.IsolatedStage`.
 
         Raises:
           UserError: the folder is not an export or is damaged, has no such files, or has no rule and no threshold is
@@ -84,7 +91,7 @@ class TwoStageClassifier:
         names, image, madds = export.stages(suffix), export.manifest.input, export.manifest.madds
         rule = export.rule(threshold, list(names.values())) if "preview" in names else ExitRule()
         classes = export.classes()
-        stages = {stage: _loaded(export, name, threads) for stage, name in names.items()}
+        stages = {stage: _loaded(export, name, threads, isolated) for stage, name in names.items()}
         _check_shapes(export, len(classes), stages)
         return cls(
             first_stage=stages.get("preview"),
@@ -165,16 +172,16 @@ def top_classes(logits_BxK: np.ndarray, top_k: int) -> np.ndarray:
     return np.argsort(-logits_BxK, axis=-1, kind="stable")[:, :top_k]
 
 
-def _loaded(export: Export, name: str, threads: int) -> LiteRTStage:
+def _loaded(export: Export, name: str, threads: int, isolated: bool) -> LiteRTStage | IsolatedStage:
     content = export.read(name)
     try:
-        return LiteRTStage(content, threads)
+        return IsolatedStage(content, threads) if isolated else LiteRTStage(content, threads)
     except (ValueError, RuntimeError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(f"{export.folder / name} cannot be run by LiteRT ({reason}); export again.") from None
 
 
-def _check_shapes(export: Export, classes: int, stages: Mapping[str, LiteRTStage]) -> None:
+def _check_shapes(export: Export, classes: int, stages: Mapping[str, LiteRTStage | IsolatedStage]) -> None:
     """Raises UserError if a file's inputs and outputs are not what the manifest and the other file say."""
     taken = export.manifest.input
     image: dict[str, tuple[int, ...]] = {"image": (taken.batch, taken.side, taken.side, taken.channels)}

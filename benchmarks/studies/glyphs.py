@@ -60,6 +60,15 @@ ROWS = {
         num_bases=8,
         **{"preview.resolution": 24, "preview.width": 0.35},
     ),
+    # A cooler softmax tells images further apart, as CondConv's sigmoids do.
+    **widths(
+        "basisnet_n8_temperature1",
+        "BasisNet, N = 8, temperature 1",
+        "glyphs",
+        (0.5,),
+        num_bases=8,
+        temperature=1.0,
+    ),
     **widths(
         "basisnet_n8_shared_depthwise",
         "BasisNet, N = 8, shared depthwise kernels",

@@ -17,6 +17,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import cost_table
 from basisnet_jax.experiment.run import make_experiment
 from basisnet_jax.export import card, package
+from basisnet_jax.images import files
 from basisnet_jax.inference import cache_teacher
 from basisnet_jax.loop import train
 from basisnet_jax.serving.manifest import Accuracy, Data, Top1
@@ -251,7 +252,7 @@ def test_images_are_found_below_a_folder(photos, monkeypatch, caplog):
     monkeypatch.chdir(photos)
     expected = [f"train/{x}" for x in sorted(datasets.open_dataset("folder", ".", "train", "val").train.files)]
     for given in ("train", "train/"):
-        found = folder.find_images(given, "images")
+        found = files.find_images(given, "images")
         assert [os.path.normpath(x) for x in found] == expected
     skipped = [x.getMessage() for x in caplog.records if "not images" in x.getMessage()]
     assert skipped == [
@@ -259,10 +260,10 @@ def test_images_are_found_below_a_folder(photos, monkeypatch, caplog):
         "train/: 4 files that are not images are skipped",
     ]
     (photos / "val" / "notes.txt").touch()
-    folder.find_images("val", "images")
+    files.find_images("val", "images")
     assert caplog.records[-1].getMessage() == "val: 1 file that is not an image is skipped"
-    assert folder.find_images("train/*/*.jp*g", "images") == folder.find_images("train/**/*.jp*g", "images")
-    assert folder.find_images("train/bee/*", "images") == [f"train/bee/{x}.JPEG" for x in range(4)]
+    assert files.find_images("train/*/*.jp*g", "images") == files.find_images("train/**/*.jp*g", "images")
+    assert files.find_images("train/bee/*", "images") == [f"train/bee/{x}.JPEG" for x in range(4)]
     (photos / "empty").mkdir()
     for pattern, words in (
         ("empty", "--images = 'empty' is a folder without images"),
@@ -270,7 +271,7 @@ def test_images_are_found_below_a_folder(photos, monkeypatch, caplog):
         ("nowhere", "--images = 'nowhere' matches no files; quote the pattern"),
     ):
         with pytest.raises(UserError, match=words):
-            folder.find_images(pattern, "images")
+            files.find_images(pattern, "images")
 
 
 def test_a_file_that_vanishes_is_named(photos):

@@ -113,13 +113,13 @@ def test_chosen_thresholds_meet_what_was_asked(images):
     right = [(x.argmax(-1) == labels).astype(np.float64) for x in (preview, logits)]
     for candidate in early_exit.candidates(preview, labels, *right, COST):
         curve = candidate.chosen_on
-        index = exit_curve.at_most_madds(curve, 70.0)
+        index = exit_curve.at_most_madds(curve, 70.0, "config.eval.madds_target")
         assert curve.madds[index] <= 70.0 < curve.madds[index - 1]
         index = exit_curve.at_most_drop(curve, 0.02)
         assert curve.top1[index] >= curve.top1[0] - 0.02 - 1e-9
         assert not any(top1 >= curve.top1[0] - 0.02 for top1 in curve.top1[index + 1 :])
     with pytest.raises(UserError, match="less than the preview alone costs"):
-        exit_curve.at_most_madds(curve, 9.0)
+        exit_curve.at_most_madds(curve, 9.0, "config.eval.madds_target")
 
 
 def test_figures_are_of_the_half_that_nothing_was_chosen_on(images):

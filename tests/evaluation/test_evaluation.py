@@ -40,10 +40,21 @@ def test_every_ablation_is_what_its_name_says_on_any_mesh(trained, trained_confi
     donors, layers = random_cycle(37), random_cycle(coefficients.shape[1])
     assert sorted(donors) == list(range(37))
     assert not np.any(donors == np.arange(37))
+
+    def strongest(count):
+        """The largest coefficients of each vector, with its sum; a plain loop."""
+        kept = np.zeros_like(coefficients)
+        for place in np.ndindex(coefficients.shape[:2]):
+            largest = np.argsort(-coefficients[place], kind="stable")[:count]
+            kept[place][largest] = coefficients[place][largest] / coefficients[place][largest].sum()
+        return kept
+
     given = {
         "predicted": coefficients,
         "uniform": np.full_like(coefficients, 1 / coefficients.shape[2]),
         "argmax": (coefficients == coefficients.max(-1, keepdims=True)).astype(np.float32),
+        "strongest_2": strongest(2),
+        "strongest_4": strongest(4),
         "shuffle_images": coefficients[donors],
         "shuffle_layers": coefficients[:, layers],
     }

@@ -234,7 +234,7 @@ def test_what_exits_lose_is_read_off_the_table(config, tmp_path):
     run = {"row": "x", "what": "x", "madds": cost.madds(), "train": {}, "reported": {"test": facts}}
     network = study_results.Network([run], "test")
     for share in study_results.SHARES:
-        index = exit_curve.at_most_madds(margin.chosen_on, share * cost.total)
+        index = exit_curve.at_most_madds(margin.chosen_on, share * cost.total, "config.eval.madds_target")
         madds, top1 = (values[network.percent_at(share)] for values in network.exits())
         assert top1 == pytest.approx(margin.reported_on.top1[index], abs=1e-5)
         assert madds == pytest.approx(margin.reported_on.madds[index], abs=0.5)
