@@ -56,7 +56,7 @@ ROWS = {
         "basisnet_n8_preview24",
         "BasisNet, N = 8, a preview at 24 pixels",
         "glyphs",
-        (0.5,),
+        (0.5, 0.6, 0.8),
         num_bases=8,
         **{"preview.resolution": 24, "preview.width": 0.35},
     ),
