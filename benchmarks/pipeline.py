@@ -1,6 +1,6 @@
 """Compares both stages at once (`TwoStagePipeline`, two threads) with one after the other, over exit rates.
 
-    taskset -c 0,1 python benchmarks/pipeline.py PREVIEW.tflite SPECIALIST.tflite [--json pipeline.json]
+    python benchmarks/pipeline.py PREVIEW.tflite SPECIALIST.tflite [--json pipeline.json]
 
 One image a call, and one LiteRT thread a stage. Images are random, and which of them exit is drawn, since neither
 changes a stage's time. The ideal gain is that of the slower thread alone. Latency is the time from `submit` to the
