@@ -172,6 +172,18 @@ def test_a_padded_batch_counts_no_more_than_there_is(now):
     assert terminal.plain_line(progress._tasks.tasks[-1]) == "evaluating: 37 of 37 images"
 
 
+def test_a_total_that_is_known_later_shows_the_share_that_is_done(now):
+    progress = terminal.Progress(silent=True)
+    progress.stage("classifying")
+    for done in (256, 512):
+        now[0] += 1
+        progress.reached(done, 600)
+    assert live_line(progress, 80).startswith("classifying")
+    assert "85%" in live_line(progress, 80)
+    progress.reached(600, 600)
+    assert "100%" in live_line(progress, 80)
+
+
 def test_lines_stand_whole_above_the_live_line_which_goes_at_the_end(monkeypatch):
     looking = Terminal(monkeypatch)
     monkeypatch.setattr(terminal, "REDRAWS_A_SECOND", 100)
