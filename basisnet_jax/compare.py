@@ -19,7 +19,8 @@ from etils import epath
 from basisnet_jax.data.folder import data_name
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files, plotting
-from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
+from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe, on_one_line
+from basisnet_jax.host.records import read_object
 from basisnet_jax.workdir.results import RunResults
 
 
@@ -62,8 +63,7 @@ def _check_same_images(runs: dict[str, RunResults]) -> None:
     images: dict[str, str] = {}
     classes: dict[tuple[str, ...], str] = {}
     for folder, results in runs.items():
-        data = results.config["data"]
-        images.setdefault(f"{results.eval.count} images of {data_name(data)} {data['eval_split']}", folder)
+        images.setdefault(_images(results), folder)
         if names := _class_names(folder):
             classes.setdefault(names, folder)
     if len(images) > 1:
@@ -74,10 +74,16 @@ def _check_same_images(runs: dict[str, RunResults]) -> None:
         raise UserError(f"the runs have different classes ({said}); compare runs of one data set.")
 
 
+def _images(results: RunResults) -> str:
+    """Returns words that say which images a run was evaluated on."""
+    data = results.config["data"]
+    return f"{results.eval.count} images of {data_name(data)} {data['eval_split']}"
+
+
 def _class_names(folder: str) -> tuple[str, ...]:
     """Returns the names of a run's classes; () if its data.json cannot be read."""
     try:
-        return tuple(json.loads((epath.Path(folder).expanduser() / "data.json").read_text())["classes"])
+        return tuple(map(str, read_object(epath.Path(folder).expanduser() / "data.json")["classes"]))
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 
@@ -98,8 +104,11 @@ def _finished(folders: Sequence[str | os.PathLike]) -> tuple[dict[str, RunResult
             left_out.append(f"{name} is not a folder")
             continue
         try:
-            runs[name] = RunResults.load(folder)
-        except (OSError, ValueError):
+            results = RunResults.load(folder)
+            _row({name: results})  # has all that a row needs
+            _images(results)
+            runs[name] = results
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             left_out.append(f"{name} has no results.json of a finished run")
     return runs, left_out
 
@@ -185,10 +194,10 @@ def main() -> None:
     try:
         rows, left_out = read(arguments.runs)
         for sentence in left_out:
-            print(f"left out: {sentence}", file=sys.stderr)
+            print(f"left out: {on_one_line(sentence)}", file=sys.stderr)
         written = write(rows, arguments.out)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {on_one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     print(markdown(rows))
     print(f"written: {', '.join(written)}", file=sys.stderr)

@@ -25,8 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "tests" / "configs" / "tiny.py"
@@ -69,7 +69,8 @@ def main() -> None:
         environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         arguments = [f"--config={CONFIG}", f"--config.data.dir={scratch}/data", *SETTINGS]
-        lives = functools.partial(survive, arguments, environment=environment, cache=cache)
+        start = functools.partial(start_process, environment=environment)
+        lives = functools.partial(survive, arguments, start=start, cache=cache)
         lives(whole, [])
         kills = draw(random.Random(options.seed), options.kills, durations(whole))
         deaths = lives(killed, kills)
@@ -104,14 +105,34 @@ def draw(rng: random.Random, count: int, seconds: dict[str, float]) -> list[Kill
     return [*kills, Kill("finish", 1, rng.uniform(0, seconds["finish"]))]
 
 
+class Life(Protocol):
+    """One start of the command: a process, or several that train together."""
+
+    def poll(self) -> int | None:
+        """Returns the exit code; None while the life lasts."""
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+
+    def wait(self) -> int:
+        """Waits for the end, and returns the exit code: -9 after a kill."""
+
+
+def start_process(diary: pathlib.Path, arguments: Sequence[str], environment: dict[str, str] | None = None) -> Life:
+    """Starts the command in a new interpreter, which notes its phases in the diary; DIARY.log has what it prints."""
+    command = [sys.executable, __file__, "--diary", str(diary), *arguments]
+    with diary.with_suffix(".log").open("w") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+
 def survive(
     arguments: Sequence[str],
     workdir: pathlib.Path,
     kills: Sequence[Kill],
-    environment: dict[str, str] | None = None,
+    start: Callable[[pathlib.Path, Sequence[str]], Life] = start_process,
     cache: pathlib.Path | None = None,
 ) -> list[Death]:
-    """Runs a command to its end, killed as often as is said; each life's diary is workdir.diary/NUMBER."""
+    """Runs a command to its end, killed at each of `kills`; each life's diary is workdir.diary/NUMBER."""
     diaries = workdir.with_suffix(".diary")
     diaries.mkdir(parents=True)
     deaths: list[Death] = []
@@ -121,17 +142,13 @@ def survive(
             shutil.rmtree(cache, ignore_errors=True)
         diary = diaries / f"{number:02}"
         began = time.time()
-        command = [sys.executable, __file__, "--diary", str(diary), *arguments, f"--workdir={workdir}"]
-        with (
-            (diaries / f"{number:02}.log").open("w") as log,
-            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as life,
-        ):
-            while kill and life.poll() is None and sum(e[1] == kill.phase for e in entries(diary)) < kill.times:
-                time.sleep(0.002)
-            if kill and life.poll() is None:
-                time.sleep(kill.seconds)
-                life.kill()
-            code = life.wait()
+        life = start(diary, [*arguments, f"--workdir={workdir}"])
+        while kill and life.poll() is None and sum(e[1] == kill.phase for e in entries(diary)) < kill.times:
+            time.sleep(0.002)
+        if kill and life.poll() is None:
+            time.sleep(kill.seconds)
+            life.kill()
+        code = life.wait()
         steps = [int(detail.split()[0]) for _, phase, detail in entries(diary) if phase in ("from", "batch")]
         if steps and at_work is not None:
             deaths[at_work] = dataclasses.replace(
@@ -139,11 +156,11 @@ def survive(
             )
         if code == -signal.SIGKILL and kill:
             at_work = len(deaths) if steps else at_work
-            met = [phase for _, phase, _ in entries(diary) if phase in (*PHASES, "finish")][-1]
+            met = [phase for _, phase, _ in entries(diary) if phase in (*PHASES, "finish")][-1:] or ["start-up"]
             half = [path for path in (workdir / "checkpoints").glob("*tmp*") if path.stat().st_ctime > began]
-            deaths.append(Death(kill.phase, met, bool(half), *(steps[0], steps[-1]) if steps else (None, None), 0))
+            deaths.append(Death(kill.phase, met[0], bool(half), *(steps[0], steps[-1]) if steps else (None, None), 0))
         elif code:
-            raise RuntimeError(f"exit code {code}:\n{(diaries / f'{number:02}.log').read_text()[-3000:]}")
+            raise RuntimeError(f"exit code {code}:\n{diary.with_suffix('.log').read_text()[-3000:]}")
     return deaths
 
 
@@ -197,17 +214,24 @@ def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 
 def digest(batch: dict[str, Any]) -> str:
-    """Returns the digest of everything in a batch."""
+    """Returns the digest of what this process holds of a batch."""
     import numpy as np
 
     found = hashlib.sha256()
     for name, array in sorted(batch.items()):
-        found.update(name.encode() + np.asarray(array).tobytes())
+        found.update(b"".join([name.encode(), *(np.asarray(x.data).tobytes() for x in array.addressable_shards)]))
     return found.hexdigest()[:16]
 
 
 def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
-    """Runs `python -m basisnet_jax.main` with these arguments, and notes what it begins."""
+    """Runs `python -m basisnet_jax.main` with these arguments, and notes its phases."""
+    note_phases(diary)
+    sys.argv = ["main.py", *arguments]
+    runpy.run_module("basisnet_jax.main", run_name="__main__", alter_sys=True)
+
+
+def note_phases(diary: pathlib.Path) -> None:
+    """Has training in this process write each phase that begins, and each batch's digest, to a file."""
     file = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(phase: str, detail: object = "") -> None:
@@ -241,8 +265,6 @@ def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
     checkpoint.Checkpoints.save = noting("save", checkpoint.Checkpoints.save, "step")  # type: ignore[method-assign]
     training_loop.evaluate = noting("evaluation", training_loop.evaluate, "step")
     train._results = noting("finish", train._results, "finish")
-    sys.argv = ["main.py", *arguments]
-    runpy.run_module("basisnet_jax.main", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

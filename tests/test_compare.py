@@ -68,6 +68,20 @@ def test_what_is_no_finished_run_or_the_same_run_again_is_named_and_left_out(tmp
     ]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"config": {"seed": 0}}, {"config": {"seed": 0, "data": [], "model": {}}}, {"madds": {}}],
+    ids=["no data", "data is a list", "no total"],
+)
+def test_results_that_lack_what_a_row_needs_are_left_out(tmp_path, change):
+    good, other = finished(tmp_path / "good", 0, 0.9), finished(tmp_path / "other", 1, 0.9)
+    content = json.loads((other / "results.json").read_text())
+    (other / "results.json").write_text(json.dumps({**content, **change}))
+    rows, left_out = compare.read([good, other])
+    assert [row.name for row in rows] == ["good"]
+    assert left_out == [f"{other} has no results.json of a finished run"]
+
+
 def test_runs_that_do_not_compare_are_refused(tmp_path):
     good = finished(tmp_path / "good", 0, 0.9)
     (tmp_path / "unfinished").mkdir()

@@ -6,7 +6,6 @@ complete or does not exist.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from etils import epath
 
 from basisnet_jax.data.pipeline import Source
 from basisnet_jax.errors import UserError
+from basisnet_jax.host.records import read_object
 
 EXAMPLES_A_FILE = 8192  # also the most that is lost if the making of a cache is stopped
 
@@ -41,10 +41,10 @@ def write_file(path: epath.Path, logits_NxK: np.ndarray) -> None:
 def check_identity(folder: epath.Path, identity: dict[str, Any]) -> bool:
     """Returns whether a cache has been begun in a folder. Raises UserError if its identity is another."""
     try:
-        cached = json.loads((folder / "identity.json").read_text())
+        cached = read_object(folder / "identity.json")
     except FileNotFoundError:
         return False
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{folder}/identity.json cannot be read ({error}); name another config.distill.cache."
         ) from None

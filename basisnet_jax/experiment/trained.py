@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +15,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import architecture_of, eval_crop, make_model
 from basisnet_jax.host import files
+from basisnet_jax.host.records import read_object
 from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.models.architectures import ARCHITECTURES, scaled
 from basisnet_jax.models.basisnet import BasisNet, Variables
@@ -81,7 +81,7 @@ def load_trained(source: str, dtype: str = "float32") -> Trained:
     if is_export(source):
         return _load_export(os.fspath(folder), dtype)
     try:
-        saved = with_defaults(json.loads((folder / "config.json").read_text()))
+        saved = with_defaults(read_object(folder / "config.json"))
     except (OSError, ValueError, TypeError, AttributeError):  # missing, not JSON, or not a config
         raise UserError(
             f"{source!r} is neither a network with published weights ({', '.join(pretrained.PUBLISHED)}) nor the "

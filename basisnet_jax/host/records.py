@@ -1,4 +1,4 @@
-"""JSON objects as typed dataclasses."""
+"""JSON objects, checked: as dictionaries and as typed dataclasses."""
 
 import dataclasses
 import json
@@ -26,6 +26,25 @@ def typed(kind: type[T], content: Any) -> T:
     return kind(**{name: _value(name, kinds.get(name), value) for name, value in content.items()})
 
 
+def read_object(path: Any) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Args:
+      path: the file, a path of pathlib or epath.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: the file is not JSON, is nested too deeply, or holds something other than an object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold an object")
+    return content
+
+
 def read(kind: type[T], path: Any) -> T:
     """Reads a dataclass from a JSON file, as `typed` makes it.
 
@@ -38,7 +57,7 @@ def read(kind: type[T], path: Any) -> T:
       ValueError: the file is not JSON, or holds something else.
     """
     try:
-        return typed(kind, json.loads(path.read_text()))
+        return typed(kind, read_object(path))
     except TypeError as error:
         raise ValueError(f"{path} does not hold {kind.__name__}: {error}") from None
 

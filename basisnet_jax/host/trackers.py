@@ -7,7 +7,6 @@ who is logged in, both packages find in their own environment variables. They ar
 import abc
 import contextlib
 import importlib.util
-import json
 import os
 import tempfile
 import time
@@ -19,6 +18,7 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
+from basisnet_jax.host.records import read_object
 
 FILE = "trackers.json"  # {tracker: id of its run}
 _AT_ONCE = 100  # parameters that MLflow takes in a call
@@ -224,7 +224,7 @@ def opened(names: Sequence[str], project: str, folder: epath.Path) -> Iterator[T
 
 def _ids(folder: epath.Path) -> dict[str, str]:
     try:
-        return dict(json.loads((folder / FILE).read_text()))
+        return read_object(folder / FILE)
     except (OSError, ValueError):  # missing, or not a whole dictionary
         return {}
 

@@ -1,7 +1,6 @@
 """Opens a trained run for inference, and finds the exit rule that fits the run."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment import network_files
 from basisnet_jax.experiment.model import make_model
 from basisnet_jax.experiment.plan import derive
+from basisnet_jax.host.records import read_object, typed
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.serving.exit_rule import ChosenRule, Provenance, threshold_rule
 from basisnet_jax.serving.export import Export
@@ -57,12 +57,10 @@ def open_trained(workdir: str, config: Config | None = None, **of_the_model: Any
     model_settings = dataclasses.replace(config.model, **of_the_model)
     if is_export(workdir):
         return _open_weights(folder, config, model_settings)
-    facts = _read_json(folder / "data.json", "the names of the classes; the run's --mode=train writes it")
-    model = make_model(model_settings, len(facts["classes"]))
+    facts = _facts(folder / "data.json")
+    model = make_model(model_settings, len(facts.classes))
     alone = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=1))
-    plan = derive(
-        alone, train_examples=facts["train_examples"], eval_examples=1, devices=1, processes=1, training=False
-    )
+    plan = derive(alone, train_examples=facts.train_examples, eval_examples=1, devices=1, processes=1, training=False)
     step, variables = restore_model(folder, config.eval.checkpoint, ema=config.eval.ema)
     return OpenedRun(
         folder=folder,
@@ -71,10 +69,10 @@ def open_trained(workdir: str, config: Config | None = None, **of_the_model: Any
         step=step,
         variables=variables,
         warm_start_left=float(warm_start(step, plan.warm_start_steps)),
-        data_name=facts.get("name") or config.data.name,
-        classes=tuple(facts["classes"]),
+        data_name=facts.name or config.data.name,
+        classes=tuple(facts.classes),
         side=config.eval_resolution,
-        channels=facts["channels"],
+        channels=facts.channels,
     )
 
 
@@ -117,10 +115,31 @@ def rule_of(opened: OpenedRun, threshold: float | None = None) -> ChosenRule:
     return chosen
 
 
-def _read_json(path: epath.Path, what: str) -> Any:
-    if not path.exists():
-        raise UserError(f"there is no {path}, which has {what}.")
-    return json.loads(path.read_text())
+@dataclasses.dataclass(frozen=True)
+class _DataFacts:
+    """What `data.json` says of the training data."""
+
+    classes: list[str]
+    channels: int
+    train_examples: int
+    name: str = ""
+
+
+def _facts(path: epath.Path) -> _DataFacts:
+    """Reads a run's `data.json`. Raises UserError if it is missing, or is not what --mode=train writes."""
+    try:
+        content = read_object(path)
+        names = {field.name for field in dataclasses.fields(_DataFacts)}
+        facts = typed(_DataFacts, {name: value for name, value in content.items() if name in names})
+        if not facts.classes or facts.channels not in (1, 3) or facts.train_examples < 1:
+            raise ValueError
+        return facts
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {path}, which has the names of the classes; the run's --mode=train writes it."
+        ) from None
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{path} is damaged: it is not what --mode=train writes; run that once more.") from None
 
 
 def provenance_of(config: Settings, data_name: str, step: int, files: Mapping[str, str] | None = None) -> Provenance:

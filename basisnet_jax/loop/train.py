@@ -1,7 +1,6 @@
 """The training of a run from start to end: its folder, first state, loop and results."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 
 import jax
@@ -12,6 +11,7 @@ from basisnet_jax.config import Config, validate
 from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.run import Experiment, make_experiment
 from basisnet_jax.host import distributed, files, installed, terminal, trackers
+from basisnet_jax.host.records import read_object
 from basisnet_jax.loop import first_lines
 from basisnet_jax.loop.run_stats import RunStats
 from basisnet_jax.loop.training_loop import TrainingLoop
@@ -96,8 +96,8 @@ def _write_start(experiment: Experiment, folder: epath.Path) -> None:
     config, source = experiment.config, experiment.config.distill.teacher
     path, facts = folder / "data.json", {**experiment.data.facts(), "teacher": experiment.teacher_fingerprint}
     try:
-        before = json.loads(path.read_text()).get("teacher")
-    except (OSError, ValueError, AttributeError):  # missing, or not a whole dictionary: written by an older version
+        before = read_object(path).get("teacher")
+    except (OSError, ValueError):  # missing, or not a whole dictionary: written by an older version
         before = None
     if before and before != facts["teacher"]:
         raise UserError(

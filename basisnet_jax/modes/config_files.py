@@ -206,7 +206,7 @@ def _from_json(path: str) -> ml_collections.ConfigDict:
         raise UserError(f"there is no config file {path!r}; a run has its own in its --workdir.") from None
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}).") from None
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
         raise UserError(f"{path} is not JSON ({_first_line(error)}).") from None
     saved = saved.get("config") if isinstance(saved, dict) and os.path.basename(path) == "manifest.json" else saved
     if not isinstance(saved, dict):

@@ -58,9 +58,10 @@ def _check_same_photographs(command: Command) -> None:
     from basisnet_jax.config import validate
     from basisnet_jax.experiment.run import open_data
     from basisnet_jax.host import files
+    from basisnet_jax.host.records import read_object
 
     try:
-        had = json.loads((files.absolute(command.workdir) / "data.json").read_text())
+        had = read_object(files.absolute(command.workdir) / "data.json")
     except (OSError, ValueError):  # no run, or one that was killed while it wrote
         return
     now = json.loads(json.dumps(open_data(validate(command.config).data).facts()))

@@ -85,7 +85,7 @@ class Checkpoints:
     def _read_evaluations(self) -> dict[int, dict[str, float]]:
         """Returns the recorded metrics by step. Process 0 reads them for all, so all processes have the same."""
         texts = {step: integrity.read_added(self._directory / str(step), _EVALUATION) for step in self.steps()}
-        read = [[step, json.loads(text)] for step, text in texts.items() if text]
+        read = [[step, metrics] for step, text in texts.items() if (metrics := _metrics(text))]
         text = distributed.from_process_0(json.dumps(read))
         return dict(json.loads(text))
 
@@ -262,6 +262,15 @@ class Checkpoints:
                 half_written.rmtree(missing_ok=True)
             self._manager = self._open()  # a new manager lists the checkpoints that were to be replaced, too
             self._tell_of_a_full_disk()
+
+
+def _metrics(text: str | None) -> dict[str, float] | None:
+    """Parses recorded metrics; None if there are none, or they are not what `record` writes."""
+    try:
+        metrics = {name: float(value) for name, value in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return metrics if "top1" in metrics else None
 
 
 class Restored(NamedTuple):

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
+from basisnet_jax.host.records import read_object
 from basisnet_jax.settings.groups import Settings
 from basisnet_jax.workdir import integrity
 from basisnet_jax.workdir.results import RunResults
@@ -152,9 +152,8 @@ def _check_config(config: Settings, folder: epath.Path) -> None:
         f"--config.model.specialist.start_from={folder} (and preview.start_from) a new run starts from these weights"
     )
     try:
-        saved = (folder / "config.json").read_text() if (folder / "config.json").exists() else None
-        if saved is not None:
-            check_same_run(config, json.loads(saved), str(folder), way_out=way_out)
+        if (folder / "config.json").exists():
+            check_same_run(config, read_object(folder / "config.json"), str(folder), way_out=way_out)
         elif (folder / "checkpoints").exists():
             raise UserError(f"{folder} has checkpoints but no config.json; give another --workdir.")
     except OSError as error:

@@ -1,6 +1,5 @@
 """Checks of a run's folder: whether it holds a run or an export, and whether a config is the run's own."""
 
-import json
 import os
 import pathlib
 from collections.abc import Collection
@@ -12,6 +11,7 @@ from etils import epath
 from basisnet_jax.config import MAY_CHANGE_ON_RESUME, Config, flatten, validate, with_defaults
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
+from basisnet_jax.host.records import read_object
 from basisnet_jax.serving.export import Export
 from basisnet_jax.settings.declare import as_json
 from basisnet_jax.settings.groups import Settings
@@ -65,19 +65,33 @@ def open_run(workdir: str, config: Config | None = None, *, or_export: bool = Fa
     if of_export:
         saved = Export.open(os.fspath(folder)).manifest.config
     elif (folder / "config.json").exists():
-        saved = json.loads((folder / "config.json").read_text())
+        saved = _saved_config(folder)
     else:
         raise UserError(
             f"{folder} has no config.json, so it is not a run; train there first, or give the --workdir of a run."
         )
     if config is None:
-        config = with_defaults(saved)
+        try:
+            config = with_defaults(saved)
+        except (TypeError, ValueError, AttributeError) as error:  # a value of another type
+            raise UserError(
+                f"the config of {folder} cannot be read ({str(error).splitlines()[0]}); give another --workdir."
+            ) from None
         if of_export and (folder.parent / "config.json").exists():
-            _restore_folders(config, json.loads((folder.parent / "config.json").read_text()))
+            _restore_folders(config, _saved_config(folder.parent))
     config = validate(config)
     compared = with_defaults(portable(as_json(config))) if of_export else config
     check_same_run(compared, saved, workdir, free=(*MAY_CHANGE_ON_RESUME, "data.eval_split"))
     return folder, config
+
+
+def _saved_config(folder: epath.Path) -> dict[str, Any]:
+    try:
+        return read_object(folder / "config.json")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}/config.json cannot be read ({str(error).splitlines()[0]}); give another --workdir."
+        ) from None
 
 
 def without_folders(value: Any) -> Any:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from basisnet_jax.host.records import read, typed
+from basisnet_jax.host.records import read, read_object, typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +54,11 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
     (tmp_path / "x.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"x.json does not hold Outer: .*{words}"):
         read(Outer, tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b"{", b"[" * 100_000])
+def test_a_file_without_an_object_is_a_value_error(tmp_path, content):
+    """Also where JSON is nested so deeply that Python's parser raises RecursionError."""
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"."):
+        read_object(tmp_path / "x.json")
