@@ -38,7 +38,12 @@ class Campaign:
 
     Args:
       folder: holds the results, the undisturbed runs and the compiled programs.
+
+    Attributes:
+      life: starts the run once, and kills it.
     """
+
+    life: type[forked_lives.ForkedLife] = forked_lives.ForkedLife
 
     def __init__(self, folder: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,7 @@ class Campaign:
         result = {"variant": variant, "seed": seed, "jax": self.jax, "kills": [], "different": []}
         try:
             result["kills"], result["orphaned"] = self._survive(variant, workdir, kills, rng)
-            result["different"] = self._differences(workdir, whole)
+            result["different"] = self.differences(workdir, whole)
         except RuntimeError as error:
             result["different"] = [f"a life failed: {error}"]
         result["seconds"] = round(time.monotonic() - began, 1)
@@ -97,13 +102,13 @@ class Campaign:
             if self.programs.exists() and not (kill and kill.phase == "compile"):
                 shutil.copytree(self.programs, self.cache, dirs_exist_ok=True, copy_function=_copy_if_missing)
             victims = rng.choice([(0,), (1,), (0, 1)]) if layout.processes > 1 else (0,)
-            lives.append(forked_lives.ForkedLife(layout, diary, words, victims if kill else ()))
+            lives.append(self.life(layout, diary, words, victims if kill else ()))
             return lives[-1]
 
         deaths = survival.survive(arguments, workdir, kills, start, self.cache)
         return [dataclasses.asdict(death) for death in deaths], [x.orphaned for x in lives if x.orphaned is not None]
 
-    def _differences(self, killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
+    def differences(self, killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
         """Compares in a fork: this process must not start a device."""
         report = killed.with_name("differences.json")
 

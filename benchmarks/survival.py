@@ -189,7 +189,7 @@ def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
     found = [f"result {name}" for name in ("eval", "step", "config") if results[0][name] != results[1][name]]
     with ocp.PyTreeCheckpointer() as checkpointer:
         states = [
-            checkpointer.restore(run / "checkpoints" / str(results[0]["step"]) / "state") for run in (killed, whole)
+            _arrays(checkpointer, run / "checkpoints" / str(results[0]["step"]) / "state") for run in (killed, whole)
         ]
     flat = [dict(jax.tree_util.tree_flatten_with_path(state)[0]) for state in states]
     found += [f"arrays {flat[0].keys() ^ flat[1].keys()}"] if flat[0].keys() != flat[1].keys() else []
@@ -202,6 +202,17 @@ def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
         if wrong:
             found.append(f"curve {name} at {wrong}")
     return found
+
+
+def _arrays(checkpointer: Any, folder: pathlib.Path) -> Any:
+    """Returns a checkpoint's arrays on whatever devices there are."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    tree = checkpointer.metadata(folder).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(tree, restore_args=as_numpy))
 
 
 def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:

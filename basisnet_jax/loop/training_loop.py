@@ -49,10 +49,10 @@ class TrainingLoop:
     ) -> None:
         config = experiment.config
         self.experiment, self.checkpoints, self.stats, self.progress = experiment, checkpoints, stats, progress
-        self.first = first
+        self.first, self.event_folder = first, folder / "events"
         progress.stage("opening the event files")
-        self.writer = events.event_writer(folder / "events", None if first else config, tracked)
-        self.profile = _profile(folder / "events", first, config.profile_steps)
+        self.writer = events.event_writer(self.event_folder, None if first else config, tracked)
+        self.profile = _profile(self.event_folder, first, config.profile_steps)
         train_step, eval_step = experiment.train_step(debug=config.debug), experiment.eval_step()
         self.train_step = recompilation.count_recompilations(train_step, "training step", self._recompiled)
         self.eval_step = recompilation.count_recompilations(eval_step, "evaluation step", self._recompiled)
@@ -138,6 +138,7 @@ class TrainingLoop:
         self.clock.pause()
         self.stats.train_seconds = time.monotonic() - self.began
         self.writer.flush()  # a run that is killed from here on resumes after these metrics
+        events.sync(self.event_folder)
         with self.progress.aside("saving"):
             self.checkpoints.save(step, state, dataclasses.asdict(self.stats))
 

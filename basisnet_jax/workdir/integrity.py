@@ -18,7 +18,14 @@ _HEADER = "# sha256 of {} files"
 
 
 def write_checksums(folder: epath.Path) -> None:
-    """Writes the checksums of all files in a folder, as a whole or not at all."""
+    """Writes the checksums of all files in a folder, as a whole or not at all, once those files are on disk.
+
+    Orbax syncs the arrays alone, and leaves its own metadata, without which no array can be read, to the system.
+    """
+    for path in _files(folder):
+        files.sync(path)
+    for inner in _folders(folder):
+        files.sync(inner)
     lines = [f"{_sha256(path)}  {path.relative_to(folder)}" for path in sorted(_files(folder))]
     files.write(folder / NAME, "\n".join([_HEADER.format(len(lines)), *lines, ""]))
 
@@ -102,6 +109,13 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
             yield from _files(path)
         elif path.name not in (NAME, _STAMPED_LATER):
             yield path
+
+
+def _folders(folder: epath.Path) -> Iterator[epath.Path]:
+    yield folder
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _folders(path)
 
 
 def _sha256(path: epath.Path) -> str:

@@ -236,6 +236,50 @@ def test_a_file_is_written_whole_or_not_at_all_with_the_users_permissions(folder
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("results.json", "old")]
 
 
+@pytest.fixture
+def synced(monkeypatch):
+    """{inode: its size when it was last brought to disk}."""
+    sizes, fsync = {}, os.fsync
+
+    def noted(descriptor):
+        fsync(descriptor)
+        sizes[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return sizes
+
+
+def test_a_checkpoint_is_on_disk_before_it_gets_its_checksums(folder, synced):
+    """A power cut must leave the newest checkpoint, since the one before is removed. Orbax's stamp may be lost."""
+    save(folder, 10)
+    place = folder / "checkpoints" / "10"
+    for path in (*all_files(place), *(path for path in pathlib.Path(place).rglob("*") if path.is_dir())):
+        if path.name not in (integrity._STAMPED_LATER, "commit_success.txt"):
+            assert synced.get(path.stat().st_ino) == path.stat().st_size, f"a power cut would empty {path}"
+
+
+def test_a_checkpoint_is_read_without_the_files_that_a_power_cut_may_empty(folder):
+    save(folder, 10)
+    for name in (integrity._STAMPED_LATER, "commit_success.txt"):
+        (folder / "checkpoints" / "10" / name).write_text("")
+    integrity.quarantine_damaged_checkpoints(folder / "checkpoints")
+    with Checkpoints(folder / "checkpoints", 9) as checkpoints:
+        assert int(checkpoints.restore(10, state_of(10))[0].step) == 10
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(folder, synced, monkeypatch):
+    replace, before = os.replace, []
+
+    def noted(source, target):
+        before.append(synced[os.stat(source).st_ino])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    files.write(folder / "results.json", "12345")
+    assert before == [5]
+    assert os.stat(folder).st_ino in synced, "the name, too"
+
+
 @pytest.fixture(autouse=True)
 def absl_reaches_caplog(caplog):
     caplog.set_level(logging.WARNING)
