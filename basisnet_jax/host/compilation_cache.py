@@ -29,6 +29,7 @@ def use_compilation_cache() -> None:
         probe = folder / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
+        _remove_unfinished(folder)
     except OSError as error:
         logging.warning(
             "cannot write to %s (%s), so compiled programs are not kept; give another folder with "
@@ -39,6 +40,16 @@ def use_compilation_cache() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes programs that a killed process left unfinished: JAX writes a program, then the time of its last use.
+
+    JAX 0.10 keeps no further program while one lacks its time, and no JAX replaces a program that is cut off.
+    """
+    for program in folder.glob("*-cache"):
+        if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+            program.unlink(missing_ok=True)
 
 
 def folder() -> pathlib.Path | None:

@@ -54,6 +54,17 @@ def test_cached_programs_give_the_same_bits(config, tmp_path):
     assert "loss" in printed[0]
 
 
+def test_a_program_that_a_kill_left_unfinished_is_removed(tmp_path, monkeypatch, unset):
+    """JAX writes the time after the program; without one, JAX 0.10 keeps nothing any more."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = compilation_cache._default_folder()
+    place.mkdir(parents=True)
+    for name in ("jit_f-1-cache", "jit_f-1-atime", "jit_g-2-cache"):
+        (place / name).write_bytes(b"program")
+    compilation_cache.use_compilation_cache()
+    assert sorted(path.name for path in place.iterdir()) == ["jit_f-1-atime", "jit_f-1-cache"]
+
+
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, caplog, unset):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
