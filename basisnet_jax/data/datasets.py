@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from basisnet_jax.data import folder
+from basisnet_jax.data import folder, record_files
 from basisnet_jax.data.digits import Digits
 from basisnet_jax.data.glyphs import Glyphs
 from basisnet_jax.data.pipeline import Source
@@ -64,6 +64,7 @@ class Dataset:
             "classes": self.classes,
             "channels": self.channels,
             "train_examples": len(self.train),
+            "identity": self.identity,
         }
 
 
@@ -219,6 +220,11 @@ def _classes_and_channels(builder: tfds.core.DatasetBuilder) -> tuple[tuple[str,
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     where = os.path.expanduser(data_dir) or None
+    with record_files.reading_description(where or "TFDS's folder", _again(name, data_dir)):
+        return _opened_builder(name, where)
+
+
+def _opened_builder(name: str, where: str | None) -> tfds.core.DatasetBuilder:
     if name == "digits":
         return Digits(data_dir=where, file_format="array_record")
     if name == "glyphs":
@@ -236,15 +242,20 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 def _prepared(builder: tfds.core.DatasetBuilder, data_dir: str) -> tfds.core.DatasetBuilder:
     """Returns the builder if its data is there; prepares the embedded digits if need be."""
-    if builder.is_prepared():
-        return builder
-    if builder.name != "digits":
+    if not builder.is_prepared():
+        if builder.name != "digits":
+            raise UserError(
+                f"data set {builder.name!r} is not prepared in {builder.data_dir}; {_by_hand(builder)}prepare it with "
+                f"`{_command(builder.name, data_dir)}`, or give its folder with --config.data.dir."
+            )
+        _prepare(builder)
+        builder = _builder(builder.name, data_dir)  # another process may have prepared the data
+    if not builder.info.splits:
         raise UserError(
-            f"data set {builder.name!r} is not prepared in {builder.data_dir}; {_by_hand(builder)}prepare it with "
-            f"`{_command(builder.name, data_dir)}`, or give its folder with --config.data.dir."
+            f"{builder.data_dir} has no splits: its preparation did not end, or its dataset_info.json is gone; "
+            f"{_again(builder.name, data_dir)}."
         )
-    _prepare(builder)
-    return _builder(builder.name, data_dir)  # a new builder, since another process may have prepared the data
+    return builder
 
 
 def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
@@ -267,6 +278,13 @@ def _command(name: str, data_dir: str) -> str:
     return f"python -c 'import tensorflow_datasets as tfds; {call}'"
 
 
+def _again(name: str, data_dir: str) -> str:
+    """Returns how to prepare a data set again, as the end of a sentence."""
+    if name == "digits":
+        return "remove its folder, and the same command prepares it again"
+    return f"remove its folder and prepare it again with `{_command(name, data_dir)}`"
+
+
 def _not_about_variants(record: Any) -> bool:
     """Drops TFDS's warning about a data set that is not there: the UserErrors here say it better."""
     return "Variant folder" not in record.getMessage()
@@ -278,12 +296,13 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints what the log line above says
             builder.download_and_prepare()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: of the records' writer, where the disk is full
         if builder.is_prepared():  # by another process in the meantime
             return
+        said = (error.strerror if isinstance(error, OSError) else None) or record_files.reason(error)
         raise UserError(
-            f"cannot prepare {builder.name!r} in {builder.data_dir} ({error.strerror or error}); "
-            "give another folder with --config.data.dir."
+            f"cannot prepare {builder.name!r} in {builder.data_dir} ({said}); make room, or give another folder with "
+            "--config.data.dir."
         ) from None
 
 
@@ -307,7 +326,8 @@ def _source(builder: tfds.core.DatasetBuilder, split: str, field: str) -> Source
     # Every image feature stays encoded: to decode an unused mask would cost as much as to decode the image.
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     try:
-        return builder.as_data_source(split=split, decoders={name: tfds.decode.SkipDecoding() for name in images})
+        records = builder.as_data_source(split=split, decoders={name: tfds.decode.SkipDecoding() for name in images})
+        return record_files.RecordFiles(records, str(builder.data_dir), _again(builder.name, ""))
     except (ValueError, NotImplementedError):
         raise UserError(
             f"{builder.data_dir} holds a file format other than array_record; remove it and prepare it again with "

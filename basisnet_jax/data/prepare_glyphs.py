@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from basisnet_jax.data import glyph_fonts
+from basisnet_jax.data import glyph_fonts, record_files
 from basisnet_jax.data.glyphs import Glyphs
 from basisnet_jax.errors import UserError
 from basisnet_jax.host.command_line import exit_quietly_on_broken_pipe
@@ -46,10 +46,9 @@ def prepare(builder: Glyphs) -> None:
     tfds.disable_progress_bar()
     try:
         builder.download_and_prepare()
-    except OSError as error:
-        raise UserError(
-            f"cannot write {builder.data_dir} ({error.strerror or error}); choose another --data_dir."
-        ) from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: of the records' writer, where the disk is full
+        said = (error.strerror if isinstance(error, OSError) else None) or record_files.reason(error)
+        raise UserError(f"cannot write {builder.data_dir} ({said}); make room, or choose another --data_dir.") from None
 
 
 def main() -> None:

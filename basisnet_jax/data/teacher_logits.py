@@ -16,6 +16,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from basisnet_jax.data.pipeline import Source
+from basisnet_jax.data.record_files import RecordFiles
 from basisnet_jax.errors import UserError
 from basisnet_jax.host.records import read_object
 
@@ -95,4 +96,5 @@ def with_logits(source: Source, folder: epath.Path, identity: dict[str, Any]) ->
             f"config.distill.cache = {str(folder)!r} holds {len(files) - len(missing)} of {len(files)} files of "
             "teacher logits; make the others with the same command and --mode=teacher."
         )
-    return WithLogits(source, ArrayRecordDataSource([str(path) for path in files]))
+    records = ArrayRecordDataSource([str(path) for path in files])
+    return WithLogits(source, RecordFiles(records, str(folder), "remove the folder and fill it with --mode=teacher"))

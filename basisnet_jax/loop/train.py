@@ -92,17 +92,23 @@ def train(config: Config, workdir: str) -> RunResults | None:
 
 
 def _write_start(experiment: Experiment, folder: epath.Path) -> None:
-    """Writes `config.json` and `data.json`. Raises UserError if the run began with another teacher."""
+    """Writes `config.json` and `data.json`. Raises UserError if the run began with another teacher or other data."""
     config, source = experiment.config, experiment.config.distill.teacher
     path, facts = folder / "data.json", {**experiment.data.facts(), "teacher": experiment.teacher_fingerprint}
     try:
-        before = read_object(path).get("teacher")
+        before = read_object(path)
     except (OSError, ValueError):  # missing, or not a whole dictionary: written by an older version
-        before = None
-    if before and before != facts["teacher"]:
+        before = {}
+    if before.get("teacher") and before["teacher"] != facts["teacher"]:
         raise UserError(
             f"config.distill.teacher = {source!r} has other weights than when the run in {folder} was started; give "
             "the same teacher, or another --workdir."
+        )
+    resumes = bool(integrity.checkpoint_folders(folder / "checkpoints"))
+    if resumes and before.get("identity", facts.get("identity")) != facts.get("identity"):
+        raise UserError(
+            f"the training data are not those that the run in {folder} was started with (then {before['identity']}; "
+            f"now {facts['identity']}); give the same data, or another --workdir."
         )
     with _writing(folder):
         files.write_json(folder / "config.json", as_json(config))

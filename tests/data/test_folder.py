@@ -147,7 +147,8 @@ def test_class_names_in_any_script_are_taken(photos):
 
 def test_the_data_set_is_called_as_its_folder(photos, tmp_path, monkeypatch):
     data = datasets.open_dataset("folder", f"{photos}/", "train", "val")
-    assert data.facts() == {"name": photos.name, "classes": ("ant", "bee", "cat"), "channels": 3, "train_examples": 12}
+    facts = {"name": photos.name, "classes": ("ant", "bee", "cat"), "channels": 3, "train_examples": 12}
+    assert data.facts() == {**facts, "identity": data.train.identity()}
     monkeypatch.chdir(photos)
     assert datasets.open_dataset("folder", ".", "train", "val").name == photos.name
     assert folder.name_of("/photos/line\nname") == "line\\nname"

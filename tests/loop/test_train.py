@@ -273,6 +273,27 @@ def test_a_teacher_whose_weights_have_changed_is_refused(config, tmp_path):
     assert json.loads((tmp_path / "data.json").read_text()) == {"channels": 1, "teacher": "first"}
 
 
+def test_a_resumed_run_must_have_the_data_that_it_began_with(config, tmp_path):
+    """Other data has another order, so examples would be lost or repeated; before a checkpoint nothing was read."""
+    experiment = types.SimpleNamespace(config=validate(config), teacher_fingerprint=None)
+
+    def start(identity):
+        experiment.data = types.SimpleNamespace(facts=lambda: {"identity": identity})
+        train._write_start(experiment, epath.Path(tmp_path))
+
+    start("12 files")
+    start("13 files")
+    checkpoint = tmp_path / "checkpoints" / "3"
+    checkpoint.mkdir(parents=True)
+    start("13 files")
+    with pytest.raises(
+        UserError, match=r"not those that the run in .* was started with \(then 13 files; now 14 files\)"
+    ):
+        start("14 files")
+    (tmp_path / "data.json").write_text("{}")  # of an older version
+    start("14 files")
+
+
 def test_a_run_that_died_after_its_first_step_keeps_its_folder(config, tmp_path, monkeypatch):
     def die(self, metrics):
         raise UserError("a step later")
