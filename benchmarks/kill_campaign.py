@@ -25,6 +25,7 @@ from forked_lives import Layout
 
 KILLS = 20  # in a case
 SETTINGS = ("--config.epochs=1.0", "--config.log_every_steps=1")  # 81 steps, 10 evaluations, 20 checkpoints
+PHASES = {"start-up": 3, "compile": 1, "step": 4, "evaluation": 4, "save": 4}  # how often each is aimed at
 VARIANTS = {
     "async": Layout(),
     "waits": Layout(waits=True),
@@ -73,9 +74,8 @@ class Campaign:
         """Runs one case, and returns its result as JSON values."""
         whole = self.undisturbed(variant)
         rng = random.Random(f"{variant} {seed}")
-        kills = survival.draw(rng, KILLS, survival.durations(whole))
-        rng.shuffle(kills)
-        kills.sort(key=lambda kill: kill.phase == "finish")
+        phases = rng.choices(list(PHASES), list(PHASES.values()), k=KILLS - 1)
+        kills = survival.draw(rng, phases, survival.durations(whole))
         workdir = self.folder / f"case-{os.getpid()}" / "run"
         shutil.rmtree(workdir.parent, ignore_errors=True)
         workdir.parent.mkdir()

@@ -72,7 +72,8 @@ def main() -> None:
         start = functools.partial(start_process, environment=environment)
         lives = functools.partial(survive, arguments, start=start, cache=cache)
         lives(whole, [])
-        kills = draw(random.Random(options.seed), options.kills, durations(whole))
+        phases = (PHASES * options.kills)[: options.kills - 1]
+        kills = draw(random.Random(options.seed), phases, durations(whole))
         deaths = lives(killed, kills)
         found = differences(killed, whole)
         found += [f"batch {step}" for step, _ in sorted(set(batches_of(killed)) ^ set(batches_of(whole)))]
@@ -94,11 +95,10 @@ def main() -> None:
     sys.exit(bool(found))
 
 
-def draw(rng: random.Random, count: int, seconds: dict[str, float]) -> list[Kill]:
-    """Kills in all phases in turn, each at a random moment; the last while results are written."""
+def draw(rng: random.Random, phases: Sequence[str], seconds: dict[str, float]) -> list[Kill]:
+    """Returns kills in these phases, each at a random moment, and one while results are written."""
     kills = [
-        Kill(phase, rng.randint(1, 9 if phase == "step" else 2), rng.uniform(0, seconds[phase]))
-        for phase in (PHASES * count)[: count - 1]
+        Kill(phase, rng.randint(1, 9 if phase == "step" else 2), rng.uniform(0, seconds[phase])) for phase in phases
     ]
     once = ("start-up", "compile")
     kills = [dataclasses.replace(kill, times=1) if kill.phase in once else kill for kill in kills]
@@ -212,7 +212,7 @@ def _arrays(checkpointer: Any, folder: pathlib.Path) -> Any:
 
     tree = checkpointer.metadata(folder).item_metadata.tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(tree, restore_args=as_numpy))
+    return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:
