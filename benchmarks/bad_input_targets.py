@@ -20,8 +20,10 @@ import numpy as np
 from damage import damaged, damaged_json, refusing
 
 from basisnet_jax import runtime
-from basisnet_jax.data import decode, exif, preprocess
+from basisnet_jax.data import preprocess
 from basisnet_jax.host.command_line import on_one_line
+from basisnet_jax.images import decode, exif
+from basisnet_jax.images.crop import WHOLE_IMAGE
 from basisnet_jax.serving import zoo
 from basisnet_jax.serving.manifest import file_facts
 from basisnet_jax.weights import readers
@@ -44,7 +46,7 @@ def image_bytes(content: bytes, channels: int, settings: preprocess.Augmentation
     example, outcome = {"image": content, "label": 0}, "read"
     loads = (
         lambda: preprocess.load_train(example, 4, channels, 1, settings, np.random.default_rng(seed)),
-        lambda: preprocess.load_eval(example, 4, channels, 1, preprocess.WHOLE_IMAGE),
+        lambda: preprocess.load_eval(example, 4, channels, 1, WHOLE_IMAGE),
     )
     for load in loads:
         try:
