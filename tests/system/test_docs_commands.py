@@ -162,7 +162,7 @@ RULES: tuple[tuple[str, Callable[[Command], None]], ...] = (
     (r"make ", check_make),
     (r"pip install ", check_pip),
     (r"pip wheel |basisnet ", check_nothing),  # test_wheel.py builds the wheel, and calls the command outside of here
-    (r"(gcloud|docker|npm) ", check_syntax),
+    (r"(gcloud|docker|npm|adb|litert|g\+\+) ", check_syntax),
     (r"launch/\w+\.sh ", check_launch),
     (r"cp ", check_files),
     (r"mkdir |apt-get |ls \*\.deb ", check_syntax),  # packages of fonts: nothing is fetched in a test
