@@ -11,11 +11,13 @@ import pytest
 from basisnet_jax.data import datasets
 from basisnet_jax.errors import UserError
 from basisnet_jax.evaluation import early_exit, output_files
+from basisnet_jax.evaluation.coefficients import CoefficientSums
 from basisnet_jax.evaluation.report_data import Answers
 from basisnet_jax.experiment.model import make_model, model_cost
 from basisnet_jax.serving import exit_curve
 from basisnet_jax.training.metrics import is_correct
 from benchmarks import study, study_results, timing, turned
+from benchmarks.coefficients_by_group import by_group
 from benchmarks.studies import FOLDER, Study, load, path_of
 
 STUDIES = {name: load(path_of(name)) for name in ("fashion_mnist", "fashion_mnist_turned", "glyphs")}
@@ -286,3 +288,15 @@ def test_rotations_are_classes_of_their_own(config, tmp_path, monkeypatch):
         assert (0 < mirrored < 160) if of is upright.train else mirrored == 0
     held_out = datasets.open_dataset("fashion_mnist_turned", str(tmp_path), "train[120:]", "test").train
     assert held_out.__getitems__([0])[0]["image"] == made.train.__getitems__([120])[0]["image"]
+
+
+def test_coefficients_of_a_group_are_the_mean_over_its_images():
+    rng = np.random.default_rng(0)
+    labels, coefficients = rng.integers(0, 5, 60), rng.random((60, 3, 4))
+    sums = CoefficientSums.zero(5, 3, 4)
+    sums.add(coefficients, labels, labels)
+    names, grouped = by_group(sums, ["b", "a", "b", "a", "c"])
+    assert names == ["a", "b", "c"]
+    for name, mean in zip(names, grouped.means()["by_class"], strict=True):
+        members = [label for label, group in enumerate("babac") if group == name]
+        np.testing.assert_allclose(mean, coefficients[np.isin(labels, members)].mean(axis=0))
