@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A run of several processes on this machine's CPU, as on several hosts: to try what a pod will do.
 #   run     start them, and wait; Ctrl-C stops them all, and they save first
+#   up      the same, and start all again, up to MAX_RESTARTS times, where one of them dies
 # shellcheck source-path=SCRIPTDIR source=steps.sh
 source "$(dirname "$0")/steps.sh"
 
@@ -26,4 +27,23 @@ run() {
   exit "$code"
 }
 
-launch "run" "$@"
+# Once one process has died, the others end too: the run resumes from the newest checkpoint.
+up() {
+  local restarts=0 child code
+  while
+    run &
+    child=$!
+    trap 'kill "$child" || true' INT TERM
+    while
+      wait "$child" && code=0 || code=$?
+      kill -0 "$child" 2>/dev/null
+    do :; done
+    ((code && code != MISTAKE && code != STOPPED && restarts < MAX_RESTARTS))
+  do
+    restarts=$((restarts + 1))
+    echo "the run ended with code $code; starting all processes again ($restarts of $MAX_RESTARTS)" >&2
+  done
+  exit "$code"
+}
+
+launch "run up" "$@"

@@ -427,6 +427,25 @@ def test_local_processes_have_a_number_each_and_one_that_fails_fails_all(cluster
     assert all("device_count=1" in line and "--num_processes=2" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("codes", "ended"),
+    [((0,), 0), ((137, 1, 0), 0), ((1, 1, 1, 1, 1), 1), ((2,), 2), ((137, 75), 75)],
+    ids=["finished", "resumed twice", "too often", "a mistake", "stopped by a signal"],
+)
+def test_local_processes_are_all_started_again_where_one_dies(cluster, codes, ended):
+    """Process 1 ends with each of the codes in turn."""
+    cluster.set("MAX_RESTARTS=4\n")
+    python, lives = cluster.root / "python", cluster.root / "lives"
+    lives.write_text("\n".join(map(str, codes)) + "\n")
+    rest = f"code=$(head -n 1 {lives}); sed -i 1d {lives}; exit $code"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *process_id=1) {rest};; esac\n')
+    python.chmod(0o755)
+    done, _ = cluster.run("local_multiprocess.sh", "up", PYTHON=str(python))
+    assert done.returncode == ended
+    assert not lives.read_text(), "another number of lives"
+    assert done.stderr.count("starting all processes again") == len(codes) - 1
+
+
 def test_a_mistake_costs_one_sentence(cluster):
     for arguments in ((), ("fly",), ("create", "run"), ("--dry-run",)):
         done, calls = cluster.run("tpu_vm.sh", *arguments)
