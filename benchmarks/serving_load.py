@@ -3,9 +3,9 @@
     python benchmarks/serving_load.py [--calls 10000] [--export basisnet_jax/zoo/digits]
 
 A call classifies between 1 and 8 images, drawn by the call's number; its answer must equal, bit for bit, that of a
-single caller. Each thread and each process has a classifier of its own; --shared also lets all threads use one, which
-`LiteRTStage` does not promise to serve. Memory and threads of a process are read after a tenth of the calls and at the
-end. Fails if an answer is wrong, --shared aside, or if memory grows by more than MOST_GROWTH.
+single caller. Threads share a classifier, or each has its own, as each process has. Memory and threads of a process
+are read after a tenth of the calls and at the end. Fails if an answer is wrong, or if memory grows by more than
+MOST_GROWTH.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def _is_right(classifier: TwoStageClassifier, images: np.ndarray, expected: tupl
     indices = chosen(call)
     try:
         answers = classifier.classify(images[indices])
-    except Exception:  # LiteRT's, of a shared classifier
+    except Exception:  # LiteRT's
         return False
     return all(np.array_equal(ours, theirs[indices]) for ours, theirs in zip(answers, expected, strict=True))
 
@@ -108,10 +108,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--export", default=str(EXPORT))
-    parser.add_argument("--shared", action="store_true", help="also all threads with one classifier")
     options = parser.parse_args()
     ways: dict[str, Callable[[], tuple[int, float, dict[str, float]]]] = {
         f"{THREADS} threads, each its own classifier": lambda: by_threads(options.export, options.calls, shared=False),
+        f"{THREADS} threads with one classifier": lambda: by_threads(options.export, options.calls, shared=True),
         f"{PROCESSES} processes": lambda: by_processes(options.export, options.calls),
     }
     failed = False
@@ -123,9 +123,6 @@ def main() -> None:
             + ", ".join(f"{x} {value:+.1%}" for x, value in growth.items()),
             flush=True,
         )
-    if options.shared:
-        wrong, _, _ = by_threads(options.export, options.calls, shared=True)
-        print(f"{THREADS} threads with one classifier and no lock: {wrong} wrong answers of {options.calls:,}")
     sys.exit(failed)
 
 
