@@ -69,6 +69,10 @@ ROWS = {
         num_bases=8,
         temperature=1.0,
     ),
+    # One vector a block, as CondConv has it.
+    **widths(
+        "basisnet_n8_block", "BasisNet, N = 8, a vector a block", "glyphs", (0.5,), num_bases=8, granularity="block"
+    ),
     **widths(
         "basisnet_n8_shared_depthwise",
         "BasisNet, N = 8, shared depthwise kernels",
