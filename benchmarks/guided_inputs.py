@@ -1,0 +1,109 @@
+"""Searches for bad inputs by coverage: atheris keeps an input that reaches new lines of a reader, and changes it again.
+
+    pip install atheris
+    python benchmarks/guided_inputs.py TARGET [--seconds 600] [--folder guided_inputs]
+
+bad_inputs.py draws its inputs; this finds those that need several changes at once. FOLDER/TARGET has the inputs that
+reached something new, with which the same command resumes. Each kind of fault is kept once, in FOLDER/TARGET.faults.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+
+import atheris
+
+with atheris.instrument_imports(include=["basisnet_jax", "safetensors", "zipfile", "pickletools"]):
+    import bad_input_targets
+    import bad_run_targets
+    from damage import refusing
+
+    from basisnet_jax import runtime
+    from basisnet_jax.data import decode, exif
+    from basisnet_jax.host.command_line import on_one_line
+    from basisnet_jax.serving.export import Export
+    from basisnet_jax.weights import readers
+
+SCRATCH = pathlib.Path(tempfile.mkdtemp())
+
+
+def image(content: bytes) -> None:
+    """Reads an image's header, whole, and its EXIF data."""
+    try:
+        decode.read_header(content)
+    except decode.BadExampleError:
+        assert exif.read_orientation(content) in range(1, 9)
+
+
+def weights(suffix: str) -> Callable[[bytes], None]:
+    """Returns the reader of weights files with this suffix."""
+
+    def read(content: bytes) -> None:
+        path = SCRATCH / f"tiny{suffix}"
+        path.write_bytes(content)
+        with refusing(printed=on_one_line):
+            readers.read(path)
+
+    return read
+
+
+def npy(content: bytes) -> None:
+    """Reads a file of pixels."""
+    (SCRATCH / "pixels.npy").write_bytes(content)
+    with refusing():
+        runtime._pixels(str(SCRATCH / "pixels.npy"))
+
+
+def manifest(content: bytes) -> None:
+    """Opens an export's manifest."""
+    (SCRATCH / "manifest.json").write_bytes(content)
+    with refusing():
+        Export.open(str(SCRATCH))
+
+
+TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
+    "image": (image, lambda: bad_input_targets.small.IMAGES),
+    "pth": (weights(".pth"), lambda: bad_input_targets._weights(".pth")),
+    "safetensors": (weights(".safetensors"), lambda: bad_input_targets._weights(".safetensors")),
+    "npy": (npy, bad_input_targets._npy_files),
+    "manifest": (manifest, lambda: [json.dumps(bad_run_targets._manifest()).encode()]),
+}
+
+
+def main() -> None:
+    """Runs one target for so many seconds; never returns, as libFuzzer ends the process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("guided_inputs"))
+    options = parser.parse_args()
+    run, originals = TARGETS[options.target]
+    corpus, faults = options.folder / options.target, options.folder / f"{options.target}.faults"
+    for place in (corpus, faults):
+        place.mkdir(parents=True, exist_ok=True)
+    for content in originals():
+        (corpus / hashlib.sha256(content).hexdigest()[:16]).write_bytes(content)
+
+    def one(content: bytes) -> None:
+        try:
+            run(content)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            kind = f"{type(error).__name__}-{pathlib.Path(where.filename).stem}-{where.lineno}"
+            if not (faults / kind).exists():
+                (faults / kind).write_bytes(content)
+                print(f"fault: {kind}: {error!r:.200}", flush=True)
+
+    atheris.Setup(
+        [sys.argv[0], str(corpus), f"-max_total_time={options.seconds}", "-max_len=20000", "-verbosity=1"], one
+    )
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
