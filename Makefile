@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-extras lint docs docs-test site workflows lock audit sbom clean
+.PHONY: train test test-extras lint docs docs-test site workflows lock audit sbom clean \
+  campaign-bad-inputs campaign-guided-inputs campaign-kills campaign-power-loss campaign-lost-process campaign-layouts \
+  campaign-load campaign-serving campaign-files
 
 train: $(VENV)/installed
 	$(BIN)/python -m basisnet_jax.main --config=configs/digits.py
@@ -80,6 +82,38 @@ sbom: requirements.lock
 	$(PYTHON) -m venv .venv-sbom
 	.venv-sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
 	.venv-sbom/bin/cyclonedx-py requirements requirements.lock --output-reproducible --of JSON -o sbom.json
+
+# The campaigns of docs/design/reliability.md. Those with a folder resume where they were stopped; a script's first lines
+# say how to run one of its cases again. They take from a minute to a night.
+CAMPAIGN := PYTHONPATH=. $(BIN)/python benchmarks
+
+campaign-bad-inputs: $(VENV)/installed # 100,000 damaged files and odd values for all that reads outside data
+	$(CAMPAIGN)/bad_inputs.py --cases 100000 --folder campaigns/bad_inputs
+
+campaign-guided-inputs: $(VENV)/installed # the same, searched by coverage for ten minutes a reader
+	$(BIN)/pip install --quiet atheris
+	for reader in image pth safetensors npy manifest; do $(CAMPAIGN)/guided_inputs.py $$reader --folder campaigns/guided; done
+
+campaign-kills: $(VENV)/installed # 1,000 kills; make campaign-kills VENV=.venv-newest adds those of another JAX
+	$(CAMPAIGN)/kill_campaign.py --kills 1000 --folder campaigns/kills
+
+campaign-power-loss: $(VENV)/installed # kills that also lose what was not brought to disk
+	$(CAMPAIGN)/power_loss.py --cases 5 --folder campaigns/power_loss
+
+campaign-lost-process: $(VENV)/installed # one of four processes killed, 50 times, under the launcher
+	$(CAMPAIGN)/lost_process.py --kills 50 --folder campaigns/lost_process
+
+campaign-layouts: $(VENV)/installed # 200 steps on 1 to 8 devices, accumulated and with fsdp, compared
+	$(CAMPAIGN)/layouts.py
+
+campaign-load: $(VENV)/installed # 100,000 steps: memory, threads, files
+	$(CAMPAIGN)/load.py --steps 100000
+
+campaign-serving: $(VENV)/installed # 10,000 calls of the runtime by threads and by processes
+	$(CAMPAIGN)/serving_load.py
+
+campaign-files: $(VENV)/installed # a million files, and 64 hosts
+	$(CAMPAIGN)/many_files.py
 
 clean:
 	rm -rf $(VENV)

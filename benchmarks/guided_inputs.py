@@ -1,7 +1,7 @@
 """Searches for bad inputs by coverage: atheris keeps an input that reaches new lines of a reader, and changes it again.
 
     pip install atheris
-    python benchmarks/guided_inputs.py TARGET [--seconds 600] [--folder guided_inputs]
+    python benchmarks/guided_inputs.py image --seconds 600 --folder campaigns/guided_inputs
 
 bad_inputs.py draws its inputs; this finds those that need several changes at once. FOLDER/TARGET has the inputs that
 reached something new, with which the same command resumes. Each kind of fault is kept once, in FOLDER/TARGET.faults.
@@ -16,9 +16,11 @@ import tempfile
 import traceback
 from collections.abc import Callable
 
-import atheris
+TARGETS = ("image", "pth", "safetensors", "npy", "manifest")
 
-with atheris.instrument_imports(include=["basisnet_jax", "safetensors", "zipfile", "pickletools"]):
+
+def target(name: str, scratch: pathlib.Path) -> tuple[Callable[[bytes], object], list[bytes]]:
+    """Returns a reader of bytes, and whole inputs to begin with; importing it under atheris has its lines counted."""
     import bad_input_targets
     import bad_run_targets
     from damage import refusing
@@ -29,50 +31,28 @@ with atheris.instrument_imports(include=["basisnet_jax", "safetensors", "zipfile
     from basisnet_jax.serving.export import Export
     from basisnet_jax.weights import readers
 
-SCRATCH = pathlib.Path(tempfile.mkdtemp())
+    def image(content: bytes) -> None:
+        try:
+            decode.read_header(content)
+        except decode.BadExampleError:
+            assert exif.read_orientation(content) in range(1, 9)
 
+    def from_file(file: str, printed: Callable[[str], str], read: Callable[[pathlib.Path], object]) -> Callable:
+        def call(content: bytes) -> None:
+            (scratch / file).write_bytes(content)
+            with refusing(printed):
+                read(scratch / file)
 
-def image(content: bytes) -> None:
-    """Reads an image's header, whole, and its EXIF data."""
-    try:
-        decode.read_header(content)
-    except decode.BadExampleError:
-        assert exif.read_orientation(content) in range(1, 9)
+        return call
 
-
-def weights(suffix: str) -> Callable[[bytes], None]:
-    """Returns the reader of weights files with this suffix."""
-
-    def read(content: bytes) -> None:
-        path = SCRATCH / f"tiny{suffix}"
-        path.write_bytes(content)
-        with refusing(printed=on_one_line):
-            readers.read(path)
-
-    return read
-
-
-def npy(content: bytes) -> None:
-    """Reads a file of pixels."""
-    (SCRATCH / "pixels.npy").write_bytes(content)
-    with refusing():
-        runtime._pixels(str(SCRATCH / "pixels.npy"))
-
-
-def manifest(content: bytes) -> None:
-    """Opens an export's manifest."""
-    (SCRATCH / "manifest.json").write_bytes(content)
-    with refusing():
-        Export.open(str(SCRATCH))
-
-
-TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
-    "image": (image, lambda: bad_input_targets.small.IMAGES),
-    "pth": (weights(".pth"), lambda: bad_input_targets._weights(".pth")),
-    "safetensors": (weights(".safetensors"), lambda: bad_input_targets._weights(".safetensors")),
-    "npy": (npy, bad_input_targets._npy_files),
-    "manifest": (manifest, lambda: [json.dumps(bad_run_targets._manifest()).encode()]),
-}
+    if name == "image":
+        return image, bad_input_targets.small.IMAGES
+    if name == "npy":
+        return from_file("x.npy", str, lambda path: runtime._pixels(str(path))), bad_input_targets._npy_files()
+    if name == "manifest":
+        whole = json.dumps(bad_run_targets._manifest()).encode()
+        return from_file("manifest.json", str, lambda path: Export.open(str(path.parent))), [whole]
+    return from_file(f"tiny.{name}", on_one_line, readers.read), bad_input_targets._weights(f".{name}")
 
 
 def main() -> None:
@@ -82,11 +62,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("guided_inputs"))
     options = parser.parse_args()
-    run, originals = TARGETS[options.target]
+    import atheris
+
+    with atheris.instrument_imports(include=["basisnet_jax", "safetensors", "zipfile", "pickletools"]):
+        run, originals = target(options.target, pathlib.Path(tempfile.mkdtemp()))
     corpus, faults = options.folder / options.target, options.folder / f"{options.target}.faults"
     for place in (corpus, faults):
         place.mkdir(parents=True, exist_ok=True)
-    for content in originals():
+    for content in originals:
         (corpus / hashlib.sha256(content).hexdigest()[:16]).write_bytes(content)
 
     def one(content: bytes) -> None:
@@ -99,9 +82,7 @@ def main() -> None:
                 (faults / kind).write_bytes(content)
                 print(f"fault: {kind}: {error!r:.200}", flush=True)
 
-    atheris.Setup(
-        [sys.argv[0], str(corpus), f"-max_total_time={options.seconds}", "-max_len=20000", "-verbosity=1"], one
-    )
+    atheris.Setup([sys.argv[0], str(corpus), f"-max_total_time={options.seconds}", "-max_len=20000"], one)
     atheris.Fuzz()
 
 

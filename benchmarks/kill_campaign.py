@@ -20,6 +20,7 @@ import sys
 import time
 
 import forked_lives
+import same_run
 import survival
 from forked_lives import Layout
 
@@ -113,7 +114,7 @@ class Campaign:
         report = killed.with_name("differences.json")
 
         def compare() -> int:
-            found = survival.differences(killed, whole)
+            found = same_run.differences(killed, whole)
             batches = set(survival.batches_of(killed)) ^ set(survival.batches_of(whole))
             report.write_text(json.dumps(found + [f"batch {step}" for step, _ in sorted(batches)]))
             return 0

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 
+import same_run
 import survival
 
 ROOT = survival.ROOT
@@ -122,7 +123,7 @@ def main() -> None:
     code = run.process.wait()
     whole = Launched(folder, "whole")
     code = code or whole.process.wait()
-    different = survival.differences(run.workdir, whole.workdir)
+    different = same_run.differences(run.workdir, whole.workdir)
     results = [json.loads(line) for line in losses.read_text().splitlines()]
     seconds = sorted(result["seconds"] for result in results)
     print(

@@ -11,7 +11,6 @@ the step compiles starts without compiled programs on disk; the next start finds
 import argparse
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -27,6 +26,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
+
+from benchmarks.same_run import differences, digest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "tests" / "configs" / "tiny.py"
@@ -177,44 +178,6 @@ def durations(workdir: pathlib.Path) -> dict[str, float]:
     return {phase: statistics.median(b[0] - a[0] for a, b in pairs if a[1] == phase) for phase in (*PHASES, "finish")}
 
 
-def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
-    """Lists the differences of two finished runs: arrays of the state, figures of the result, points of the curves."""
-    import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
-
-    from basisnet_jax.workdir.events import read_events
-
-    results = [json.loads((run / "results.json").read_text()) for run in (killed, whole)]
-    found = [f"result {name}" for name in ("eval", "step", "config") if results[0][name] != results[1][name]]
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        states = [
-            _arrays(checkpointer, run / "checkpoints" / str(results[0]["step"]) / "state") for run in (killed, whole)
-        ]
-    flat = [dict(jax.tree_util.tree_flatten_with_path(state)[0]) for state in states]
-    found += [f"arrays {flat[0].keys() ^ flat[1].keys()}"] if flat[0].keys() != flat[1].keys() else []
-    same = (np.asarray(flat[0][path]).tobytes() == np.asarray(flat[1].get(path)).tobytes() for path in flat[0])
-    found += [f"array {jax.tree_util.keystr(path)}" for path, equal in zip(flat[0], same, strict=True) if not equal]
-    curves = [read_events(run / "events") for run in (killed, whole)]
-    for name in sorted(curves[0].keys() | curves[1].keys()):
-        ours, theirs = (curve.get(name, {}) for curve in curves)
-        wrong = [step for step in sorted(ours.keys() | theirs.keys()) if ours.get(step) != theirs.get(step)]
-        if wrong:
-            found.append(f"curve {name} at {wrong}")
-    return found
-
-
-def _arrays(checkpointer: Any, folder: pathlib.Path) -> Any:
-    """Returns a checkpoint's arrays on whatever devices there are."""
-    import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
-
-    tree = checkpointer.metadata(folder).item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-
-
 def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Returns (step, digest) of every batch that any life of a run took."""
     for diary in workdir.with_suffix(".diary").glob("[0-9][0-9]"):
@@ -222,16 +185,6 @@ def batches_of(workdir: pathlib.Path) -> Iterator[tuple[int, str]]:
             if phase == "batch":
                 step, digest = detail.split()
                 yield int(step), digest
-
-
-def digest(batch: dict[str, Any]) -> str:
-    """Returns the digest of what this process holds of a batch."""
-    import numpy as np
-
-    found = hashlib.sha256()
-    for name, array in sorted(batch.items()):
-        found.update(b"".join([name.encode(), *(np.asarray(x.data).tobytes() for x in array.addressable_shards)]))
-    return found.hexdigest()[:16]
 
 
 def live(diary: pathlib.Path, arguments: Sequence[str]) -> None:
