@@ -26,8 +26,8 @@ def target(name: str, scratch: pathlib.Path) -> tuple[Callable[[bytes], object],
     from damage import refusing
 
     from basisnet_jax import runtime
-    from basisnet_jax.data import decode, exif
     from basisnet_jax.host.command_line import on_one_line
+    from basisnet_jax.images import decode, exif
     from basisnet_jax.serving.export import Export
     from basisnet_jax.weights import readers
 
