@@ -160,6 +160,7 @@ def test_make_divisible():
     [
         ("imagenet_mbv3", 289_956_800, 29_002_600),
         ("imagenet_mbv3_small_preview", 261_545_280, 27_698_592),
+        ("imagenet_mbv3_phone", 288_491_072, 27_628_480),
         ("imagenet_mbv3_static", 216_589_760, 5_483_032),
         ("imagenet_mbv2_static", 300_774_272, 3_504_872),
         ("imagenet_efficientnet_b0_static", 385_814_752, 5_288_548),
