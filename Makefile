@@ -14,14 +14,14 @@ train: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/pretrained lint
 	$(BIN)/python -m pytest
 
-# What `make test` skips, as the lock has not its packages: the hub, ONNX Runtime, the trackers' servers, timm and
-# torchvision. In an environment of its own, since these packages choose other versions:
+# What `make test` skips, as the lock has not its packages: the hub, ONNX Runtime, litert-converter, the trackers'
+# servers, timm and torchvision. In an environment of its own, since these packages choose other versions:
 # make test-extras VENV=.venv-extras
 test-extras: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,hub,onnx,trackers,torch-parity]' mlflow
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,hub,litert,onnx,trackers,torch-parity]' mlflow
 	npm install --no-save --no-package-lock --ignore-scripts --silent onnxruntime-node@1.30.0 || true
 	$(BIN)/python -m pytest tests/inference/test_hub.py tests/host/test_trackers.py tests/export/test_publishers.py \
-	  tests/system/test_samples.py
+	  tests/export/test_quantization.py tests/system/test_samples.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -94,6 +94,8 @@ setuptools.setup(
         "tpu": [*FRAMEWORK, f"jax[tpu]{JAX}"],
         "cuda12": [*FRAMEWORK, f"jax[cuda12]{JAX}"],
         "cuda13": [*FRAMEWORK, f"jax[cuda13]{JAX}"],
+        # Makes .tflite files without TensorFlow; not in the lock, as it wants an old typing-extensions.
+        "litert": ["litert-converter>=0.5,<0.6", "litert-quantizer>=0.11,<0.12"],
         # What compiles for NVIDIA GPUs where there is none: the plugin, ptxas and libdevice, without CUDA's libraries.
         "gpu-compile": [
             *FRAMEWORK,

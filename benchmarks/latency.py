@@ -89,9 +89,9 @@ def export(folder: pathlib.Path, kinds: list[str], synthesize: list[str]) -> Non
         for kind in {"none" if kind == ONNX else kind for kind in kinds}:
             path = path_of(folder, name, kind)
             if not path.exists():
-                quantize = quantization.quantizer(kind.removeprefix("none"), [{key: example[key] for key in inputs}])
+                examples = [{key: example[key] for key in inputs}]
                 function = make(quantization.ROWS.get(kind, 1))
-                path.write_bytes(litert.to_tflite(function, inputs, outputs, quantize))
+                path.write_bytes(litert.to_tflite(function, inputs, outputs, kind.removeprefix("none"), examples))
 
     def stage(network: Callable[[], tuple[BasisNet, Any]], name: str) -> Callable[[int], Callable[..., Any]]:
         return lambda rows: (

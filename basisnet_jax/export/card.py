@@ -171,15 +171,7 @@ def model_card(manifest: Manifest, classes: Sequence[str]) -> str:
         "",
         "## Limits",
         "",
-        *(
-            [
-                f"JAX {manifest.versions['jax']} wrote the .stablehlo files. Every JAX that is released within six "
-                "months of that version reads them; later ones may refuse them: then export again.",
-                "",
-            ]
-            if any(name.endswith(".stablehlo") for name in manifest.files)
-            else []
-        ),
+        *(line for sentence in manifest.expires.values() for line in (sentence, "")),
         "Accuracy was measured on the images above only; for images of another kind, light or camera, measure again. "
         "An object of any other class still gets one of these classes. Not measured: latency and energy on any device, "
         "and accuracy by group of people or place.",

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -55,15 +55,17 @@ def by_files(network: Network, files: Mapping[str, bytes], suffix: str) -> Answe
       network: the network that was converted; what its files do not say is taken from it.
       files: {name: content}.
       suffix: the format's name.
+
+    Raises:
+      UserError: the runtime cannot run a file.
     """
     if suffix == "safetensors":
         facts, model, variables = network_files.from_files(files.__getitem__)
         return by_jax(dataclasses.replace(network, model=model, variables=variables, warm_start=facts.warm_start))
     if FORMATS[suffix].publisher:
         return by_jax(publishers.from_files(network, files, suffix))
-    load = LOADERS[FORMATS[suffix].runtime]
-    second = load(files[f"specialist.{suffix}"])
-    first = load(files[f"preview.{suffix}"]) if f"preview.{suffix}" in files else None
+    second = _loaded(files, f"specialist.{suffix}", suffix)
+    first = _loaded(files, f"preview.{suffix}", suffix) if f"preview.{suffix}" in files else None
 
     def answer(images_BxHxWxC: np.ndarray) -> Logits:
         if first is None:
@@ -72,6 +74,18 @@ def by_files(network: Network, files: Mapping[str, bytes], suffix: str) -> Answe
         return Logits(np.asarray(preview_BxK), np.asarray(second(images_BxHxWxC, coefficients_BxLxN)[0]))
 
     return answer
+
+
+def _loaded(files: Mapping[str, bytes], name: str, suffix: str) -> Callable[..., Sequence[Any]]:
+    runtime = FORMATS[suffix].runtime
+    try:
+        return LOADERS[runtime](files[name])
+    except RuntimeError as error:  # XNNPACK refuses some ranges of int8
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(
+            f"{name} cannot be run by {runtime} ({reason}); nothing was written: leave {suffix!r} out of "
+            "config.export.formats."
+        ) from None
 
 
 def convert_and_check(
@@ -95,7 +109,7 @@ def convert_and_check(
 
     Raises:
       UserError: an exact format's logits differ from the model's by more than TOLERANCE or give an image another
-        class, or a format's logits are not finite.
+        class, a format's logits are not finite, or a runtime cannot run a file.
     """
     formats = tuple(name for name in formats if not FORMATS[name].page)
     batches, progress = iter(batches), progress or Progress(silent=True)

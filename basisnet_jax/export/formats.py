@@ -11,7 +11,7 @@ from basisnet_jax.export import phone_layers, publishers
 from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.export.litert import to_tflite
 from basisnet_jax.export.onnx import load_onnx, to_onnx
-from basisnet_jax.export.quantization import ROWS, quantizer
+from basisnet_jax.export.quantization import ROWS
 from basisnet_jax.export.stablehlo import load_stablehlo, to_stablehlo
 from basisnet_jax.host.terminal import Progress
 from basisnet_jax.serving.formats import FORMATS, WEIGHTS
@@ -44,8 +44,8 @@ def convert(
             for stage, function in network.stages(phone_layers.interceptor(ROWS.get(kind, 1))).named().items():
                 shapes = {key: (network.batch, *shape) for key, shape in network.inputs(stage).items()}
                 progress.stage(f"exporting {stage}.{name}")
-                quantize = quantizer(kind, [{key: example[key] for key in shapes} for example in examples])
-                files[f"{stage}.{name}"] = to_tflite(function, shapes, OUTPUTS[stage], quantize)
+                inputs = [{key: example[key] for key in shapes} for example in examples]
+                files[f"{stage}.{name}"] = to_tflite(function, shapes, OUTPUTS[stage], kind, inputs)
     if "stablehlo" in formats:
         for stage, function in network.stages().named().items():
             progress.stage(f"exporting {stage}.stablehlo")

@@ -1,10 +1,19 @@
-"""LiteRT (TensorFlow Lite): converts a pure function to a .tflite file with built-in operators only."""
+"""LiteRT (TensorFlow Lite): converts a pure function to a .tflite file with built-in operators only.
 
-import tempfile
+Without TensorFlow: litert-converter makes the file of the function's StableHLO, and litert-quantizer makes it smaller.
+Where these two are not installed (the extra `litert`), TensorFlow does both.
+"""
+
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from basisnet_jax.host.devices import hide_accelerators_from_tensorflow
+import jax
+import numpy as np
+from jax import export
+
+from basisnet_jax.export import by_tensorflow, quantization
+from basisnet_jax.export.stablehlo import no_locations
 from basisnet_jax.serving.tflite import SIGNATURE
 
 
@@ -12,7 +21,8 @@ def to_tflite(
     function: Callable[..., Any],
     inputs: Mapping[str, tuple[int, ...]],
     outputs: Sequence[str],
-    convert: Callable[[Any], bytes] = lambda converter: converter.convert(),
+    kind: str = "",
+    examples: Sequence[Mapping[str, np.ndarray]] = (),
 ) -> bytes:
     """Converts a pure JAX function of float32 arrays to a .tflite file.
 
@@ -20,26 +30,33 @@ def to_tflite(
       function: takes an array for each input, in order, and returns an output or a tuple of outputs.
       inputs: {name: shape}, all static.
       outputs: names of the outputs.
-      convert: a tf.lite.TFLiteConverter -> the file, for example quantized.
+      kind: see `formats.Format.quantization`; '' for float32.
+      examples: for 'int8', {input: array of one batch} each, as realistic as possible.
 
     Returns:
       The file's content; the signature SIGNATURE names the inputs and outputs.
     """
-    import tensorflow as tf
-    from jax.experimental import jax2tf
+    if all(map(importlib.util.find_spec, ("litert_converter", "litert_quantizer"))):
+        content = from_stablehlo(function, inputs, outputs)
+        return quantization.quantized(content, kind, examples) if kind else content
+    return by_tensorflow.to_tflite(function, inputs, outputs, kind, examples)
 
-    hide_accelerators_from_tensorflow()
-    converted = jax2tf.convert(function, with_gradient=False)
 
-    def named(**arrays: Any) -> dict[str, Any]:
-        results = converted(*(arrays[name] for name in inputs))
-        return dict(zip(outputs, results if isinstance(results, tuple) else (results,), strict=True))
+def from_stablehlo(
+    function: Callable[..., Any], inputs: Mapping[str, tuple[int, ...]], outputs: Sequence[str]
+) -> bytes:
+    """Converts as `to_tflite` does, to float32, by litert-converter."""
+    from litert_converter import converter_api_ext as converter
+    from litert_converter.mlir import ir, passmanager
 
-    specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in inputs.items()}
-    module = tf.Module()
-    module.named = tf.function(named, autograph=False)
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={SIGNATURE: module.named.get_concrete_function(**specs)})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        return convert(converter)
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in inputs.values()]
+    with no_locations():
+        stablehlo = export.export(jax.jit(function), platforms=("cpu",))(*shapes).mlir_module()
+    context = ir.Context()
+    converter.prepare_mlir_context(context)
+    with context:
+        module = ir.Module.parse(stablehlo)
+        converter.set_signature(module.operation, SIGNATURE, list(inputs), list(outputs))
+        config = converter.ConvertToTFLConfig()
+        converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
+        return converter.export_flatbuffer_to_bytes(module.operation)

@@ -16,7 +16,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.experiment.model import eval_crop, model_cost
 from basisnet_jax.experiment.network_files import NetworkFacts
 from basisnet_jax.experiment.run import make_experiment
-from basisnet_jax.export import browser, card
+from basisnet_jax.export import browser, card, stablehlo
 from basisnet_jax.export.checks import Logits, convert_and_check, differences
 from basisnet_jax.export.folded import OUTPUTS, Network
 from basisnet_jax.host import files as file_lib
@@ -234,6 +234,7 @@ def describe(
         config=portable(as_json(opened.config)),
         versions={**installed.versions(), **versions},
         accuracy=accuracy,
+        expires={"stablehlo": stablehlo.expiry()} if "stablehlo" in formats else {},
         warnings=list(lost_accuracy(accuracy.top1[own], {name: accuracy.top1[name] for name in formats})),
     )
 

@@ -24,12 +24,12 @@ def to_stablehlo(function: Callable[..., Any], inputs: Mapping[str, tuple[int, .
     """
     (batch,) = export.symbolic_shape("batch")
     arguments = [jax.ShapeDtypeStruct((batch, *shape), DTYPES[name]) for name, shape in inputs.items()]
-    with _no_locations():
+    with no_locations():
         return bytes(export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize())
 
 
 @contextlib.contextmanager
-def _no_locations() -> Iterator[None]:
+def no_locations() -> Iterator[None]:
     """Makes JAX record no source paths: those would differ between checkouts, and reveal whose checkout it is."""
     name = "jax_traceback_in_locations_limit"
     was = getattr(jax.config, name)
@@ -38,6 +38,14 @@ def _no_locations() -> Iterator[None]:
         yield
     finally:
         jax.config.update(name, was)
+
+
+def expiry() -> str:
+    """Returns a sentence on which versions of JAX read the files that this JAX writes."""
+    return (
+        f"JAX {jax.__version__} wrote the .stablehlo files. Every JAX that is released within six months of that "
+        "version reads them; later ones may refuse them: then export again."
+    )
 
 
 def load_stablehlo(content: bytes) -> Callable[..., list[jax.Array]]:

@@ -21,14 +21,13 @@ class Format:
     Attributes:
       runtime: the program that runs the files.
       packages: packages whose versions matter.
-      modules: modules that must be importable to make a file.
+      modules: modules that must be importable to make a file; of modules with 'or' between them, one.
       one_file: name of the file that holds both stages; '' for a file of each stage.
       publisher: library whose names and layout a file of weights has; '' for other files.
       exact: whether a file must answer like the network; the loss of a quantized file is reported.
       quantization: which values are quantized, '' for none. float16: weights, unpacked to float32 when the file is
         loaded. int8_weights: weights of convolutions, dense layers and bases, with a scale for each output channel;
-        depthwise kernels are rounded in the same way, and stored as float32. int8: activations too, in ranges taken
-        from examples.
+        depthwise kernels are stored as float32. int8: activations too, in ranges taken from examples.
       page: whether the format only runs another format's files, so that there is nothing to convert and check.
     """
 
@@ -46,8 +45,16 @@ class Format:
         return self.one_file or f"{stage}.{name}"
 
 
-_LITERT = Format("LiteRT", ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), modules=("tensorflow", "ai_edge_litert"))
-_ONNX = Format("ONNX Runtime", ("tf2onnx", "onnx", "onnxruntime"), (*_LITERT.modules, "tf2onnx", "onnx", "onnxruntime"))
+_LITERT = Format(
+    "LiteRT",
+    ("litert-converter", "litert-quantizer", "tensorflow-cpu", "tensorflow", "ai-edge-litert"),
+    modules=("litert_converter or tensorflow", "litert_quantizer or tensorflow", "ai_edge_litert"),
+)
+_ONNX = Format(
+    "ONNX Runtime",
+    ("tf2onnx", "onnx", "onnxruntime"),
+    (*_LITERT.modules, "tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+)
 _WEIGHTS = Format("basisnet_jax", ("safetensors",), ("safetensors",))
 FORMATS = {
     "tflite": _LITERT,
@@ -63,10 +70,14 @@ FORMATS = {
 }
 
 
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 def check_installed(formats: Iterable[str]) -> None:
     """Raises UserError if a module that a format needs is not installed; imports nothing."""
     for name in formats:
-        missing = [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
+        missing = [choice for choice in FORMATS[name].modules if not any(map(_is_installed, choice.split(" or ")))]
         if missing:
             names, extra = " and ".join(missing), "onnx" if name == "onnx" else "train"
             raise UserError(

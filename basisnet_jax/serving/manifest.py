@@ -117,6 +117,7 @@ class Manifest:
       rule: which images exit early; None if no rule was chosen.
       frozen: what a network frozen for one place was frozen for; None for other networks.
       coefficients: float[L, N] of a frozen network.
+      expires: until when files can be read, in words, by format; {} without a limit.
       computes_in: dtype of the files, quantized files excepted, whatever dtype the run was trained in.
       schema: of this content.
     """
@@ -136,6 +137,7 @@ class Manifest:
     rule: ChosenRule | None = None
     frozen: str | None = None
     coefficients: list[list[float]] | None = None
+    expires: dict[str, str] = dataclasses.field(default_factory=dict)
     computes_in: str = "float32"
     schema: int = SCHEMA
 

@@ -145,7 +145,10 @@ def test_an_export_says_what_it_is(exported, trained):
     assert (folder / "labels.txt").read_text().split() == list("0123456789")
     assert manifest["data"] == {"name": "digits", "train_split": "train"}
     assert manifest["input"]["exif_orientation"] == "applied; the image is turned upright first"
-    assert "8 x 8 x 1" in (folder / "model_card.md").read_text()
+    card = (folder / "model_card.md").read_text()
+    assert "8 x 8 x 1" in card
+    assert f"JAX {jax.__version__} wrote" in manifest["expires"]["stablehlo"]
+    assert manifest["expires"]["stablehlo"] in card
 
 
 def test_stablehlo_takes_any_batch_on_every_platform(exported, trained, images):
@@ -317,6 +320,19 @@ def test_an_exports_weights_open_as_their_run_does(exported, trained, trained_co
     jax.tree.map(np.testing.assert_array_equal, travelled.variables, run.variables)
     with pytest.raises(UserError, match="is an export; give the --workdir of a run, or freeze"):
         package.export_run(trained_config, str(exported[0]))
+
+
+def test_a_file_that_its_runtime_refuses_is_told(config, images, monkeypatch):
+    def refuse(content):
+        raise RuntimeError("failed to create XNNPACK runtime\nNode number 69")
+
+    monkeypatch.setattr(checks, "convert", lambda *_: {"specialist.int8.tflite": b""})
+    monkeypatch.setitem(checks.LOADERS, "LiteRT", refuse)
+    expected = (
+        r"specialist.int8.tflite cannot be run by LiteRT \(failed to create XNNPACK runtime\); nothing was written"
+    )
+    with pytest.raises(UserError, match=expected):
+        checks.convert_and_check(make_network(config, routing="static"), ("int8.tflite",), [images])
 
 
 def test_numbers_that_are_not_finite_pass_no_tolerance(config, images, monkeypatch):

@@ -9,11 +9,21 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from flax import linen as nn
 
-from basisnet_jax.export import phone_layers, phone_resize, quantization
-from basisnet_jax.export.litert import to_tflite
+from basisnet_jax.export import by_tensorflow, litert, phone_layers, phone_resize, quantization
 from basisnet_jax.models import basisnet
 from basisnet_jax.models.layers import Convolution
 from basisnet_jax.serving.tflite import LiteRTStage
+
+
+@pytest.fixture(params=["TensorFlow", "litert-converter"])
+def to_tflite(request):
+    """Each converter."""
+    if request.param == "TensorFlow":
+        pytest.importorskip("tensorflow")
+        return by_tensorflow.to_tflite
+    for module in ("litert_converter", "litert_quantizer"):
+        pytest.importorskip(module, reason="pip install -e '.[litert]'")
+    return litert.to_tflite
 
 
 @pytest.mark.parametrize(
@@ -60,14 +70,14 @@ def test_the_small_image_is_the_one_that_the_preview_was_trained_on(height, widt
 @pytest.mark.parametrize(
     ("kind", "size", "error"), [("float16", 0.55, 1e-3), ("int8_weights", 0.35, 0.02), ("int8", 0.35, 0.05)]
 )
-def test_a_quantized_file_is_smaller_and_answers_about_the_same(kind, size, error):
+def test_a_quantized_file_is_smaller_and_answers_about_the_same(kind, size, error, to_tflite):
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(64, 256)).astype(np.float32)
     images = rng.uniform(-1, 1, (20, 1, 64)).astype(np.float32)
 
     def convert(kind):
-        quantize = quantization.quantizer(kind, [{"image": image} for image in images])
-        return to_tflite(lambda image: jnp.maximum(image @ kernel, 0), {"image": (1, 64)}, ("logits",), quantize)
+        examples = [{"image": image} for image in images]
+        return to_tflite(lambda image: jnp.maximum(image @ kernel, 0), {"image": (1, 64)}, ("logits",), kind, examples)
 
     content = convert(kind)
     assert len(content) < size * len(convert(""))
@@ -76,8 +86,8 @@ def test_a_quantized_file_is_smaller_and_answers_about_the_same(kind, size, erro
     assert 0 < np.abs(got - expected).max() < error * np.abs(expected).max()
 
 
-def test_depthwise_kernels_are_rounded_to_int8_and_kept_in_float32():
-    """LiteRT's fast path has no depthwise convolution of floats by int8."""
+def test_depthwise_kernels_stay_float32(to_tflite):
+    """LiteRT's fast path has no depthwise convolution of floats by int8. TensorFlow's converter rounds them first."""
     rng = np.random.default_rng(0)
     layer = Convolution(192, 3, depthwise=True)
     image = rng.normal(size=(1, 5, 5, 192)).astype(np.float32)
@@ -87,9 +97,9 @@ def test_depthwise_kernels_are_rounded_to_int8_and_kept_in_float32():
         with nn.intercept_methods(phone_layers.interceptor()):
             return layer.apply({"params": {"kernel": kernel}}, image)
 
-    content = to_tflite(convolve, {"image": image.shape}, ("logits",), quantization.quantizer("int8_weights"))
+    content = to_tflite(convolve, {"image": image.shape}, ("logits",), "int8_weights")
     scale = np.abs(kernel).max((0, 1)) / 127
-    rounded = np.round(kernel / scale) * scale
+    rounded = np.round(kernel / scale) * scale if to_tflite is by_tensorflow.to_tflite else kernel
     padded = np.pad(image[0], ((1, 1), (1, 1), (0, 0)))
     (got,) = LiteRTStage(content)(image)
     for row, column in np.ndindex(5, 5):
@@ -98,7 +108,7 @@ def test_depthwise_kernels_are_rounded_to_int8_and_kept_in_float32():
     assert all(tensor["dtype"] != np.int8 for tensor in Interpreter(model_content=content).get_tensor_details())
 
 
-def test_four_weights_of_a_base_share_a_scale_in_files_of_int8_weights_alone():
+def test_four_weights_of_a_base_share_a_scale_in_files_of_int8_weights_alone(to_tflite):
     """What a base has for a weight is an output channel of a dense layer; 12 bytes of scale and sums go with each."""
     rng = np.random.default_rng(0)
     coefficients = rng.dirichlet(np.ones(4), 1).astype(np.float32)
@@ -107,9 +117,33 @@ def test_four_weights_of_a_base_share_a_scale_in_files_of_int8_weights_alone():
     np.testing.assert_allclose(phone_layers.synthesize(coefficients, bases, rows=4), kernel, atol=1e-6)
     for kind, rows in (("int8_weights", 4), ("", 1)):
         synthesize = functools.partial(phone_layers.synthesize, bases_Nx=bases, rows=quantization.ROWS.get(kind, 1))
-        quantize = quantization.quantizer(kind)
-        content = to_tflite(synthesize, {"coefficients": (1, 4)}, ("logits",), quantize)
+        content = to_tflite(synthesize, {"coefficients": (1, 4)}, ("logits",), kind)
         tensors = Interpreter(model_content=content).get_tensor_details()
         (weights,) = (tensor for tensor in tensors if np.prod(tensor["shape"]) == bases.size)
         assert tuple(weights["shape"]) == (kernel.size // rows, 4 * rows)
         assert len(weights["quantization_parameters"]["scales"]) == (kernel.size // rows if kind else 0)
+
+
+def test_both_converters_make_files_that_answer_alike():
+    """So that an export does not depend on which is installed."""
+    for module in ("litert_converter", "tensorflow"):
+        pytest.importorskip(module)
+    rng = np.random.default_rng(0)
+    layer, image = Convolution(8, 3, stride=2), rng.normal(size=(1, 9, 9, 4)).astype(np.float32)
+    params = layer.init(jax.random.key(0), image)
+
+    def pooled(image):
+        return jax.nn.hard_swish(layer.apply(params, image)).mean((1, 2)), image[:, 0, 0]
+
+    arguments = pooled, {"image": image.shape}, ("logits", "coefficients")
+    ours, theirs = (LiteRTStage(make(*arguments)) for make in (litert.from_stablehlo, by_tensorflow.to_tflite))
+    assert (ours.inputs, ours.outputs) == (theirs.inputs, theirs.outputs)
+    for got, expected in zip(ours(image), theirs(image), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_file_says_nothing_of_the_machine_that_made_it():
+    pytest.importorskip("litert_converter", reason="pip install -e '.[litert]'")
+    content = litert.from_stablehlo(jnp.sin, {"image": (1, 4)}, ("logits",))
+    assert content == litert.from_stablehlo(jnp.sin, {"image": (1, 4)}, ("logits",))
+    assert b".py" not in content

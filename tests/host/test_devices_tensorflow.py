@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from etils import epath
 
-from basisnet_jax.export.litert import to_tflite
+from basisnet_jax.export.by_tensorflow import to_tflite
 from basisnet_jax.host.devices import hide_accelerators_from_tensorflow
 from basisnet_jax.host.trackers import TrackedRun
 from basisnet_jax.workdir.events import event_writer
