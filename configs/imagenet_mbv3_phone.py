@@ -2,7 +2,7 @@
 
 LiteRT has no fast depthwise convolution with a computed kernel (docs/design/latency.md). Without them both stages take
 1.38 times the static network in place of 1.91, in int8_weights, for 1.5M fewer multiply-adds. On the glyphs, sharing
-them costs no accuracy that one seed shows (docs/results.md).
+them costs 0.2 points of top-1, on unseen fonts 0.5 (one seed; docs/results.md).
 
     python -m basisnet_jax.main --config=configs/imagenet_mbv3_phone.py
 
