@@ -37,7 +37,6 @@ def trained(
 
     from basisnet_jax.evaluation.whole_split import evaluate
     from basisnet_jax.experiment.run import make_experiment
-    from basisnet_jax.host import terminal
     from tests.configs import tiny
 
     devices, fsdp, accumulate = layout
@@ -52,7 +51,7 @@ def trained(
     for _ in range(steps):
         state, metrics = step(state, next(batches), experiment.schedule, None)
         losses.append(float(metrics["loss"]))
-    return losses, evaluate(experiment, experiment.eval_step(), state, terminal.Progress(silent=True))
+    return losses, evaluate(experiment, experiment.eval_step(), state)
 
 
 def main() -> None:

@@ -51,16 +51,17 @@ class Launched:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
 
     def pids(self) -> dict[int, int]:
-        """Returns {process_id: pid} of the run's processes that live."""
-        found = {}
-        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        """Returns {process_id: pid} of the run's processes that live; a process's own forks have later pids."""
+        found: dict[int, int] = {}
+        for path in sorted(pathlib.Path("/proc").glob("[0-9]*/cmdline"), key=lambda path: int(path.parent.name)):
             try:
                 words = path.read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
             if f"--workdir={self.workdir}" in words:
                 numbers = [x.removeprefix("--process_id=") for x in words if x.startswith("--process_id=")]
-                found.update({int(number): int(path.parent.name) for number in numbers})
+                for number in numbers:
+                    found.setdefault(int(number), int(path.parent.name))
         return found
 
     def said(self) -> str:
