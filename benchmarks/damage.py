@@ -13,7 +13,7 @@ LONGEST = 30_000  # characters of a refusal, which may quote a value of 10,000
 EDGES = (b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80", b"\xff" * 8)
 TOO_DEEP = b"[" * 100_000
 DEEP: Any = []
-for _ in range(200):
+for _ in range(100):
     DEEP = [DEEP]
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), -float("inf")),
@@ -69,7 +69,7 @@ def damaged_json(rng: random.Random, original: Any) -> Any:
     content = copy.deepcopy(original)
     for _ in range(rng.randint(1, 3)):
         if rng.random() < 0.02 or not isinstance(content, dict | list):
-            return rng.choice(VALUES)
+            return _value(rng)
         holder = content
         while True:  # to a random place, each level equally likely to be the last
             keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
@@ -82,14 +82,19 @@ def damaged_json(rng: random.Random, original: Any) -> Any:
         key = rng.choice(keys)
         match rng.choice(("replace", "replace", "replace", "remove", "add")):
             case "replace":
-                holder[key] = rng.choice((*VALUES, *(x for x in (_other(holder[key], rng),) if x is not None)))
+                other = _other(holder[key], rng)
+                holder[key] = _value(rng) if other is None or rng.random() < 0.7 else other
             case "remove":
                 del holder[key]
             case "add" if isinstance(holder, dict):
                 holder[rng.choice(("", "extra", "../x", "a\nb", f"{key} "))] = copy.deepcopy(holder[key])
             case "add":
-                holder.insert(rng.randrange(len(holder) + 1), rng.choice(VALUES))
+                holder.insert(rng.randrange(len(holder) + 1), _value(rng))
     return content
+
+
+def _value(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(VALUES))  # it may be damaged next, and must not be another in the next case
 
 
 def _other(value: Any, rng: random.Random) -> Any:
