@@ -24,7 +24,6 @@ import same_run
 import survival
 from forked_lives import Layout
 
-KILLS = 20  # in a case
 SETTINGS = ("--config.epochs=1.0", "--config.log_every_steps=1")  # 81 steps, 10 evaluations, 20 checkpoints
 PHASES = {"start-up": 3, "compile": 1, "step": 4, "evaluation": 4, "save": 4}  # how often each is aimed at
 VARIANTS = {
@@ -43,9 +42,11 @@ class Campaign:
 
     Attributes:
       life: starts the run once, and kills it.
+      kills_a_case: kills in one run.
     """
 
     life: type[forked_lives.ForkedLife] = forked_lives.ForkedLife
+    kills_a_case = 20
 
     def __init__(self, folder: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ class Campaign:
         """Runs one case, and returns its result as JSON values."""
         whole = self.undisturbed(variant)
         rng = random.Random(f"{variant} {seed}")
-        phases = rng.choices(list(PHASES), list(PHASES.values()), k=KILLS - 1)
+        phases = rng.choices(list(PHASES), list(PHASES.values()), k=self.kills_a_case - 1)
         kills = survival.draw(rng, phases, survival.durations(whole))
         workdir = self.folder / f"case-{os.getpid()}" / "run"
         shutil.rmtree(workdir.parent, ignore_errors=True)
