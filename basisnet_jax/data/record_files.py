@@ -33,7 +33,7 @@ class RecordFiles:
     def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]:
         try:
             return self.source.__getitems__(indices)
-        except (RuntimeError, ValueError, IndexError) as error:
+        except RuntimeError as error:
             raise UserError(f"the data in {self.folder} is damaged ({reason(error)}); {self.way_out}.") from error
 
 
