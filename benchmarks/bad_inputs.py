@@ -4,8 +4,8 @@
 
 A case is a target and a number, from which its input is drawn; `--only npy:17` runs one case again. Cases run in a
 child process, so that a crash in C++ names its case and the campaign goes on. The same command resumes a campaign:
-FOLDER/TARGET.json says how far it is. A fault is an exception that is not one sentence, a crash, more than SECONDS for
-a case, or more than MOST_MB of memory beyond what the process had before.
+FOLDER/TARGET.json says how far it is. A fault is an exception that is not one sentence, a crash, more than SECONDS of
+CPU for a case, or more than MOST_MB of memory beyond what the process had before.
 """
 
 import argparse
@@ -25,7 +25,8 @@ import sys
 import tempfile
 import traceback
 
-SECONDS = 20
+SECONDS = 20  # of CPU, for a case
+WALL_SECONDS = 15 * SECONDS  # for one that waits, on a machine that is busy
 MOST_MB = 1200  # an image of 2^26 pixels, decoded and copied once, and its reader
 CHUNK = 500  # cases of one child
 # Targets whose cases take a tenth of a second: they get a tenth of the others' number.
@@ -97,7 +98,8 @@ def run_chunk(target: str, first: int, stop: int) -> tuple[int, dict[str, int], 
     if code == 0:
         return stop, outcomes, faults
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    what = f"took more than {SECONDS} s" if code == -signal.SIGALRM else f"the process died with {name}"
+    slow = code in (-signal.SIGALRM, -signal.SIGPROF)
+    what = f"took more than {SECONDS} s" if slow else f"the process died with {name}"
     return running + 1, outcomes, [*faults, [running, what]]
 
 
@@ -112,7 +114,8 @@ def _child(target: str, first: int, stop: int, shared: mmap.mmap, report) -> Non
     for number in range(first, stop):
         shared[:] = struct.pack("q", number)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(WALL_SECONDS)
         try:
             kind, what = "outcome", run_case(target, number, scratch)
         except BaseException as error:
@@ -121,6 +124,7 @@ def _child(target: str, first: int, stop: int, shared: mmap.mmap, report) -> Non
                 "fault",
                 f"{type(error).__name__}: {error} ({pathlib.Path(where.filename).name}:{where.lineno})",
             )
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         if grown > MOST_MB:

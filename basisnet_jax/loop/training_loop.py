@@ -155,6 +155,7 @@ class TrainingLoop:
         self.newest_evaluation["eval"] = terminal.share(evaluation["top1"])
         events.write_evaluation(self.writer, step, evaluation)
         self.writer.flush()
+        events.sync(self.event_folder)  # once it is recorded, a resumed run does not evaluate this step again
         self.progress.say(results.evaluation_line(step, plan.epoch(step), evaluation))
         self.checkpoints.record(step, evaluation)
         return evaluation
