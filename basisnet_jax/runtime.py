@@ -26,7 +26,7 @@ def _pixels(path: str) -> np.ndarray:
         images = np.load(path, mmap_mode="r")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from None
-    except (ValueError, EOFError):
+    except Exception:  # what NumPy's parsers of headers and archives raise for a damaged file is no fixed set
         images = None
     if not isinstance(images, np.ndarray):
         raise UserError(
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         bad = _choose(classifier, given) if chooses else _classify(classifier, given)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {on_one_line(str(error))}", file=sys.stderr)
         return 2
     for sentence in bad:
         print(f"error: {on_one_line(sentence)}", file=sys.stderr)

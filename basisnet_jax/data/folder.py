@@ -11,7 +11,8 @@ from typing import Any
 from absl import logging
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.images.files import OF_THE_SYSTEM, SUFFIXES, as_text, is_text
+from basisnet_jax.host.command_line import as_text, is_text
+from basisnet_jax.images.files import OF_THE_SYSTEM, SUFFIXES
 
 LAYOUT = f"data.name 'folder' needs files split/class/*{SUFFIXES[0]} there (or {', '.join(SUFFIXES[1:])})"
 LONGEST_NAME = 100  # characters of a class's name, which is shown in tables and plots

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 
 UNREAD = 141  # exit code of a command whose reader is gone, as in a shell
+# Unicode's categories of characters that break a line or control a terminal, and of bytes that are not text
+_NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @contextlib.contextmanager
@@ -35,6 +37,16 @@ def exit_quietly_on_broken_pipe() -> Iterator[None]:
 def on_one_line(text: str) -> str:
     """Escapes characters that would end the line or control the terminal: the text may quote a user's input."""
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+def as_text(name: str) -> str:
+    """Returns a file's name, escaped if it has control characters or bytes that are not text."""
+    return name if is_text(name) else repr(name)[1:-1]
+
+
+def is_text(name: str) -> bool:
+    """Returns whether a name has neither control characters nor bytes that are not text."""
+    return not any(unicodedata.category(character) in _NO_TEXT for character in name)
 
 
 def display_width(text: str) -> int:

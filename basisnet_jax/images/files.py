@@ -3,7 +3,6 @@
 import glob
 import logging
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -17,19 +16,6 @@ _LOG = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp")
 OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # with hidden files, what Windows and macOS put beside images
-
-# Unicode's categories of characters that break a line or control a terminal, and of bytes that are not text
-_NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
-
-
-def as_text(name: str) -> str:
-    """Returns a file's name, escaped if it has control characters or bytes that are not text."""
-    return name if is_text(name) else repr(name)[1:-1]
-
-
-def is_text(name: str) -> bool:
-    """Returns whether a name has neither control characters nor bytes that are not text."""
-    return not any(unicodedata.category(character) in _NO_TEXT for character in name)
 
 
 def find_images(pattern: str, flag: str) -> list[str]:

@@ -173,7 +173,7 @@ class ChosenRule:
             )
         try:
             content = json.loads(path.read_text())
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         return cls.from_json(content, path)
 

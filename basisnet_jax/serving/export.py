@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.host.command_line import is_text
 from basisnet_jax.host.records import typed
 from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule, Provenance, threshold_rule
@@ -16,6 +17,7 @@ from basisnet_jax.serving.manifest import LABELS, NAME, SCHEMA, Manifest, file_f
 _LOG = logging.getLogger(__name__)
 
 MAX_BYTES = 2**24  # of manifest.json
+MAX_NUMBER = 2**62  # of multiply-adds, steps and sides: NumPy's integers hold it
 MAX_FILE_BYTES = 2**31  # of any other file: the most that a .tflite file can have
 _AGAIN = "copy the whole folder again, or run --mode=export again"
 
@@ -45,7 +47,7 @@ class Export:
             manifest = typed(Manifest, {**content, "rule": None})
             image, madds = manifest.input, manifest.madds
             numbers = (manifest.step, image.side, image.channels, image.batch, madds["preview"], madds["total"])
-            if min(numbers) < 0:
+            if min(numbers) < 0 or max(numbers) > MAX_NUMBER:
                 raise TypeError
         except (KeyError, TypeError):
             raise UserError(f"{path} is damaged: it is not what --mode=export writes; {_AGAIN}.") from None
@@ -82,14 +84,21 @@ class Export:
         """Returns the classes' names, in the order of the logits.
 
         Raises:
-          UserError: as in `read`, or the file is not UTF-8.
+          UserError: as in `read`, or the file is not UTF-8, or a name has control characters.
         """
         try:
-            return tuple(self.read(LABELS).decode().removesuffix("\n").split("\n"))
+            names = tuple(self.read(LABELS).decode().removesuffix("\n").split("\n"))
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{self.folder / LABELS} is damaged: its byte {error.start} is not UTF-8; {_AGAIN}."
             ) from None
+        for number, name in enumerate(names):
+            if not is_text(name):
+                raise UserError(
+                    f"{self.folder / LABELS} has control characters in the name of class {number}, {name[:40]!r}; "
+                    "rename the class, and export again."
+                )
+        return names
 
     def crop(self) -> EvalCrop:
         """Returns the part of an image file that the network was evaluated on.

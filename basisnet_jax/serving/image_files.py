@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from basisnet_jax.host import command_line
-from basisnet_jax.images.files import as_text, find_images, read_images
+from basisnet_jax.host.command_line import as_text
+from basisnet_jax.images.files import find_images, read_images
 from basisnet_jax.serving.two_stage import TwoStageClassifier
 
 READ_AT_ONCE = 256  # images whose pixels are in memory at a time

@@ -11,12 +11,12 @@ import struct
 import subprocess
 import sys
 import threading
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.serving.tflite import LiteRTStage, Shapes
+from basisnet_jax.serving.tflite import LiteRTStage, Shapes, first_line
 
 SECONDS = 60.0  # for the process to load the file, or to run one call
 MEMORY = 2**32  # bytes of address space of the process
@@ -41,26 +41,20 @@ class IsolatedStage:
           seconds: how long loading, or a call, may take.
 
         Raises:
-          ValueError: the process ended or took too long, or LiteRT cannot read the file.
-          UserError: LiteRT is not installed.
+          ValueError: the process ended or took too long, LiteRT is not installed or cannot read the file.
         """
         self._seconds, self._lock = seconds, threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        (answer,) = self._ask([content], 1)
-        facts = json.loads(answer)
-        if facts.get("user_error"):
-            raise UserError(facts["user_error"])
-        if facts.get("error"):
-            raise ValueError(facts["error"])
+        facts, _ = self._ask([content], 0)
         self.inputs, self.outputs = (_shapes(facts[kind]) for kind in ("inputs", "outputs"))
 
     def __call__(self, *arrays_Bx: np.ndarray) -> list[np.ndarray]:
         """Returns the logits, and for a preview the coefficients. Raises UserError if the process ends, or hangs."""
         try:
             with self._lock:
-                answers = self._ask([_to_bytes(array_Bx) for array_Bx in arrays_Bx], len(self.outputs))
+                _, answers = self._ask([_to_bytes(array_Bx) for array_Bx in arrays_Bx], len(self.outputs))
             return [np.load(io.BytesIO(answer), allow_pickle=False) for answer in answers]
         except ValueError as error:
             raise UserError(f"the export's file cannot be run: {error}; export again.") from None
@@ -73,15 +67,22 @@ class IsolatedStage:
                     pipe.close()
             self._process.wait()
 
-    def _ask(self, messages: list[bytes], answers: int) -> list[bytes]:
-        """Sends messages and returns so many answers. Raises ValueError if the process ends or takes too long."""
+    def _ask(self, messages: list[bytes], arrays: int) -> tuple[dict[str, Any], list[bytes]]:
+        """Sends messages, and returns what the process says of them in JSON, and so many arrays.
+
+        Raises:
+          ValueError: the process says that it cannot, ends, or takes too long.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         timer = threading.Timer(self._seconds, self._process.kill)
         timer.start()
         try:
             _send(self._process.stdin, messages)
-            return [_receive(self._process.stdout) for _ in range(answers)]
+            facts = json.loads(_receive(self._process.stdout))
+            if "error" in facts:
+                raise ValueError(str(facts["error"]))
+            return facts, [_receive(self._process.stdout) for _ in range(arrays)]
         except (BrokenPipeError, EOFError):
             code = self._process.wait()
             if timer.finished.is_set():
@@ -135,17 +136,15 @@ def _serve(threads: int) -> None:
     content = _receive(source)
     try:
         stage = LiteRTStage(content, threads)
-    except UserError as error:
-        return _send(sink, [json.dumps({"user_error": str(error)}).encode()])
-    except (ValueError, RuntimeError, MemoryError) as error:
-        return _send(sink, [json.dumps({"error": (str(error) or repr(error)).splitlines()[0]}).encode()])
-    _send(sink, [json.dumps({"inputs": stage.inputs, "outputs": stage.outputs}).encode()])
-    while True:
-        try:
+        _send(sink, [json.dumps({"inputs": stage.inputs, "outputs": stage.outputs}).encode()])
+        while True:
             arrays = [np.load(io.BytesIO(_receive(source)), allow_pickle=False) for _ in stage.inputs]
-        except EOFError:
-            return None
-        _send(sink, [_to_bytes(output) for output in stage(*arrays)])
+            outputs = stage(*arrays)
+            _send(sink, [b"{}", *map(_to_bytes, outputs)])
+    except EOFError:  # the caller has gone
+        return
+    except (UserError, ValueError, RuntimeError, TypeError, MemoryError) as error:
+        _send(sink, [json.dumps({"error": first_line(error)}).encode()])
 
 
 def _bound_memory() -> None:

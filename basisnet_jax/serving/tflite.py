@@ -21,7 +21,12 @@ class LiteRTStage:
     """
 
     def __init__(self, content: bytes, threads: int = 1) -> None:
-        """Raises UserError if LiteRT is not installed, ValueError or RuntimeError if LiteRT cannot read the file."""
+        """Loads the file.
+
+        Raises:
+          UserError: LiteRT is not installed.
+          ValueError, RuntimeError, TypeError: LiteRT cannot read the file.
+        """
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
@@ -40,9 +45,17 @@ class LiteRTStage:
         return [outputs[name] for name in ("logits", "coefficients") if name in outputs]
 
     def __call__(self, *arrays_Bx: np.ndarray) -> list[np.ndarray]:
-        """Returns the logits, and for a preview the coefficients."""
-        with self._lock:
-            return self._call(*arrays_Bx)
+        """Returns the logits, and for a preview the coefficients. Raises UserError if LiteRT cannot run the file."""
+        try:
+            with self._lock:
+                return self._call(*arrays_Bx)
+        except RuntimeError as error:  # LiteRT prepares some operators in the first call only
+            raise UserError(f"LiteRT cannot run the export's file ({first_line(error)}); export again.") from None
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or its type's name."""
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def in_pieces(

@@ -12,7 +12,7 @@ from basisnet_jax.serving.exit_curve import StageMadds
 from basisnet_jax.serving.exit_rule import ExitRule, softmax
 from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.isolated import IsolatedStage
-from basisnet_jax.serving.tflite import LiteRTStage
+from basisnet_jax.serving.tflite import LiteRTStage, first_line
 
 
 class Answers(NamedTuple):
@@ -176,9 +176,10 @@ def _loaded(export: Export, name: str, threads: int, isolated: bool) -> LiteRTSt
     content = export.read(name)
     try:
         return IsolatedStage(content, threads) if isolated else LiteRTStage(content, threads)
-    except (ValueError, RuntimeError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise UserError(f"{export.folder / name} cannot be run by LiteRT ({reason}); export again.") from None
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"{export.folder / name} cannot be run by LiteRT ({first_line(error)}); export again."
+        ) from None
 
 
 def _check_shapes(export: Export, classes: int, stages: Mapping[str, LiteRTStage | IsolatedStage]) -> None:

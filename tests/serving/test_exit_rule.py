@@ -109,3 +109,9 @@ def test_prediction_and_export_take_a_rule_where_it_fits(trained, trained_config
     opened = dataclasses.replace(opened, folder=epath.Path(tmp_path))
     with pytest.raises(UserError, match=r"there is no .*exit_rule.json, which has the threshold; run --mode=evaluate"):
         rule_of(opened)
+
+
+def test_a_file_that_is_nested_too_deeply_is_told(tmp_path):
+    (tmp_path / "exit_rule.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="has no exit rule that can be read; run --mode=evaluate again"):
+        ChosenRule.load(tmp_path)

@@ -7,11 +7,13 @@ import signal
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from basisnet_jax import runtime
 from basisnet_jax.errors import UserError
 from basisnet_jax.serving import isolated, zoo
 from basisnet_jax.serving.isolated import IsolatedStage
+from basisnet_jax.serving.tflite import LiteRTStage
 from basisnet_jax.serving.two_stage import TwoStageClassifier
 
 EXPORT = zoo.folder_of("digits")
@@ -72,3 +74,24 @@ def test_a_file_that_litert_cannot_read_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="was exported with"):
         TwoStageClassifier.from_export(str(tmp_path / "export"), isolated=True)
+
+
+def with_a_negative_scale():
+    """The preview's file, where the int8 weights of one channel have a scale that XNNPACK refuses."""
+    with open(f"{EXPORT}/preview.int8_weights.tflite", "rb") as file:
+        content = bytearray(file.read())
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    for number in range(graph.TensorsLength()):
+        tensor = graph.Tensors(number)
+        if tensor.Type() == schema.TensorType.INT8 and tensor.Quantization().ScaleLength() > 1:
+            tensor.Quantization().ScaleAsNumpy()[0] = -1.0  # a view of the content
+            return bytes(content)
+    raise AssertionError("no tensor has a scale for each channel")
+
+
+def test_a_file_that_fails_in_its_first_call_is_told():
+    """A scale of a channel that XNNPACK refuses: with its true hash, as whoever made the export can write it."""
+    for make in (LiteRTStage, IsolatedStage):
+        failing = make(with_a_negative_scale())
+        with pytest.raises(UserError, match=r"cannot (be )?run.*scale"):
+            failing(np.zeros((1, 24, 24, 1), np.uint8))

@@ -110,6 +110,14 @@ DAMAGES = {
     "labels_missing": (lambda folder: (folder / "labels.txt").unlink(), "labels.txt cannot be read"),
     "labels_cut": (cut("labels.txt"), "labels.txt has 11 bytes, but was exported with 20"),
     "labels_of_others": (lambda folder: with_hash(folder, "labels.txt", b"cat\ndog\n"), r"'logits': \(1, 2\)"),
+    "labels_control": (
+        lambda folder: with_hash(folder, "labels.txt", b"cat\n\x1b[31mdog\n"),
+        r"has control characters in the name of class 1, '\\x1b\[31mdog'; rename the class",
+    ),
+    "madds_of_no_integer": (
+        lambda folder: changed(folder, madds={"preview": 1, "total": 10**19}),
+        "manifest.json is damaged",
+    ),
     "labels_no_text": (lambda folder: with_hash(folder, "labels.txt", b"cat\n\xff\n"), "its byte 4 is not UTF-8"),
     **{
         f"file_named_{name}": (named(name), "names the file .*, but an export's files are in its own folder")
@@ -185,6 +193,14 @@ def test_pixels_that_do_not_fit_are_told(export, capsys):
         assert code == 2
         assert message in error
         assert "pickle" not in error
+    np.save(pixels, images)
+    whole = pixels.read_bytes()
+    for damaged in (whole[:9], whole.replace(b"{", b"(", 1), b"PK\x03\x04" + whole):
+        pixels.write_bytes(damaged)
+        code, error = run(capsys, export, pixels)
+        assert code == 2
+        assert "is not a .npy file of pixels" in error
+        assert error.count("\n") == 1
     for array, message in (
         (images / np.float32(255), "pixels of type float32 do not fit; give uint8 from 0 to 255"),
         (images.astype(np.int64), "pixels of type int64 do not fit"),
