@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.host.command_line import is_text
+from basisnet_jax.host.command_line import is_text, on_one_line
 from basisnet_jax.host.records import typed
 from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule, Provenance, threshold_rule
@@ -76,7 +76,7 @@ class Export:
         if (sha256 := file_facts(content).sha256) != facts.sha256:
             raise UserError(
                 f"{path} is damaged or of another export: its SHA-256 is {sha256[:12]}..., but the manifest says "
-                f"{facts.sha256[:12]}...; {_AGAIN}."
+                f"{on_one_line(facts.sha256[:12])}...; {_AGAIN}."
             )
         return content
 
