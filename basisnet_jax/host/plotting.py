@@ -26,7 +26,8 @@ FONT = "DejaVu Sans"  # comes with matplotlib
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GRAY = "#5F5F5F"
-COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+BROWN = "#7A4B1E"  # not of that palette, for an eighth line; GRAY is for a ninth
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, BROWN, GRAY)
 MARKERS = "osD^vP*X"
 
 
