@@ -76,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Classifies images, or chooses a threshold. Returns the exit code: 1 if some file is not an image."""
     given = _parsed(arguments)
     try:
+        if given.threads < 1:
+            raise UserError(f"--threads={given.threads} is not a number of threads; give 1 or more.")
         chooses = given.max_accuracy_drop is not None or given.madds_target is not None
         threshold = NEVER if chooses else given.threshold
         classifier = TwoStageClassifier.from_export(

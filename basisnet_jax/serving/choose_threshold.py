@@ -107,9 +107,11 @@ def choose_threshold(
       The choice, and a sentence for each file that is not an image; such a file is left out.
 
     Raises:
-      UserError: the network has no preview, fewer than two images can be read, or the preview alone costs more than
-        `madds_target`.
+      UserError: the network has no preview, fewer than two images can be read, the preview alone costs more than
+        `madds_target`, or `max_accuracy_drop` is not a share.
     """
+    if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 1:
+        raise UserError(f"--max_accuracy_drop={max_accuracy_drop:g} is not a share of 1; give 0.001 for 0.1 points.")
     if classifier.first_stage is None:
         raise UserError("this network has no preview, so no image exits early and there is no threshold to choose.")
     bad: list[str] = []

@@ -144,6 +144,12 @@ class TwoStageClassifier:
             madds=np.where(exits_B, self.cost.preview, self.cost.total),
         )
 
+    def warm_up(self) -> None:
+        """Runs both stages on a black image: the first call of LiteRT and of JAX takes longer than those after it."""
+        black_1xHxWxC = np.zeros((1, self.side, self.side, self.channels), np.uint8)
+        previewed = self.preview_stage(black_1xHxWxC)
+        self.specialist_stage(black_1xHxWxC, previewed._replace(exits_B=np.array([False])))
+
     def _check_images(self, images_BxHxWxC: np.ndarray) -> None:
         shape, dtype = (self.side, self.side, self.channels), images_BxHxWxC.dtype
         if images_BxHxWxC.shape == shape:

@@ -1,6 +1,7 @@
 """The runtime's command line on image files: the answers of --mode=predict, and the choice of a threshold."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -166,6 +167,29 @@ def test_a_target_of_multiply_adds_is_met_on_the_half_that_chooses(photos, capsy
     code, _, said = run(capsys, photos, "--madds_target=1000")
     assert code == 2
     assert said.startswith("error: --madds_target = 1,000 is less than the preview alone costs, ")
+
+
+def test_numbers_that_do_not_fit_are_told(photos, capsys):
+    for flag, message in (
+        ("--threads=0", "--threads=0 is not a number of threads"),
+        ("--max_accuracy_drop=-0.1", "--max_accuracy_drop=-0.1 is not a share of 1"),
+        ("--max_accuracy_drop=nan", "--max_accuracy_drop=nan is not a share of 1"),
+    ):
+        code, printed, said = run(capsys, photos, flag)
+        assert (code, printed, said.count("\n")) == (2, "", 1)
+        assert said.startswith(f"error: {message}")
+
+
+def test_a_warm_up_runs_both_stages(photos):
+    ran = []
+    classifier = TwoStageClassifier.from_export(EXPORT, 0.0)
+    staged = dataclasses.replace(
+        classifier,
+        first_stage=lambda *x: ran.append("preview") or classifier.first_stage(*x),
+        second_stage=lambda *x: ran.append("specialist") or classifier.second_stage(*x),
+    )
+    staged.warm_up()
+    assert ran == ["preview", "specialist"], "although every image exits by this rule"
 
 
 def test_labels_that_do_not_fit_are_told(photos, tmp_path):
