@@ -27,7 +27,7 @@ def test_the_stock_builder_is_read_odd_files_included(folder, config):
     images, labels, masks = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label", "mask"))
     images, labels = images[masks > 0].astype(float), labels[masks > 0]
     assert images.shape[1:] == (32, 32, 3)
-    names = experiment.data.train.dataset_info.features["label"].int2str
+    names = experiment.data.train.source.dataset_info.features["label"].int2str
     synsets = [names(int(label)) for label in labels]
     assert len(synsets) == len(experiment.data.train)
     assert {"n03877845", "n11939491", "n02447366", "n02105855"} <= set(synsets)
@@ -46,7 +46,7 @@ def test_validation_has_the_official_labels(folder, config):
     config.epochs = 9.0
     experiment = make_experiment(config)
     labels = np.concatenate([batch["label"][np.asarray(batch["mask"]) > 0] for batch in experiment.eval_batches()])
-    names = experiment.data.eval.dataset_info.features["label"].int2str
+    names = experiment.data.eval.source.dataset_info.features["label"].int2str
     assert sorted(names(int(label)) for label in labels) == sorted(
         synset
         for synset, (package, _) in miniature_imagenet.PHOTOGRAPHS.items()
