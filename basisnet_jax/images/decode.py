@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from basisnet_jax.images import exif, library
+from basisnet_jax.images import MAX_PIXELS, exif, library
 
-MAX_PIXELS = 2**26  # in one image: 8192 x 8192, 200 MB as RGB
 # libjpeg smooths colors of half resolution with the rows below, and decodes up to 32 rows at a time.
 _CONTEXT, _LAST_ROWS = 16, 32
 REDUCTIONS = (8, 4, 2)  # libjpeg's scaled inverse transform is fast at powers of two

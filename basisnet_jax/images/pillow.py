@@ -2,9 +2,12 @@
 
 import functools
 import io
+import warnings
 
 import numpy as np
 from PIL import Image
+
+from basisnet_jax.images import MAX_PIXELS
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 _MODES = {1: "L", 3: "RGB"}
@@ -12,17 +15,26 @@ _MODES = {1: "L", 3: "RGB"}
 
 def decode(encoded: bytes, channels: int, reduction: int) -> np.ndarray | None:
     """Decodes an image file; arguments and result are those of `opencv.decode`."""
+    _configure()
     mode = _MODES[channels]
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:  # a damaged file may tell Pillow another size than us
+                return None
             # A JPEG's gray is its luma; libjpeg scales by the largest of 8, 4, 2, 1 that leaves at least this size.
             image.draft(mode, (max(1, image.width // reduction), max(1, image.height // reduction)))
             if image.mode.startswith("I"):  # gray of 16 bits, which `convert` would clip
                 gray = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
                 return gray if channels == 1 else np.stack([gray] * 3, axis=-1)
             return np.asarray(image.convert(mode))
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+@functools.cache
+def _configure() -> None:
+    """Stops Pillow's warnings about files, once a process: our own sentence names a file that cannot be read."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def resize(image: np.ndarray, side: int, *, by_area: bool) -> np.ndarray:

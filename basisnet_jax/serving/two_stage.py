@@ -135,11 +135,11 @@ class TwoStageClassifier:
                 self.second_stage, images_BxHxWxC[~exits_B], coefficients_BxLxN[~exits_B]
             )
         probability_BxK = softmax(logits_BxK)
-        labels_Bxk = top_classes(logits_BxK, top_k or 1)
+        labels_Bxk = top_classes(logits_BxK, 1 if top_k is None else top_k)
         probabilities_Bxk = np.take_along_axis(probability_BxK, labels_Bxk, axis=-1)
         return Answers(
-            labels=labels_Bxk if top_k else labels_Bxk[:, 0],
-            probabilities=probabilities_Bxk if top_k else probabilities_Bxk[:, 0],
+            labels=labels_Bxk[:, 0] if top_k is None else labels_Bxk,
+            probabilities=probabilities_Bxk[:, 0] if top_k is None else probabilities_Bxk,
             exited_early=exits_B,
             madds=np.where(exits_B, self.cost.preview, self.cost.total),
         )

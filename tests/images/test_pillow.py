@@ -1,15 +1,20 @@
 """Pillow and NumPy in place of OpenCV: the same pixels, but for rounding."""
 
+import contextlib
 import io
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from basisnet_jax.images import decode, library, load, opencv, pillow
 from basisnet_jax.images.crop import EvalCrop
 from tests.data.test_preprocess import encode, ramps
 from tests.images.test_decode import EXACT, OTHERS, SEQUENTIAL, save
+from tests.system.test_fuzz import IMAGES, MAGIC, damaged, fuzz
 
 
 @pytest.fixture
@@ -83,3 +88,26 @@ def test_what_is_not_an_image_is_bad_too(without_opencv):
     for encoded in (whole[:60], whole[: len(whole) // 2], b"\xff\xd8 no image", b"", encode(ramps(40, 61))[:300]):
         with pytest.raises(decode.BadExampleError):
             load.load_image(encoded, 8, 3, EvalCrop())
+
+
+@fuzz(200)
+@given(damaged(IMAGES) | st.builds(bytes.__add__, MAGIC, st.binary(max_size=80)), st.sampled_from([1, 3]))
+def test_any_file_is_an_image_or_bad_and_pillow_prints_nothing(content, channels):
+    with warnings.catch_warnings(record=True) as printed, pytest.MonkeyPatch.context() as patched:
+        warnings.simplefilter("always")
+        pillow._configure.cache_clear()  # what it set ends with this context
+        patched.setattr(library, "decode", pillow.decode)
+        patched.setattr(library, "resize", pillow.resize)
+        with contextlib.suppress(decode.BadExampleError):
+            assert load.load_image(content, 4, channels, EvalCrop(3)).shape == (4, 4, channels)
+    pillow._configure.cache_clear()
+    assert not printed
+
+
+@pytest.mark.parametrize(("module", "bound"), [(pillow, "MAX_PIXELS"), (Image, "MAX_IMAGE_PIXELS")])
+def test_no_more_pixels_are_decoded_than_are_allowed(module, bound, monkeypatch):
+    """Whatever our own reader of headers made of the file: by our bound, and by Pillow's."""
+    encoded = EXACT["BMP"]
+    assert pillow.decode(encoded, 3, 1).shape == (40, 61, 3)
+    monkeypatch.setattr(module, bound, 1000)
+    assert pillow.decode(encoded, 3, 1) is None

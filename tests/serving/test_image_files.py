@@ -76,8 +76,9 @@ def test_the_best_classes_are_the_largest_logits(photos, capsys):
     np.save(photos.parent / "pixels.npy", pixels)
     _, printed, _ = run(capsys, photos.parent / "pixels.npy", "--top_k=3")
     assert [line.split()[0] for line in printed.splitlines()] == [row["label"] for row in rows]
-    code, printed, said = run(capsys, photos, "--top_k=11")
-    assert (code, printed, said) == (2, "", "error: top_k = 11 is not in 1 to 10, the number of classes.\n")
+    for count in (11, 0, -1):
+        code, printed, said = run(capsys, photos, f"--top_k={count}")
+        assert (code, printed, said) == (2, "", f"error: top_k = {count} is not in 1 to 10, the number of classes.\n")
 
 
 @pytest.mark.parametrize("missing", [(), ("cv2",), ("cv2", "PIL")])
