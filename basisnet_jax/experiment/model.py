@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.images import crop
 from basisnet_jax.images.crop import EvalCrop
 from basisnet_jax.models import cost, routing
 from basisnet_jax.models.architectures import ARCHITECTURES, Architecture, published_by, scaled
@@ -59,7 +60,7 @@ def architecture_of(settings: BackboneSettings) -> Architecture:
 
 def eval_crop(data: DataSettings) -> EvalCrop:
     """Returns the crop of an image for evaluation."""
-    return EvalCrop(data.eval_padding if data.eval_crop == "central" else None, data.exif_orientation)
+    return crop.eval_crop(data.eval_crop, data.eval_padding, data.exif_orientation)
 
 
 def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:

@@ -25,3 +25,8 @@ class EvalCrop:
 
 WHOLE_IMAGE = EvalCrop()
 EVAL_CROPS = ("none", "central")
+
+
+def eval_crop(name: str, padding: int, exif_orientation: bool) -> EvalCrop:
+    """Returns the crop of config.data.eval_crop, one of EVAL_CROPS; `padding` is read by 'central' alone."""
+    return EvalCrop(padding if name == "central" else None, exif_orientation)

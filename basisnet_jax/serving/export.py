@@ -10,7 +10,7 @@ from typing import Any, Self
 from basisnet_jax.errors import UserError
 from basisnet_jax.host.command_line import is_text, on_one_line
 from basisnet_jax.host.records import typed
-from basisnet_jax.images.crop import EvalCrop
+from basisnet_jax.images.crop import EvalCrop, eval_crop
 from basisnet_jax.serving.exit_rule import ChosenRule, ExitRule, Provenance, threshold_rule
 from basisnet_jax.serving.manifest import LABELS, NAME, SCHEMA, Manifest, file_facts
 
@@ -108,8 +108,7 @@ class Export:
         """
         try:
             data = self.manifest.config["data"]
-            padding = int(data["eval_padding"]) if data["eval_crop"] == "central" else None
-            return EvalCrop(padding, bool(data["exif_orientation"]))
+            return eval_crop(data["eval_crop"], int(data["eval_padding"]), bool(data["exif_orientation"]))
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{self.folder / NAME} is damaged: its config does not say how images are cropped; {_AGAIN}."
