@@ -9,6 +9,7 @@ from google.protobuf import json_format
 
 from basisnet_jax.data.pipeline import Source
 from basisnet_jax.errors import UserError
+from basisnet_jax.host.command_line import first_line
 
 _LONGEST = 300  # characters shown of what a library says
 
@@ -48,5 +49,5 @@ def reading_description(folder: object, way_out: str) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """Returns the first line of what a library says, cut to a readable length."""
-    line = (str(error).strip() or repr(error)).splitlines()[0]
+    line = first_line(error)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

@@ -14,6 +14,7 @@ from basisnet_jax.experiment import network_files
 from basisnet_jax.export import publishers
 from basisnet_jax.export.folded import Network
 from basisnet_jax.export.formats import LOADERS, convert
+from basisnet_jax.host.command_line import first_line
 from basisnet_jax.host.terminal import Progress
 from basisnet_jax.models.basisnet import Variables
 from basisnet_jax.models.stages import make_stages
@@ -81,9 +82,8 @@ def _loaded(files: Mapping[str, bytes], name: str, suffix: str) -> Callable[...,
     try:
         return LOADERS[runtime](files[name])
     except RuntimeError as error:  # XNNPACK refuses some ranges of int8
-        reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
-            f"{name} cannot be run by {runtime} ({reason}); nothing was written: leave {suffix!r} out of "
+            f"{name} cannot be run by {runtime} ({first_line(error)}); nothing was written: leave {suffix!r} out of "
             "config.export.formats."
         ) from None
 

@@ -39,6 +39,11 @@ def on_one_line(text: str) -> str:
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or the name of its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def as_text(name: str) -> str:
     """Returns a file's name, escaped if it has control characters or bytes that are not text."""
     return name if is_text(name) else repr(name)[1:-1]

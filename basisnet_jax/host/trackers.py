@@ -18,6 +18,7 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
+from basisnet_jax.host.command_line import first_line
 from basisnet_jax.host.records import read_object
 
 FILE = "trackers.json"  # {tracker: id of its run}
@@ -182,7 +183,7 @@ class TrackedRun:
                 getattr(tracker, method)(*arguments)
             except Exception as error:  # of any kind: the network's, the server's, the package's own
                 del self.trackers[name]
-                logging.warning("%s failed (%s), and gets no more of this run", name, _first_line(error))
+                logging.warning("%s failed (%s), and gets no more of this run", name, first_line(error))
 
 
 def check_installed(names: Sequence[str]) -> None:
@@ -234,10 +235,6 @@ def _open(name: str, project: str, folder: epath.Path, run_id: str | None) -> Tr
         return TRACKERS[name](project, folder, run_id)
     except Exception as error:  # of any kind: the network's, the server's, the package's own
         raise UserError(
-            f"config.log.trackers has {name!r}, which cannot be opened ({_first_line(error)}); mend that, or leave "
+            f"config.log.trackers has {name!r}, which cannot be opened ({first_line(error)}); mend that, or leave "
             f"{name!r} out."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

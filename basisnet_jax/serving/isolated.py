@@ -7,6 +7,7 @@ keeps the user's other rights: it holds back damaged and odd files, not a progra
 import io
 import json
 import os
+import pathlib
 import struct
 import subprocess
 import sys
@@ -15,13 +16,16 @@ from typing import IO, Any
 
 import numpy as np
 
+import basisnet_jax
 from basisnet_jax.errors import UserError
-from basisnet_jax.serving.tflite import LiteRTStage, Shapes, first_line
+from basisnet_jax.host.command_line import first_line
+from basisnet_jax.serving.tflite import LiteRTStage, Shapes
 
 SECONDS = 60.0  # for the process to load the file, or to run one call
 MEMORY = 2**32  # bytes of address space of the process
 _LENGTH = struct.Struct("<q")
 _READ_AT_ONCE = 2**20
+_IMPORTED_FROM = str(pathlib.Path(basisnet_jax.__file__).parents[1])
 
 
 class IsolatedStage:
@@ -44,8 +48,13 @@ class IsolatedStage:
           ValueError: the process ended or took too long, LiteRT is not installed or cannot read the file.
         """
         self._seconds, self._lock = seconds, threading.Lock()
+        # From where this package was imported, and not from the current folder (-P), which may be the stranger's.
+        paths = os.pathsep.join(filter(None, (_IMPORTED_FROM, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", __name__, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths},
         )
         facts, _ = self._ask([content], 0)
         self.inputs, self.outputs = (_shapes(facts[kind]) for kind in ("inputs", "outputs"))
@@ -129,7 +138,7 @@ def _read(pipe: IO[bytes], length: int) -> bytes:
 
 
 def _serve(threads: int) -> None:
-    """Is the process: loads the file that comes first, and answers calls until the pipe ends."""
+    """Loads the file that comes first, and answers calls until the pipe ends: what the process does."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what LiteRT prints must not come between the messages
     _bound_memory()

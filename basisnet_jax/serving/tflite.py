@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.host.command_line import first_line
 
 Shapes = dict[str, tuple[int, ...]]  # by the names of inputs or outputs, the batch first
 
@@ -51,11 +52,6 @@ class LiteRTStage:
                 return self._call(*arrays_Bx)
         except RuntimeError as error:  # LiteRT prepares some operators in the first call only
             raise UserError(f"LiteRT cannot run the export's file ({first_line(error)}); export again.") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error says, or its type's name."""
-    return (str(error) or repr(error)).splitlines()[0]
 
 
 def in_pieces(

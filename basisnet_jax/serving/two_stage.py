@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.host.command_line import first_line
 from basisnet_jax.images.crop import WHOLE_IMAGE, EvalCrop
 from basisnet_jax.serving.exit_curve import StageMadds
 from basisnet_jax.serving.exit_rule import ExitRule, softmax
 from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.isolated import IsolatedStage
-from basisnet_jax.serving.tflite import LiteRTStage, first_line
+from basisnet_jax.serving.tflite import LiteRTStage
 
 
 class Answers(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.host.command_line import first_line
 from basisnet_jax.weights.torch_file import MAX_BYTES, read_state_dict
 
 _MAX_MEMBERS = 10_000  # in a group of an .h5 file: thirty times the layers of the largest network here
@@ -43,20 +44,16 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise
     except OSError as error:
         # h5py raises OSError without an errno for a file that is not HDF5.
-        raise UserError(f"{path} cannot be read ({error.strerror or _first_line(error)}); get it again.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror or first_line(error)}); get it again.") from error
     except Exception as error:  # the libraries raise errors of all kinds for a file that is not what its name says
         raise UserError(
-            f"{path} is cut off, damaged or not what its name says ({_first_line(error)}); get it again."
+            f"{path} is cut off, damaged or not what its name says ({first_line(error)}); get it again."
         ) from error
 
 
 def is_weights_file(source: str) -> bool:
     """Returns whether a name is that of a weights file, rather than of a run's folder."""
     return pathlib.PurePath(source).suffix in READERS
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _read_keras(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from etils import epath
 
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import distributed, files
+from basisnet_jax.host.command_line import first_line
 from basisnet_jax.host.mesh import on_mesh
 from basisnet_jax.models.basisnet import COLLECTIONS, Variables
 from basisnet_jax.training import finite
@@ -223,10 +224,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and tensorstore raise exceptions of many types
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(
-                f"the checkpoint of step {step} in {self._directory} cannot be read ({reason}); use another one, or "
-                "move this one away to resume from the previous one."
+                f"the checkpoint of step {step} in {self._directory} cannot be read ({first_line(error)}); use "
+                "another one, or move this one away to resume from the previous one."
             ) from error
 
     def _add_checksums(self) -> None:

@@ -11,6 +11,7 @@ from etils import epath
 from basisnet_jax.config import MAY_CHANGE_ON_RESUME, Config, flatten, validate, with_defaults
 from basisnet_jax.errors import UserError
 from basisnet_jax.host import files
+from basisnet_jax.host.command_line import first_line
 from basisnet_jax.host.records import read_object
 from basisnet_jax.serving.export import Export
 from basisnet_jax.settings.declare import as_json
@@ -75,7 +76,7 @@ def open_run(workdir: str, config: Config | None = None, *, or_export: bool = Fa
             config = with_defaults(saved)
         except (TypeError, ValueError, AttributeError) as error:  # a value of another type
             raise UserError(
-                f"the config of {folder} cannot be read ({str(error).splitlines()[0]}); give another --workdir."
+                f"the config of {folder} cannot be read ({first_line(error)}); give another --workdir."
             ) from None
         if of_export and (folder.parent / "config.json").exists():
             _restore_folders(config, _saved_config(folder.parent))
@@ -89,9 +90,7 @@ def _saved_config(folder: epath.Path) -> dict[str, Any]:
     try:
         return read_object(folder / "config.json")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}/config.json cannot be read ({str(error).splitlines()[0]}); give another --workdir."
-        ) from None
+        raise UserError(f"{folder}/config.json cannot be read ({first_line(error)}); give another --workdir.") from None
 
 
 def without_folders(value: Any) -> Any:

@@ -53,6 +53,12 @@ def test_a_process_that_hangs_is_told(images):
         stage(np.zeros((images, 24, 24, 1), np.uint8))
 
 
+def test_the_current_folder_is_not_imported_from(tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('this file was run')")
+    monkeypatch.chdir(tmp_path)
+    assert preview()(np.zeros((1, 24, 24, 1), np.uint8))[0].shape == (1, 10)
+
+
 def test_a_message_that_claims_much_is_refused():
     with pytest.raises(ValueError, match="sends a message of 1099511627776 bytes"):
         isolated._receive(io.BytesIO(isolated._LENGTH.pack(2**40)))
