@@ -9,6 +9,7 @@ import numpy as np
 from basisnet_jax.errors import UserError
 from basisnet_jax.images.files import find_images, read_images
 from basisnet_jax.serving.exit_curve import (
+    Curve,
     all_thresholds,
     at_most_drop,
     at_most_madds,
@@ -71,7 +72,7 @@ def labelled_files(path: str, classes: tuple[str, ...]) -> dict[str, int]:
 def _listed(path: str) -> dict[str, str]:
     """Reads {file: label} from a .csv file."""
     try:
-        with open(path, newline="", encoding="utf-8") as opened:
+        with open(path, newline="", encoding="utf-8-sig") as opened:  # spreadsheets begin a file with a mark
             rows = list(csv.DictReader(opened))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
@@ -85,7 +86,11 @@ def _listed(path: str) -> dict[str, str]:
             )
     if not rows:
         raise UserError(f"{path} lists no images; each row is the name of a file and its label.")
-    return {os.path.join(os.path.dirname(path), row["file"]): row["label"] for row in rows}
+    named: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        if named.setdefault(row["file"], row["label"]) != row["label"]:
+            raise UserError(f"row {number} of {path} gives {row['file']} another label than a row before; remove one.")
+    return {os.path.join(os.path.dirname(path), file): label for file, label in named.items()}
 
 
 def choose_threshold(
@@ -114,34 +119,20 @@ def choose_threshold(
         raise UserError(f"--max_accuracy_drop={max_accuracy_drop:g} is not a share of 1; give 0.001 for 0.1 points.")
     if classifier.first_stage is None:
         raise UserError("this network has no preview, so no image exits early and there is no threshold to choose.")
-    bad: list[str] = []
-    confidence, preview_right, right = [], [], []
-    names = list(files)
-    for start in range(0, len(names), READ_AT_ONCE):
-        some = names[start : start + READ_AT_ONCE]
-        images = dict(read_images(some, classifier.side, classifier.channels, classifier.crop, bad))
-        if not images:
-            continue
-        pixels, labels_B = np.stack(list(images.values())), np.array([files[file] for file in images])
-        previewed = classifier.preview_stage(pixels)
-        assert previewed.logits_BxK is not None  # for mypy: there is a preview
-        both = classifier.specialist_stage(pixels, previewed._replace(exits_B=np.zeros(len(pixels), bool)))
-        confidence.append(ExitRule().confidence(previewed.logits_BxK))
-        preview_right.append(previewed.logits_BxK.argmax(axis=-1) == labels_B)
-        right.append(both.labels == labels_B)
-    confidence_N = np.concatenate(confidence) if confidence else np.zeros(0)
-    reported_N = reported_half(len(confidence_N))
-    thresholds = all_thresholds(confidence_N[~reported_N])
-    chosen_on, reported_on = (
-        simulate(
-            confidence_N[half],
-            np.concatenate(preview_right)[half].astype(float),
-            np.concatenate(right)[half].astype(float),
-            classifier.cost,
-            thresholds,
+    answers, bad = _answers(classifier, files)
+    if len(answers.confidence_N) < 2:
+        raise UserError(
+            f"{len(answers.confidence_N)} of the {len(files)} images can be read, but 2 are needed: the threshold is "
+            "chosen on one half and reported on the other."
         )
-        for half in (~reported_N, reported_N)
-    )
+    reported_N = reported_half(len(answers.confidence_N))
+    thresholds = all_thresholds(answers.confidence_N[~reported_N])
+
+    def curve_of(half_N: np.ndarray) -> Curve:
+        confidence_B, preview_correct_B, correct_B = (array_N[half_N] for array_N in answers)
+        return simulate(confidence_B, preview_correct_B, correct_B, classifier.cost, thresholds)
+
+    chosen_on, reported_on = curve_of(~reported_N), curve_of(reported_N)
     if madds_target is not None:
         index = at_most_madds(chosen_on, madds_target, "--madds_target")
     else:
@@ -156,3 +147,31 @@ def choose_threshold(
         madds=point["madds"],
     )
     return choice, bad
+
+
+class _Answers(NamedTuple):
+    """What both stages answer on N images."""
+
+    confidence_N: np.ndarray  # float64, of the preview
+    preview_correct_N: np.ndarray  # 1.0 where the preview is right
+    correct_N: np.ndarray  # 1.0 where the specialist is right
+
+
+def _answers(classifier: TwoStageClassifier, files: dict[str, int]) -> tuple[_Answers, list[str]]:
+    """Runs both stages on all images; returns a sentence for each file that is not an image, too."""
+    bad: list[str] = []
+    pieces = [_Answers(np.zeros(0), np.zeros(0), np.zeros(0))]
+    names = list(files)
+    for start in range(0, len(names), READ_AT_ONCE):
+        some = names[start : start + READ_AT_ONCE]
+        images = dict(read_images(some, classifier.side, classifier.channels, classifier.crop, bad))
+        if not images:
+            continue
+        pixels, labels_B = np.stack(list(images.values())), np.array([files[file] for file in images])
+        previewed = classifier.preview_stage(pixels)
+        assert previewed.logits_BxK is not None  # for mypy: there is a preview
+        both = classifier.specialist_stage(pixels, previewed._replace(exits_B=np.zeros(len(pixels), bool)))
+        confidence_B = ExitRule().confidence(previewed.logits_BxK)
+        preview_correct_B = previewed.logits_BxK.argmax(axis=-1) == labels_B
+        pieces.append(_Answers(confidence_B, preview_correct_B * 1.0, (both.labels == labels_B) * 1.0))
+    return _Answers(*(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))), bad

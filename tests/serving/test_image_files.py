@@ -201,11 +201,13 @@ def test_labels_that_do_not_fit_are_told(photos, tmp_path):
         return choose_threshold.labelled_files(str(tmp_path / "labels.csv"), classes)
 
     assert listed("file,label,note\na.png,3,x\n") == {str(tmp_path / "a.png"): 3}
+    assert listed("\ufefffile,label\na.png,3\na.png,3\n") == {str(tmp_path / "a.png"): 3}, "as a spreadsheet writes it"
     for text, message in (
         ("file,label\na.png,cat\n", r"a.png has the label 'cat', which is not one of the export's 10 classes"),
         ("file,label\na.png\n", r"row 2 of .*labels.csv has no file or label"),
         ("name,class\na.png,3\n", r"whose first row is 'file,label'"),
         ("", r"lists no images"),
+        ("file,label\na.png,3\na.png,4\n", r"row 3 of .*labels.csv gives a.png another label than a row before"),
     ):
         with pytest.raises(UserError, match=message):
             listed(text)
