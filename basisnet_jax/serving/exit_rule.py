@@ -1,7 +1,6 @@
 """The exit rule: when the preview is sure enough to answer alone, and how the rule was chosen. NumPy alone."""
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.host.records import typed
+from basisnet_jax.host.records import read_object, typed
 
 _LOG = logging.getLogger(__name__)
 
@@ -172,8 +171,8 @@ class ChosenRule:
                 f"there is no {path}, which has the threshold; run --mode=evaluate first, or give --threshold."
             )
         try:
-            content = json.loads(path.read_text())
-        except (ValueError, RecursionError):
+            content = read_object(path)
+        except ValueError:
             content = None
         return cls.from_json(content, path)
 

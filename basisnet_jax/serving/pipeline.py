@@ -34,6 +34,7 @@ class TwoStagePipeline:
         Images that exit do not wait for the specialist of images before them.
         """
         answers: Future[Answers] = Future()
+        answers.set_running_or_notify_cancel()  # so it cannot be cancelled
         previewing = self._previews.submit(self._classifier.preview_stage, images_BxHxWxC)
 
         def finish() -> None:
@@ -43,11 +44,10 @@ class TwoStagePipeline:
                 answers.set_exception(error)
 
         def after_preview(previewed: Future[Previewed]) -> None:
-            waits = previewed.exception() is None and not previewed.result().exits_B.all()
-            if waits:
-                self._specialists.submit(finish)
-            else:
+            if previewed.exception() or previewed.result().exits_B.all():
                 finish()
+            else:
+                self._specialists.submit(finish)
 
         previewing.add_done_callback(after_preview)
         return answers
