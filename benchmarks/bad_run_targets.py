@@ -83,7 +83,7 @@ def results(rng: random.Random, folder: pathlib.Path) -> str:
 
 
 def config_json(rng: random.Random, folder: pathlib.Path) -> str:
-    """A run's config.json, as the command line and as Python opens it."""
+    """Opens a damaged config.json of a run, as the command line does and as Python does."""
     (folder / "config.json").write_bytes(_bad_json(rng, _manifest()["config"]))
     with refusing(printed=on_one_line) as outcome:
         validate(config_files.load(str(folder / "config.json")))
@@ -93,7 +93,7 @@ def config_json(rng: random.Random, folder: pathlib.Path) -> str:
 
 
 def data_json(rng: random.Random, folder: pathlib.Path) -> str:
-    """What a run says of its data."""
+    """Reads a damaged data.json of a run."""
     (folder / "data.json").write_bytes(_bad_json(rng, DATA))
     with refusing(printed=on_one_line) as outcome:
         facts = trained_run._facts(folder / "data.json")
@@ -116,7 +116,7 @@ def network(rng: random.Random, _: pathlib.Path) -> str:
 
 
 def checkpoint(rng: random.Random, folder: pathlib.Path) -> str:
-    """A checkpoint whose files are damaged: never another number."""
+    """Restores a checkpoint whose files are damaged: never another number."""
     return _damaged_checkpoint(rng, folder, rehashed=False)
 
 

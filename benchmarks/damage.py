@@ -24,7 +24,9 @@ VALUES: tuple[Any, ...] = (
 
 @contextlib.contextmanager
 def refusing(printed: Callable[[str], str] = str) -> Iterator[list[str]]:
-    """Yields ['read'], which becomes ['refused'] after a `UserError`; checks that its text is one printable sentence.
+    """Catches a `UserError`, and checks that its text is one printable sentence.
+
+    Yields the outcome: ['read'], or ['refused'] after the error.
 
     Args:
       printed: how the command prints a refusal.

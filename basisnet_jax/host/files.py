@@ -19,7 +19,9 @@ def is_local(path: epath.Path) -> bool:
 
 
 def sync(path: epath.Path) -> None:
-    """Brings a local file, or the names in a local folder, to disk: a power cut then leaves them. Buckets need nothing.
+    """Writes a local file, or the names in a local folder, to disk with fsync, so that a power cut leaves them.
+
+    A bucket needs nothing.
 
     Raises:
       OSError: the file cannot be brought to disk. Folders of some network file systems cannot; that is no error.
