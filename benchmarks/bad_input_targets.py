@@ -22,7 +22,7 @@ from damage import damaged, damaged_json, refusing
 from basisnet_jax import runtime
 from basisnet_jax.data import preprocess
 from basisnet_jax.host.command_line import on_one_line
-from basisnet_jax.images import decode, exif
+from basisnet_jax.images import decode, exif, library, load, pillow
 from basisnet_jax.images.crop import WHOLE_IMAGE
 from basisnet_jax.serving import zoo
 from basisnet_jax.serving.manifest import file_facts
@@ -48,14 +48,28 @@ def image_bytes(content: bytes, channels: int, settings: preprocess.Augmentation
         lambda: preprocess.load_train(example, 4, channels, 1, settings, np.random.default_rng(seed)),
         lambda: preprocess.load_eval(example, 4, channels, 1, WHOLE_IMAGE),
     )
-    for load in loads:
+    for loading in loads:
         try:
-            pixels = load()["image"]
+            pixels = loading()["image"]
             assert pixels.shape == (4, 4, channels)
             assert pixels.dtype == np.uint8
         except decode.BadExampleError:
             outcome = "refused"
     return outcome
+
+
+def image_by_pillow(rng: random.Random, _: pathlib.Path) -> str:
+    """Reads damaged image files with Pillow, as the runtime does where OpenCV is missing."""
+    encoded, channels = damaged(rng, small.IMAGES), rng.choice((1, 3))
+    by_opencv = library.decode, library.resize
+    library.decode, library.resize = pillow.decode, pillow.resize
+    try:
+        assert load.load_image(encoded, 4, channels, WHOLE_IMAGE).shape == (4, 4, channels)
+        return "read"
+    except decode.BadExampleError:
+        return "refused"
+    finally:
+        library.decode, library.resize = by_opencv
 
 
 def exif_data(rng: random.Random, _: pathlib.Path) -> str:
@@ -238,6 +252,7 @@ def image_header(rng: random.Random, _: pathlib.Path) -> str:
 
 TARGETS: dict[str, Callable[[random.Random, pathlib.Path], str]] = {
     "image": image,
+    "image_by_pillow": image_by_pillow,
     "image_header": image_header,
     "exif": exif_data,
     **{name: functools.partial(weights, suffix=f".{name}") for name in ("pth", "safetensors", "h5")},
