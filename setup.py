@@ -34,6 +34,7 @@ FRAMEWORK = [
     "h5py>=3.11",
     "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
     f"jax{JAX}",
+    "litert-quantizer>=0.11,<0.12",  # writes the int8 kinds of .tflite files
     "matplotlib>=3.9",
     "ml-collections>=1.0",
     "opencv-python-headless>=4.10",
@@ -95,7 +96,7 @@ setuptools.setup(
         "cuda12": [*FRAMEWORK, f"jax[cuda12]{JAX}"],
         "cuda13": [*FRAMEWORK, f"jax[cuda13]{JAX}"],
         # Makes .tflite files without TensorFlow; not in the lock, as it wants an old typing-extensions.
-        "litert": ["litert-converter>=0.5,<0.6", "litert-quantizer>=0.11,<0.12"],
+        "litert": ["litert-converter>=0.5,<0.6"],
         # What compiles for NVIDIA GPUs where there is none: the plugin, ptxas and libdevice, without CUDA's libraries.
         "gpu-compile": [
             *FRAMEWORK,

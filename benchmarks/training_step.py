@@ -55,6 +55,7 @@ def training_call(model: BasisNet, form: str, what: str, batch: int) -> Callable
         batch_norm_momentum=0.99,
         ema_decay=0.999,
         seed=0,
+        fake_quantization=False,
         debug=False,
     )
     parts = step.Parts(model, optimizer, exponential, settings)

@@ -152,6 +152,7 @@ class Experiment:
             batch_norm_momentum=self.config.batch_norm_momentum,
             ema_decay=self.config.ema_decay,
             seed=self.config.seed,
+            fake_quantization=self.config.export.qat,
             debug=debug,
         )
         learning_rate = schedule_lib.LEARNING_RATES[self.config.schedule.name]

@@ -1,7 +1,7 @@
 """LiteRT (TensorFlow Lite): converts a pure function to a .tflite file with built-in operators only.
 
-Without TensorFlow: litert-converter makes the file of the function's StableHLO, and litert-quantizer makes it smaller.
-Where these two are not installed (the extra `litert`), TensorFlow does both.
+litert-converter makes the file of the function's StableHLO. Where it is not installed (the extra `litert`), TensorFlow
+makes the file. `quantization` makes either one smaller.
 """
 
 import importlib.util
@@ -36,10 +36,9 @@ def to_tflite(
     Returns:
       The file's content; the signature SIGNATURE names the inputs and outputs.
     """
-    if all(map(importlib.util.find_spec, ("litert_converter", "litert_quantizer"))):
-        content = from_stablehlo(function, inputs, outputs)
-        return quantization.quantized(content, kind, examples) if kind else content
-    return by_tensorflow.to_tflite(function, inputs, outputs, kind, examples)
+    convert = from_stablehlo if importlib.util.find_spec("litert_converter") else by_tensorflow.to_tflite
+    content = convert(function, inputs, outputs)
+    return quantization.quantized(content, kind, examples) if kind else content
 
 
 def from_stablehlo(

@@ -212,7 +212,7 @@ class Backbone(nn.Module):
             table.stem, table.stem_side, table.stem_stride, padding=how.padding, dtype=dtype, name="stem"
         )
         x = stem(_normalized(images_BxHxWxC, how))
-        x = Norm(table.stem_act, how.epsilon, dtype=dtype, name="stem_norm")(x, train).value()
+        x = value_of(Norm(table.stem_act, how.epsilon, dtype=dtype, name="stem_norm")(x, train))
         if table.stem_pool:
             sides = [taps.pads(size, 3, 2, how.padding)[:2] for size in x.shape[1:3]]
             x = nn.max_pool(x, (3, 3), (2, 2), sides)
@@ -221,7 +221,7 @@ class Backbone(nn.Module):
         if table.head_conv:
             head_conv = Convolution(table.head_conv, dtype=dtype, name="head_conv")
             x = head_conv(x, route("head_conv", x, x))
-            x = Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train).value()
+            x = value_of(Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train))
         x_BxD = global_average(x).astype(dtype)
         if table.head_dense:
             head_dense = Dense(table.head_dense, dtype=dtype, name="head_dense")

@@ -27,7 +27,8 @@ class Format:
       exact: whether a file must answer like the network; the loss of a quantized file is reported.
       quantization: which values are quantized, '' for none. float16: weights, unpacked to float32 when the file is
         loaded. int8_weights: weights of convolutions, dense layers and bases, with a scale for each output channel;
-        depthwise kernels are stored as float32. int8: activations too, in ranges taken from examples.
+        depthwise kernels are stored as float32. int8: these, and inputs and outputs of convolutions whose kernels are
+        constant, in ranges taken from examples.
       page: whether the format only runs another format's files, so that there is nothing to convert and check.
     """
 
@@ -48,7 +49,7 @@ class Format:
 _LITERT = Format(
     "LiteRT",
     ("litert-converter", "litert-quantizer", "tensorflow-cpu", "tensorflow", "ai-edge-litert"),
-    modules=("litert_converter or tensorflow", "litert_quantizer or tensorflow", "ai_edge_litert"),
+    modules=("litert_converter or tensorflow", "ai_edge_litert"),
 )
 _ONNX = Format(
     "ONNX Runtime",
@@ -64,7 +65,9 @@ FORMATS = {
     **{f"{name}.safetensors": dataclasses.replace(_WEIGHTS, publisher=name) for name in ("timm", "torchvision")},
     "web": Format("LiteRT.js", (), (), page=True),
     **{
-        f"{kind}.tflite": dataclasses.replace(_LITERT, exact=False, quantization=kind)
+        f"{kind}.tflite": dataclasses.replace(
+            _LITERT, modules=(*_LITERT.modules, "litert_quantizer"), exact=False, quantization=kind
+        )
         for kind in ("float16", "int8_weights", "int8")
     },
 }

@@ -288,6 +288,9 @@ class ExportSettings:
         "unknown", "License of the weights, for the model card: a name that the Hub knows, such as 'apache-2.0'."
     )
     batch: int = changeable(1, "Images per call of a .tflite or .onnx; a .stablehlo takes any number.", at_least(1))
+    qat: bool = setting(
+        False, "Quantization-aware training: train with activations rounded as 'int8.tflite' will round them."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

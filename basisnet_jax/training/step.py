@@ -12,7 +12,7 @@ from clu.metrics import Average
 
 from basisnet_jax.models.basisnet import BasisNet, Outputs, Variables, resize
 from basisnet_jax.models.stages import make_stages, normalize
-from basisnet_jax.training import finite, mixing
+from basisnet_jax.training import fake_quantization, finite, mixing
 from basisnet_jax.training.joined import Joined
 from basisnet_jax.training.losses import Distillation, joint_loss, smoothed_targets
 from basisnet_jax.training.metrics import Metrics, correct, measure
@@ -45,6 +45,7 @@ class TrainSettings:
     batch_norm_momentum: float
     ema_decay: float
     seed: int
+    fake_quantization: bool
     debug: bool
 
 
@@ -153,7 +154,11 @@ def gradients_of(
         checks: finite.Checks = {}
         if settings.debug:
             finite.note(checks, "the targets", targets)
-        with finite.watched_layers(checks) if settings.debug else contextlib.nullcontext():
+        with contextlib.ExitStack() as around_layers:
+            if settings.debug:
+                around_layers.enter_context(finite.watched_layers(checks))
+            if settings.fake_quantization:
+                around_layers.enter_context(fake_quantization.rounded_layers())
             outputs, updated = parts.model.apply(
                 {"params": parts.gather(params.tree(parts.pallas_kernels)), "batch_stats": state.batch_stats.tree()},
                 images_BxHxWxC,

@@ -17,13 +17,19 @@ from basisnet_jax.serving.tflite import LiteRTStage
 
 @pytest.fixture(params=["TensorFlow", "litert-converter"])
 def to_tflite(request):
-    """Each converter."""
+    """Each converter, and the quantizer."""
     if request.param == "TensorFlow":
         pytest.importorskip("tensorflow")
-        return by_tensorflow.to_tflite
-    for module in ("litert_converter", "litert_quantizer"):
-        pytest.importorskip(module, reason="pip install -e '.[litert]'")
-    return litert.to_tflite
+        convert = by_tensorflow.to_tflite
+    else:
+        pytest.importorskip("litert_converter", reason="pip install -e '.[litert]'")
+        convert = litert.from_stablehlo
+
+    def converted(function, inputs, outputs, kind="", examples=()):
+        content = convert(function, inputs, outputs)
+        return quantization.quantized(content, kind, examples) if kind else content
+
+    return converted
 
 
 @pytest.mark.parametrize(
@@ -86,8 +92,9 @@ def test_a_quantized_file_is_smaller_and_answers_about_the_same(kind, size, erro
     assert 0 < np.abs(got - expected).max() < error * np.abs(expected).max()
 
 
-def test_depthwise_kernels_stay_float32(to_tflite):
-    """LiteRT's fast path has no depthwise convolution of floats by int8. TensorFlow's converter rounds them first."""
+@pytest.mark.parametrize("kind", ["int8_weights", "int8"])
+def test_depthwise_kernels_stay_float32(kind, to_tflite):
+    """LiteRT's fast path has no depthwise convolution of floats by int8; in int8 they would lose most."""
     rng = np.random.default_rng(0)
     layer = Convolution(192, 3, depthwise=True)
     image = rng.normal(size=(1, 5, 5, 192)).astype(np.float32)
@@ -97,15 +104,34 @@ def test_depthwise_kernels_stay_float32(to_tflite):
         with nn.intercept_methods(phone_layers.interceptor()):
             return layer.apply({"params": {"kernel": kernel}}, image)
 
-    content = to_tflite(convolve, {"image": image.shape}, ("logits",), "int8_weights")
-    scale = np.abs(kernel).max((0, 1)) / 127
-    rounded = np.round(kernel / scale) * scale if to_tflite is by_tensorflow.to_tflite else kernel
+    content = to_tflite(convolve, {"image": image.shape}, ("logits",), kind, [{"image": image}])
     padded = np.pad(image[0], ((1, 1), (1, 1), (0, 0)))
     (got,) = LiteRTStage(content)(image)
     for row, column in np.ndindex(5, 5):
-        expected = (padded[row : row + 3, column : column + 3] * rounded).sum((0, 1))
+        expected = (padded[row : row + 3, column : column + 3] * kernel).sum((0, 1))
         np.testing.assert_allclose(got[0, row, column], expected, atol=1e-5)
-    assert all(tensor["dtype"] != np.int8 for tensor in Interpreter(model_content=content).get_tensor_details())
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_a_convolution_of_features_takes_and_gives_int8_and_one_of_pixels_does_not(channels, to_tflite):
+    rng = np.random.default_rng(0)
+    layer = Convolution(16, 3)
+    image = rng.normal(size=(1, 5, 5, channels)).astype(np.float32)
+    variables = jax.jit(layer.init)(jax.random.key(0), image)
+    content = to_tflite(
+        functools.partial(layer.apply, variables), {"image": image.shape}, ("logits",), "int8", [{"image": image}]
+    )
+    tensors = Interpreter(model_content=content).get_tensor_details()
+    in_int8 = {tuple(tensor["shape"]) for tensor in tensors if tensor["dtype"] == np.int8}
+    assert in_int8 == ({(1, 5, 5, 8), (16, 3, 3, 8), (1, 5, 5, 16)} if channels == 8 else set())
+
+
+@pytest.mark.parametrize("kind", ["int8_weights", "int8"])
+def test_the_small_image_stays_float32(kind, to_tflite):
+    """It is made by products whose first matrix is constant, and LiteRT cannot run these with int8."""
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 1)).astype(np.float32)
+    content = to_tflite(functools.partial(phone_resize.resize, side=10), {"image": image.shape}, ("logits",), kind)
+    np.testing.assert_allclose(LiteRTStage(content)(image)[0], basisnet.resize(jnp.asarray(image), 10), atol=1e-5)
 
 
 def test_four_weights_of_a_base_share_a_scale_in_files_of_int8_weights_alone(to_tflite):
