@@ -24,6 +24,7 @@ from basisnet_jax.training import finite
 from basisnet_jax.training.joined import joined_like, whole
 from basisnet_jax.training.state import TrainState
 from basisnet_jax.workdir import integrity
+from basisnet_jax.workdir.tensorstore_leak import avoid_leak
 
 _BYTES_BESIDES = 2**13  # per array, for its metadata and its writing; measured, with room to spare
 _EVALUATION = "evaluation.json"  # in a checkpoint's folder: the metrics of its state, added once they are known
@@ -75,6 +76,7 @@ class Checkpoints:
         self._evaluations.update(self._read_evaluations())
 
     def _open(self) -> ocp.CheckpointManager:
+        avoid_leak()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             read_only=self._read_only,
