@@ -1,10 +1,11 @@
 """Trains 200 steps on 1, 2, 4 and 8 devices, with accumulation and fsdp, and compares each with one device.
 
-    python benchmarks/layouts.py [--steps 200] [--optimizer adamw] [--json layouts.json]
+    python benchmarks/layouts.py [--steps 200] [--optimizer adamw] [--only "4 devices"] [--json layouts.json]
 
 All layouts train the tests' network of two blocks on the same batches, on forced CPU devices of this process; several
 processes are compared by processes.py. A row has the largest relative difference of a training loss, over the first 20
-steps and over all, and the differences of the evaluation's loss and top-1 after the last step.
+steps and over all, and the differences of the evaluation's loss and top-1 after the last step. --only names the layouts
+that are compared with one device.
 """
 
 import argparse
@@ -26,7 +27,7 @@ LAYOUTS = {  # devices, fsdp, accumulate_steps
     "1 device, accumulate 4": (1, 1, 4),
     "4 devices, accumulate 4": (4, 1, 4),
 }
-EARLY = 20
+REFERENCE, EARLY = "1 device", 20
 
 
 def trained(
@@ -59,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--optimizer", default="adamw", choices=("adamw", "sgd"))
+    parser.add_argument("--only", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), metavar="LAYOUT")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     flags = ["--xla_force_host_platform_device_count=8", *forked_lives.FAST_TO_COMPILE]
@@ -67,8 +69,8 @@ def main() -> None:
     print(f"{'':26}{f'loss, {EARLY} steps':>16}{'loss, all':>12}{'eval loss':>12}{'eval top-1':>12}", flush=True)
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, layout in LAYOUTS.items():
-            losses, evaluation = trained(pathlib.Path(scratch), layout, options.steps, options.optimizer)
+        for name in dict.fromkeys([REFERENCE, *options.only]):
+            losses, evaluation = trained(pathlib.Path(scratch), LAYOUTS[name], options.steps, options.optimizer)
             if not rows:
                 expected, expected_evaluation = losses, evaluation
             differences = [abs(x / y - 1) for x, y in zip(losses, expected, strict=True)]

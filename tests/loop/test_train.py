@@ -524,6 +524,23 @@ def test_accumulation_is_the_mean_over_pieces(config):
             np.testing.assert_allclose(metrics[name], np.mean([m[name] for _, m in pieces]), rtol=1e-5)
 
 
+def test_pieces_with_the_same_batch_statistics_are_accumulated_to_the_step_of_the_whole_batch(config):
+    """So batch norm and dropout alone tell accumulation from a whole batch: each piece holds the same images here."""
+    config.optimizer.update(name="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.5)
+    config.schedule.warmup_epochs = 0.0
+    config.model.specialist.dropout = config.model.preview.dropout = 0.0
+    one = make_experiment(config, jax.devices()[:1])
+    batch = jax.device_get(next(one.train_batches(0)))
+    repeated = {name: np.repeat(array[: len(array) // 4], 4, axis=0) for name, array in batch.items()}
+    expected, expected_metrics = one.train_step()(one.init_state(), repeated, one.schedule, None)
+    config.accumulate_steps = 4
+    accumulating = make_experiment(config, jax.devices()[:4])
+    state, metrics = accumulating.train_step()(accumulating.init_state(), repeated, one.schedule, None)
+    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-5)
+    for got, wanted in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_mixing_reaches_the_loss(config):
     losses = []
     for name in ("none", "cutmix"):
