@@ -95,7 +95,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if jax.process_count() > 1 and error is not None and not isinstance(error, UserError):
+            return  # another process may have died: a save waits for it until its heartbeats are missed
         self.wait()
         self._manager.close()
 

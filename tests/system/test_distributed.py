@@ -207,6 +207,32 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(start):
     assert "the same command resumes" in text or "another task died" in text  # ours, or JAX's if it was faster
 
 
+def test_a_process_that_dies_in_a_save_ends_the_others_before_its_heartbeats_are_missed(tmp_path, start):
+    """The save of process 0 waits in the background for process 1, which is dead; process 0 must not wait for it."""
+    dying = """
+    import jax, time
+    from etils import epath
+    from basisnet_jax.training.state import TrainState
+    from basisnet_jax.workdir import checkpoint, integrity
+
+    whole = jax.sharding.NamedSharding(jax.make_mesh((2,), ("x",)), jax.sharding.PartitionSpec("x"))
+    tree = {"a": jax.make_array_from_callback((2,), whole, lambda index: np.ones(2, np.float32)[index])}
+    integrity.write_checksums = lambda folder: time.sleep(2)
+    with checkpoint.Checkpoints(epath.Path(sys.argv[3]) / "checkpoints") as checkpoints:
+        checkpoints.save(1, TrainState(tree["a"], tree, tree, tree, tree, (tree,)), {})
+        distributed.total(0)
+        if process == 1:
+            os.abort()
+        print("alone", flush=True)
+        while True:
+            multihost_utils.process_allgather(np.zeros(1))
+"""
+    (alone, path), _ = start(lambda number, port: [*script(dying)(number, port), str(tmp_path)])
+    wait_for(lambda: "alone" in path.read_text(), 600)
+    assert alone.wait(distributed.HEARTBEAT_SECONDS / 2) == distributed.LOST
+    assert distributed.RESUMES in path.read_text()
+
+
 def test_a_process_that_finds_no_other_says_so(config, tmp_path):
     """Within the stated time, and without JAX's abort."""
     run = command(
