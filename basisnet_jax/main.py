@@ -7,6 +7,8 @@ python -m basisnet_jax.main --help
 
 # Data workers import this module again, so importing it starts nothing and imports nothing slow.
 
+import contextlib
+import faulthandler
 import sys
 from collections.abc import Sequence
 
@@ -59,6 +61,9 @@ def main(argv: Sequence[str]) -> int:
         noise.show_everything()
     else:
         noise.log_own_lines(terminal.log)
+    # absl sent Python's last words past the filter, which makes one sentence of them where a process was lost.
+    with contextlib.suppress(ValueError):  # stderr is closed
+        faulthandler.enable(file=2)
     # Threads that decode small images hold Python's lock, and each step waits for the lock: by default 5 ms every time.
     sys.setswitchinterval(0.0005)
     name, command = parsing.command()

@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from basisnet_jax.errors import UserError
+from basisnet_jax.host.lost_peer import RESUMES
 
 # A process without a heartbeat for this long counts as dead, and the others stop. A thread of JAX's own sends the
 # heartbeats, also while the process compiles.
@@ -26,7 +27,6 @@ HEARTBEAT_SECONDS = 60
 SHUTDOWN_SECONDS = 300  # the first process that is done waits this long for the last
 LEAVE_SECONDS = 10  # a process that was refused waits this long for the others, which may have been refused too
 LOST = 1  # exit code of a process that cannot reach the others, or stops because it lost them
-RESUMES = "the same command resumes from the newest checkpoint"
 # What it means where such a part stands in an error of jaxlib
 _BROKEN_CONNECTIONS = {
     "NCCL": "GPUs could not exchange data, or one waited too long for the others; look for an earlier error in the "

@@ -1,6 +1,7 @@
 """Keeps other libraries' lines off the terminal, unless `--verbosity` asks for them.
 
 Lines marked as information or warnings are dropped. Errors and unmarked lines, such as a crash's last words, pass.
+JAX's stack trace where a process of the run is lost becomes one sentence.
 """
 
 import logging
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable
 
 import basisnet_jax
+from basisnet_jax.host import lost_peer
 
 PACKAGE = str(pathlib.Path(basisnet_jax.__file__).parent)
 _NATIVE = re.compile(  # information and warnings of C++ libraries
@@ -26,6 +28,9 @@ _NATIVE = re.compile(  # information and warnings of C++ libraries
     rb"|libpng (error|warning): |Corrupt JPEG data: |Premature end of JPEG file|Invalid SOS parameters"
     # XLA's alarm at a compilation of minutes is marked as an error: the live line says how long compiling takes.
     rb"|E\d{4} .*slow_operation_alarm.cc|\*{32}$|\[Compiling module .*\] Very slow compile\?"
+    # What process 0 says of a lost process before JAX aborts it: the sentence on the abort names that process.
+    rb"|E\d{4} .*(coordination_service(_agent)?|preemption_sync_manager)\.cc:|\d+$|The tasks have crashed\. "
+    rb"|=== Source Location |external/xla|Additional GRPC error information |:UNKNOWN:Error received from peer"
     rb"|$"
 )
 _own_stderr: int | None = None  # file descriptor of the stderr that the process was started with
@@ -66,13 +71,33 @@ def _forward(reader: int, stderr: int) -> None:
     for descriptor in (0, 1, 2):  # a reader of stdout waits until the last process closes it
         os.dup2(devnull, descriptor)
     try:
-        rest = b""
+        rest, last_words = b"", _LastWords()
         while piece := os.read(reader, 65536):
             *lines, rest = (rest + piece).split(b"\n")
-            os.write(stderr, b"".join(line + b"\n" for line in lines if not _NATIVE.match(line)))
+            os.write(stderr, b"".join(line + b"\n" for line in last_words.explained(lines) if not _NATIVE.match(line)))
         os.write(stderr, b"" if _NATIVE.match(rest) else rest)
     finally:
         os._exit(0)
+
+
+class _LastWords:
+    """Puts a sentence in the place of all that JAX writes from the loss of another process on."""
+
+    def __init__(self) -> None:
+        self._of_jax: list[bytes] | None = None  # lines so far; None before the loss
+
+    def explained(self, lines: list[bytes]) -> list[bytes]:
+        """Returns the lines to show."""
+        shown: list[bytes] = []
+        for line in lines:
+            if self._of_jax is None and not lost_peer.FIRST_LINE.match(line):
+                shown.append(line)
+                continue
+            self._of_jax = [*(self._of_jax or []), line]
+            if line.startswith(lost_peer.LAST_LINE):
+                sentence = lost_peer.explain_abort(b"\n".join(self._of_jax).decode(errors="replace"))
+                shown.append(f"error: {sentence}".encode())
+        return shown
 
 
 def log_own_lines(show: Callable[[str], None]) -> None:

@@ -62,6 +62,42 @@ def test_the_last_words_of_a_crash_are_seen():
     assert stderr_of(code, expected_code=-6) == ["F0000 00:00:1.1 1 a.cc:1] Check failed: of a crash"]
 
 
+JAX_LOSES_A_PROCESS = """\
+E1129 17:48:26.685750   11118 coordination_service.cc:1549] [151] Use error polling to propagate the following error \
+to all tasks: UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):
+1
+3
+The tasks have crashed. Check the task logs for an earlier error, or scheduler events to debug further.
+E1129 17:48:26.686169   11129 coordination_service_agent.cc:289] Polled an error from coordination service.
+F1129 17:48:26.686311   11129 client.h:80] Terminating process because the JAX distributed service detected fatal \
+errors. This most likely indicates that another task died. absl::Status: {status}
+*** Check failure stack trace: ***
+    @     0x7f1349040634  absl::lts_20260107::log_internal::LogMessage::SendToLog()
+"""
+GONE = "no longer answers; its log says why, or its node or the network is gone"
+LOST_PROCESSES = {
+    "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n1\n\nRPC: /x": f"process 1 {GONE}",
+    "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n1\n3\nThe tasks have crashed.": (
+        "processes 1 and 3 no longer answer; their logs say why, or the network is gone"
+    ),
+    "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/Heartbeat": f"process 0 {GONE}",
+    "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was preempted.\n:UNKNOWN:Error": (
+        f"process 0 {GONE}"
+    ),
+    "INTERNAL: a new one\nmore on it": "this process lost the others, whose logs say why (INTERNAL: a new one)",
+}
+
+
+@pytest.mark.parametrize("status", LOST_PROCESSES)
+def test_one_sentence_tells_of_a_lost_process_in_place_of_stack_traces(status):
+    """JAX's words as it aborts, then Python's, which faulthandler writes."""
+    words = JAX_LOSES_A_PROCESS.format(status=status).encode()
+    lines = stderr_of(
+        f"import faulthandler\nfaulthandler.enable(file=2)\nos.write(2, {words!r})\nos.abort()", expected_code=-6
+    )
+    assert lines == [f"error: {LOST_PROCESSES[status]}; the same command resumes from the newest checkpoint."]
+
+
 def test_a_fault_is_told_by_python():
     lines = stderr_of("import faulthandler\nfaulthandler.enable()\nos.kill(os.getpid(), 11)", expected_code=-11)
     assert lines[0] == "Fatal Python error: Segmentation fault"
