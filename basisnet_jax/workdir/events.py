@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from basisnet_jax.host.trackers import TrackedRun
 
 
-def event_writer(folder: epath.Path, config: Settings | None, tracked: TrackedRun) -> metric_writers.MetricWriter:
+def event_writer(
+    folder: epath.Path, config: Settings | None, tracked: TrackedRun
+) -> metric_writers.MetricWriter | _NoWriter:
     """Returns a writer of TensorBoard's event files; in processes other than the first it writes nothing.
 
     Args:
@@ -28,10 +30,10 @@ def event_writer(folder: epath.Path, config: Settings | None, tracked: TrackedRu
       config: a new run's settings, written as text and as hyperparameters; None for a resumed run.
       tracked: gets the same, in a thread of its own.
     """
+    if jax.process_index() > 0:
+        return _NoWriter()
     from clu import metric_writers  # imported here, not at the top: it imports TensorFlow, which takes seconds
 
-    if jax.process_index() > 0:
-        return metric_writers.MultiWriter([])
     hide_accelerators_from_tensorflow()
     writer: metric_writers.MetricWriter = metric_writers.SummaryWriter(os.fspath(folder))
     if tracked.trackers:
@@ -43,7 +45,18 @@ def event_writer(folder: epath.Path, config: Settings | None, tracked: TrackedRu
     return writer
 
 
-def write_evaluation(writer: metric_writers.MetricWriter, step: int, evaluation: dict[str, float]) -> None:
+class _NoWriter:
+    """Writes nothing, and imports no TensorFlow: the writer of processes other than the first."""
+
+    def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
+        """Does nothing, as the other methods."""
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def write_evaluation(writer: metric_writers.MetricWriter | _NoWriter, step: int, evaluation: dict[str, float]) -> None:
     """Writes an evaluation's metrics into the event files, without the count, which is always the same."""
     writer.write_scalars(step, {f"eval/{name}": value for name, value in evaluation.items() if name != "count"})
 

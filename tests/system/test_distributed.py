@@ -321,6 +321,25 @@ def test_processes_of_slurm_see_their_gpus():
     assert dict(zip(SLURM_GPUS, seen, strict=True)) == {case: ["True", gpus] for case, (_, gpus) in SLURM_GPUS.items()}
 
 
+NOT_THE_FIRST = """
+import sys
+import jax
+from basisnet_jax.workdir import events
+jax.process_index = lambda: 1
+writer = events.event_writer(None, None, None)
+writer.write_scalars(1, {"loss": 1.0})
+writer.flush()
+writer.close()
+print("tensorflow" in sys.modules)
+"""
+
+
+def test_only_the_first_process_imports_tensorflow_for_the_event_files():
+    """Importing TensorFlow takes seconds, which every start of a host would pay."""
+    done = subprocess.run([sys.executable, "-c", NOT_THE_FIRST], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
 def test_a_process_alone_speaks_for_all():
     assert distributed.total(1, 2) == (1, 2)
     with pytest.raises(UserError, match=r"^mine$"), distributed.raise_user_errors_on_all_processes():
