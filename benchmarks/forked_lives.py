@@ -1,4 +1,8 @@
-"""Starts training in forks of a process that has imported everything: a kill then costs a second, not ten."""
+"""Starts training in forks of a process that has imported everything: a kill then costs a second, not ten.
+
+The process that is forked has no other thread, so no fork finds a lock that another thread held. JAX, gRPC, TensorFlow
+and tensorstore start theirs in the forks, where they are first used.
+"""
 
 import dataclasses
 import faulthandler
@@ -99,6 +103,9 @@ def run_in_fork(function, *arguments) -> int:
 
 def _fork(layout: Layout, diary: pathlib.Path, arguments: Sequence[str]) -> int:
     """Starts a process of a run, and returns its number; DIARY.log has what it prints."""
+    threads = [pathlib.Path(task, "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
+    if len(threads) > 1:
+        raise RuntimeError(f"a process with threads must not fork; these run: {threads}")
     pid = os.fork()
     if pid:
         return pid
@@ -128,6 +135,8 @@ def _train(layout: Layout, diary: pathlib.Path, arguments: Sequence[str]) -> int
     from basisnet_jax.workdir import checkpoint
 
     survival.note_phases(diary)
+    if layout.processes > 1:
+        _keep_programs_of_all_processes()
     if layout.waits:
         save = checkpoint.Checkpoints.save
 
@@ -139,3 +148,23 @@ def _train(layout: Layout, diary: pathlib.Path, arguments: Sequence[str]) -> int
     sys.argv = ["main.py", *arguments]
     app.run(main.main, flags_parser=parsing.parse_flags)
     return 0
+
+
+def _keep_programs_of_all_processes() -> None:
+    """Has processes other than 0 keep their compiled programs, too.
+
+    JAX lets process 0 alone write, so that hosts do not contend for a file. Its keys differ between processes on CPU,
+    so the others would compile in every life, and most kills would meet that.
+    """
+    import types
+
+    from jax._src import compiler, distributed
+
+    class Writer:
+        """The distributed state, as the code that writes programs sees it."""
+
+        @property
+        def global_state(self) -> types.SimpleNamespace:
+            return types.SimpleNamespace(client=distributed.global_state.client, process_id=0)
+
+    compiler.distributed = Writer()

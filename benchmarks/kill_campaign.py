@@ -130,7 +130,8 @@ def _copy_if_missing(source: str, target: str) -> str:
 
 
 def import_everything() -> None:
-    """Imports what a run imports; starts no device."""
+    """Imports what a run imports; starts no device and no thread."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy and SciPy start theirs as they are imported
     from clu import metric_writers  # noqa: F401
     from tensorboard.backend.event_processing import event_accumulator  # noqa: F401
 
