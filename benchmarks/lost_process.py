@@ -1,19 +1,27 @@
-"""Kills one of four training processes at random moments: the others must end soon, and the launcher starts all again.
+"""Takes one of four training processes away at random moments: the others must end soon, and all are started again.
 
-    python benchmarks/lost_process.py [--kills 50] [--seed 0] [--folder lost_process] [--stop]
+    python benchmarks/lost_process.py [--what kill] [--kills 50] [--seed 0] [--folder lost_process]
 
-The run is `launch/local_multiprocess.sh up`. Once it trains, a random one of its processes is killed after up to
-PAUSE seconds; with --stop the process is stopped (SIGSTOP) instead, as one that hangs. FOLDER/losses.jsonl has a line
-for each: when the last of the others had ended, and with which sentence. The same command resumes a campaign. When the
-kills are done the run goes to its end, and must equal an undisturbed run of four processes bit for bit.
+The run is `launch/local_multiprocess.sh up`. Once it trains, after up to PAUSE seconds a random process is
+
+    kill       killed (SIGKILL)
+    stop       stopped (SIGSTOP), as one that hangs
+    slow       stopped for nine tenths of each second, for SLOW_SECONDS: the run must go on
+    partition  taken off the network: each process has a network namespace (needs root)
+
+FOLDER/losses.jsonl has a line for each: when the last of the others had ended, and with which sentences. The same
+command resumes a campaign. When the kills are done the run goes to its end, and must equal an undisturbed run of four
+processes bit for bit.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,12 +29,14 @@ import time
 
 import same_run
 import survival
+from forked_lives import FAST_TO_COMPILE
+from namespaces import COORDINATOR, Namespaces
 
 ROOT = survival.ROOT
-PROCESSES, PAUSE = 4, 5.0
-# 2,432 steps, 20 evaluations, 150 checkpoints
-SETTINGS = "--config.epochs=30.0 --config.eval_every_epochs=1.5 --config.checkpoint.every_epochs=0.2"
-WITHIN_SECONDS = {"SIGKILL": 60.0, "SIGSTOP": 150.0}  # in which the others must end
+PROCESSES, PAUSE, SLOW_SECONDS = 4, 5.0, 60.0
+# 81 steps and 10 checkpoints an epoch; the network for all images, without preview, is compiled sooner
+SETTINGS = "--config.model.routing=static --config.eval_every_epochs=1.5 --config.checkpoint.every_epochs=0.1"
+WITHIN_SECONDS = 120.0  # in which the others must end: twice the time without a heartbeat that JAX allows
 
 
 class Launched:
@@ -35,16 +45,24 @@ class Launched:
     Args:
       folder: of the campaign; data and compiled programs are shared.
       name: of the run's workdir in it.
+      epochs: of the run.
+      network: holds the processes; None leaves them on the host's.
     """
 
-    def __init__(self, folder: pathlib.Path, name: str) -> None:
+    def __init__(self, folder: pathlib.Path, name: str, epochs: float, network: Namespaces | None = None) -> None:
         self.workdir, self.log = folder / name, folder / f"{name}.log"
+        self.life = len(self.log.read_text()) if self.log.exists() else 0  # where the log of these processes begins
         settings = folder / f"{name}.sh"
         settings.write_text(
             f"NAME={name} WORKDIR={self.workdir} PROCESSES={PROCESSES} DEVICES=1 MAX_RESTARTS=1000000\n"
-            f"ARGS=(--config={survival.CONFIG} --config.data.dir={folder}/data {SETTINGS})\n"
+            f"ARGS=(--config={survival.CONFIG} --config.data.dir={folder}/data --config.epochs={epochs} {SETTINGS})\n"
         )
-        environment = {**os.environ, "LAUNCH_SETTINGS": str(settings), "PYTHON": sys.executable, "PORT": "8491"}
+        environment = {
+            **os.environ,
+            "LAUNCH_SETTINGS": str(settings),
+            "PYTHON": str(_interpreter(folder / f"{name}-python.sh", network)),
+            "PORT": "8491",
+        }
         environment["XDG_CACHE_HOME"] = str(folder / "cache")
         with self.log.open("a") as log:
             command = ["bash", ROOT / "launch" / "local_multiprocess.sh", "up"]
@@ -68,71 +86,113 @@ class Launched:
         """Returns what the log has so far."""
         return self.log.read_text()
 
-    def wait_until_it_trains(self, before: int) -> None:
-        """Waits until the log, from `before` on, tells of a step."""
-        while not re.search(r"epoch \d+/\d+: ", self.said()[before:]):
+    def wait_until_it_trains(self) -> None:
+        """Waits until the log of the processes that run now tells of a step."""
+        while not re.search(r"epoch \d+/\d+: ", self.said()[self.life :]):
             if self.process.poll() is not None:
                 raise RuntimeError(self.said()[-3000:])
             time.sleep(0.2)
 
+    def newest_step(self) -> int:
+        """Returns the step of the newest checkpoint."""
+        return max((int(path.name) for path in (self.workdir / "checkpoints").glob("[0-9]*[0-9]")), default=0)
 
-def lose_one(run: Launched, rng: random.Random, what: str) -> dict:
-    """Kills or stops a random process of a run that trains; returns what the others did."""
-    before = len(run.said())
-    run.wait_until_it_trains(before if run.pids() else 0)
+
+def _interpreter(path: pathlib.Path, network: Namespaces | None) -> pathlib.Path:
+    """Writes a script that runs Python with fast compilation, and in the process's namespace; returns its path."""
+    python = shlex.quote(sys.executable)
+    path.write_text(
+        "#!/usr/bin/env bash\n"
+        f'export XLA_FLAGS="$XLA_FLAGS {" ".join(FAST_TO_COMPILE)}"\n'
+        'for word in "$@"; do if [[ $word == --process_id=* ]]; then number=${word#*=}; fi; done\n'
+        + (f'exec {network.enter()} {python} "${{@/localhost:/{COORDINATOR}:}}"' if network else f'exec {python} "$@"')
+    )
+    path.chmod(0o755)
+    return path
+
+
+def lose_one(run: Launched, rng: random.Random, what: str, network: Namespaces | None) -> dict:
+    """Takes a random process of a run that trains away; returns what the others did."""
+    run.wait_until_it_trains()
     time.sleep(rng.uniform(0, PAUSE))
     pids, before = run.pids(), len(run.said())
     victim = rng.choice(sorted(pids))
-    os.kill(pids[victim], getattr(signal, what))
+    result: dict = {"what": what, "victim": victim}
+    if what == "slow":
+        return result | _slowed(run, pids, victim)
     began = time.monotonic()
-    others = {number: pid for number, pid in pids.items() if number != victim}
-    while any(run.pids().get(number) == pid for number, pid in others.items()):
+    if network:
+        network.cut(victim)
+    else:
+        os.kill(pids[victim], signal.SIGKILL if what == "kill" else signal.SIGSTOP)
+    left = {number: pid for number, pid in pids.items() if network or number != victim}
+    while any(run.pids().get(number) == pid for number, pid in left.items()):
         time.sleep(0.05)
-        if time.monotonic() - began > 2 * WITHIN_SECONDS[what]:
+        if time.monotonic() - began > 2 * WITHIN_SECONDS:
             break
     seconds = time.monotonic() - began
-    if what == "SIGSTOP":  # the launcher waits for it
+    run.life = before
+    if network:
+        network.mend(victim)
+    elif what == "stop":  # the launcher waits for it
         os.kill(pids[victim], signal.SIGKILL)
-    sentences = re.findall(r"error: (.{0,160})|(The following tasks are unhealthy.{0,120})", run.said()[before:])
-    return {
-        "signal": what,
-        "victim": victim,
+    sentences = re.findall(r"^error: (.*)", run.said()[before:], re.MULTILINE)
+    return result | {
         "seconds": round(seconds, 2),
-        "sentences": sorted({"".join(x)[:160] for x in sentences}),
-        "in_time": seconds <= WITHIN_SECONDS[what],
+        "sentences": sorted(set(sentences)),
+        "well": seconds <= WITHIN_SECONDS and bool(sentences),
+    }
+
+
+def _slowed(run: Launched, pids: dict[int, int], victim: int) -> dict:
+    """Slows a process down for a while; returns the run's pace before and in that time."""
+    first, began = run.newest_step(), time.monotonic()
+    time.sleep(SLOW_SECONDS / 2)
+    middle, slow = run.newest_step(), time.monotonic()
+    while time.monotonic() - slow < SLOW_SECONDS:
+        os.kill(pids[victim], signal.SIGSTOP)
+        time.sleep(0.9)
+        os.kill(pids[victim], signal.SIGCONT)
+        time.sleep(0.1)
+    seconds = time.monotonic() - slow
+    return {
+        "seconds": round(seconds, 2),
+        "steps_per_second": round((middle - first) / (slow - began), 2),
+        "slowed_steps_per_second": round((run.newest_step() - middle) / seconds, 2),
+        "well": run.pids() == pids,
     }
 
 
 def main() -> None:
     """Loses processes until there are as many losses as asked for; fails if one took too long or anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", choices=("kill", "stop", "slow", "partition"), default="kill")
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--epochs", type=float, default=30.0, help="of the run: it must outlast the kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("lost_process"))
-    parser.add_argument("--stop", action="store_true", help="stop the process instead of killing it")
     options = parser.parse_args()
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    losses, what = folder / "losses.jsonl", "SIGSTOP" if options.stop else "SIGKILL"
-    done = len(losses.read_text().splitlines()) if losses.exists() else 0
-    run = Launched(folder, "killed")
-    for number in range(done, options.kills):
-        result = lose_one(run, random.Random(f"{options.seed} {number}"), what)
-        with losses.open("a") as file:
-            file.write(json.dumps(result) + "\n")
-        print(result, flush=True)
-    code = run.process.wait()
-    whole = Launched(folder, "whole")
+    losses = folder / "losses.jsonl"
+    with contextlib.ExitStack() as held:
+        network = held.enter_context(Namespaces(PROCESSES)) if options.what == "partition" else None
+        run = Launched(folder, "killed", options.epochs, network)
+        held.callback(run.process.terminate)
+        for number in range(len(losses.read_text().splitlines()) if losses.exists() else 0, options.kills):
+            result = lose_one(run, random.Random(f"{options.seed} {number}"), options.what, network)
+            with losses.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+            print(result, flush=True)
+        code = run.process.wait()
+    whole = Launched(folder, "whole", options.epochs)
     code = code or whole.process.wait()
     different = same_run.differences(run.workdir, whole.workdir)
     results = [json.loads(line) for line in losses.read_text().splitlines()]
     seconds = sorted(result["seconds"] for result in results)
-    print(
-        f"{len(results)} losses; the others ended after {seconds[0]:.1f} to {seconds[-1]:.1f} s; exit code {code}; ",
-        end="",
-    )
+    print(f"{len(results)} times {options.what}: {seconds[0]:.1f} to {seconds[-1]:.1f} s; exit code {code}; ", end="")
     print(f"different: {', '.join(different) or 'nothing'}")
-    sys.exit(bool(code or different or not all(result["in_time"] for result in results)))
+    sys.exit(bool(code or different or not all(result["well"] for result in results)))
 
 
 if __name__ == "__main__":
