@@ -23,12 +23,13 @@ MOST_SECONDS = 300.0  # after which a process that lost its peer hangs
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a run is spread: its processes, devices of each, fsdp, and whether it waits for each save."""
+    """How a run is spread: its processes, devices of each, fsdp, whether it waits for each save; and its routing."""
 
     processes: int = 1
     devices: int = 1
     fsdp: int = 1
     waits: bool = False
+    routing: str = "preview"
 
 
 class ForkedLife:
@@ -52,7 +53,8 @@ class ForkedLife:
         for number in range(layout.processes):
             own = diary.with_name(f"{diary.name}.{number}") if number else diary
             alone = layout.processes == 1
-            words = [f"--config.mesh.fsdp={layout.fsdp}", *(() if alone else (*together, f"--process_id={number}"))]
+            settings = [f"--config.mesh.fsdp={layout.fsdp}", f"--config.model.routing={layout.routing}"]
+            words = [*settings, *(() if alone else (*together, f"--process_id={number}"))]
             self.pids.append(_fork(layout, own, [*arguments, *words]))
 
     def poll(self) -> int | None:

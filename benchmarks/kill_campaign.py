@@ -2,10 +2,10 @@
 
     python benchmarks/kill_campaign.py [--kills 1000] [--seed 0] [--folder kills] [--variants async fsdp]
 
-A case is a variant and a seed: one run, killed 20 times in phases and at moments that the seed draws, then compared as
-in survival.py. The same command resumes a campaign: FOLDER/results.jsonl has a line for each finished case. With
-`--only fsdp:17` that case alone runs again. The interpreter's JAX is part of a case's name. With two processes, the
-seed also draws which one is killed, and the line says how long the other one lived on.
+A case is a variant and a seed: one run, killed KILLS_A_CASE times in phases and at moments that the seed draws, then
+compared as in survival.py. The same command resumes a campaign: FOLDER/results.jsonl has a line for each finished case.
+With `--only fsdp:17` that case alone runs again. The interpreter's JAX is part of a case's name. With two processes,
+the seed also draws which one is killed, and the line says how long the other one lived on.
 """
 
 import argparse
@@ -30,7 +30,7 @@ VARIANTS = {
     "async": Layout(),
     "waits": Layout(waits=True),
     "fsdp": Layout(devices=4, fsdp=2),
-    "processes": Layout(processes=2, fsdp=2),
+    "processes": Layout(processes=2, fsdp=2, routing="static"),  # without preview, traced in half the time
 }
 
 
@@ -146,9 +146,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first case of each variant")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("kills"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--kills_a_case", type=int, default=Campaign.kills_a_case)
     parser.add_argument("--only", metavar="VARIANT:SEED", help="run this case again, and print its line")
     options = parser.parse_args()
     campaign = Campaign(options.folder)
+    campaign.kills_a_case = options.kills_a_case
     import_everything()
     if options.only:
         variant, _, seed = options.only.partition(":")
