@@ -2,16 +2,16 @@
 
     python benchmarks/lost_process.py [--what kill] [--kills 50] [--seed 0] [--folder lost_process]
 
-The run is `launch/local_multiprocess.sh up`. Once it trains, after up to PAUSE seconds a random process is
+The run is `launch/local_multiprocess.sh up`. Up to PAUSE seconds after it has saved, a random process is
 
     kill       killed (SIGKILL)
     stop       stopped (SIGSTOP), as one that hangs
     slow       stopped for nine tenths of each second, for SLOW_SECONDS: the run must go on
     partition  taken off the network: each process has a network namespace (needs root)
 
-FOLDER/losses.jsonl has a line for each: when the last of the others had ended, and with which sentences. The same
-command resumes a campaign. When the kills are done the run goes to its end, and must equal an undisturbed run of four
-processes bit for bit.
+FOLDER/WHAT.jsonl has a line for each: when the last of the others had ended, and with which sentences. The same command
+resumes a campaign. When the kills are done the run goes to its end, and must equal an undisturbed run of four processes
+bit for bit.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Launched:
 
     def __init__(self, folder: pathlib.Path, name: str, epochs: float, network: Namespaces | None = None) -> None:
         self.workdir, self.log = folder / name, folder / f"{name}.log"
-        self.life = len(self.log.read_text()) if self.log.exists() else 0  # where the log of these processes begins
+        self.resumed_from = self.newest_step()
         settings = folder / f"{name}.sh"
         settings.write_text(
             f"NAME={name} WORKDIR={self.workdir} PROCESSES={PROCESSES} DEVICES=1 MAX_RESTARTS=1000000\n"
@@ -86,16 +86,16 @@ class Launched:
         """Returns what the log has so far."""
         return self.log.read_text()
 
-    def wait_until_it_trains(self) -> None:
-        """Waits until the log of the processes that run now tells of a step."""
-        while not re.search(r"epoch \d+/\d+: ", self.said()[self.life :]):
+    def wait_until_it_saves(self) -> None:
+        """Waits until there is a newer checkpoint than the processes began from."""
+        while self.newest_step() <= self.resumed_from:
             if self.process.poll() is not None:
                 raise RuntimeError(self.said()[-3000:])
-            time.sleep(0.2)
+            time.sleep(0.05)
 
     def newest_step(self) -> int:
         """Returns the step of the newest checkpoint."""
-        return max((int(path.name) for path in (self.workdir / "checkpoints").glob("[0-9]*[0-9]")), default=0)
+        return max((int(x.name) for x in (self.workdir / "checkpoints").glob("*") if x.name.isdigit()), default=0)
 
 
 def _interpreter(path: pathlib.Path, network: Namespaces | None) -> pathlib.Path:
@@ -112,8 +112,8 @@ def _interpreter(path: pathlib.Path, network: Namespaces | None) -> pathlib.Path
 
 
 def lose_one(run: Launched, rng: random.Random, what: str, network: Namespaces | None) -> dict:
-    """Takes a random process of a run that trains away; returns what the others did."""
-    run.wait_until_it_trains()
+    """Takes a random process away, once the run has saved; returns what the others did."""
+    run.wait_until_it_saves()
     time.sleep(rng.uniform(0, PAUSE))
     pids, before = run.pids(), len(run.said())
     victim = rng.choice(sorted(pids))
@@ -131,7 +131,7 @@ def lose_one(run: Launched, rng: random.Random, what: str, network: Namespaces |
         if time.monotonic() - began > 2 * WITHIN_SECONDS:
             break
     seconds = time.monotonic() - began
-    run.life = before
+    run.resumed_from = run.newest_step()
     if network:
         network.mend(victim)
     elif what == "stop":  # the launcher waits for it
@@ -174,10 +174,10 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    losses = folder / "losses.jsonl"
+    losses = folder / f"{options.what}.jsonl"
     with contextlib.ExitStack() as held:
         network = held.enter_context(Namespaces(PROCESSES)) if options.what == "partition" else None
-        run = Launched(folder, "killed", options.epochs, network)
+        run = Launched(folder, options.what, options.epochs, network)
         held.callback(run.process.terminate)
         for number in range(len(losses.read_text().splitlines()) if losses.exists() else 0, options.kills):
             result = lose_one(run, random.Random(f"{options.seed} {number}"), options.what, network)
