@@ -61,9 +61,10 @@ def main(argv: Sequence[str]) -> int:
         noise.show_everything()
     else:
         noise.log_own_lines(terminal.log)
-    # absl sent Python's last words past the filter, which makes one sentence of them where a process was lost.
+    # absl sends Python's last words past the filter, which makes one sentence of them where a process was lost. absl
+    # has all threads told, too: reading the frames of one that still runs can end in a second fault.
     with contextlib.suppress(ValueError):  # stderr is closed
-        faulthandler.enable(file=2)
+        faulthandler.enable(file=2, all_threads=False)
     # Threads that decode small images hold Python's lock, and each step waits for the lock: by default 5 ms every time.
     sys.setswitchinterval(0.0005)
     name, command = parsing.command()

@@ -111,7 +111,7 @@ def _fork(layout: Layout, diary: pathlib.Path, arguments: Sequence[str]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)
     log = os.open(f"{diary}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -103,6 +103,30 @@ def test_a_fault_is_told_by_python():
     assert lines[0] == "Fatal Python error: Segmentation fault"
 
 
+ABORTED_BY_A_THREAD = """
+import ctypes, sys, threading
+from absl import app
+from basisnet_jax import main
+from basisnet_jax.modes import parsing
+
+def aborted(argv):
+    main.main(argv)
+    threading.Thread(target=ctypes.CDLL(None).abort).start()
+    while True:
+        pass
+
+sys.argv = ["main.py", "--mode=devices"]
+app.run(aborted, flags_parser=parsing.parse_flags)
+"""
+
+
+def test_python_does_not_read_the_frames_of_threads_that_run_while_it_tells_of_a_fault():
+    """As JAX's thread aborts a process that lost another one: that ended in a second fault, a segmentation fault."""
+    lines = stderr_of(ABORTED_BY_A_THREAD, expected_code=-6)
+    assert lines[0] == "Fatal Python error: Aborted"
+    assert sum("most recent call first" in line for line in lines) == 1
+
+
 def test_pythons_own_stderr_goes_past_the_filter():
     assert stderr_of(f"print({NOISE[0]!r}, file=sys.stderr)") == [NOISE[0]]
     assert stderr_of("1 / 0", expected_code=1)[-1] == "ZeroDivisionError: division by zero"
