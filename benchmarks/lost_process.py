@@ -2,12 +2,11 @@
 
     python benchmarks/lost_process.py [--what kill] [--kills 50] [--seed 0] [--folder lost_process]
 
-The run is `launch/local_multiprocess.sh up`. Up to PAUSE seconds after it has saved, a random process is
-
-    kill       killed (SIGKILL)
-    stop       stopped (SIGSTOP), as one that hangs
-    slow       stopped for nine tenths of each second, for SLOW_SECONDS: the run must go on
-    partition  taken off the network: each process has a network namespace (needs root)
+The run is `launch/local_multiprocess.sh up`. Up to PAUSE seconds after it has saved, WHAT happens to a random process:
+- kill: SIGKILL.
+- stop: SIGSTOP, as if it hung.
+- slow: it is stopped for nine tenths of each second, for SLOW_SECONDS; the run must go on.
+- partition: it is taken off the network. Each process has a network namespace, which needs root.
 
 FOLDER/WHAT.jsonl has a line for each: when the last of the others had ended, and with which sentences. The same command
 resumes a campaign. When the kills are done the run goes to its end, and must equal an undisturbed run of four processes
