@@ -216,7 +216,7 @@ def test_other_errors_of_a_save_are_not_taken_for_a_full_disk(folder, monkeypatc
     with pytest.raises(OSError, match="Input/output error"):
         checkpoints.wait()
     monkeypatch.undo()
-    checkpoints.__exit__()
+    checkpoints.__exit__(None, None, None)
 
 
 def test_a_file_is_written_whole_or_not_at_all_with_the_users_permissions(folder, monkeypatch):
