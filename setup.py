@@ -34,7 +34,7 @@ FRAMEWORK = [
     "h5py>=3.11",
     "importlib_resources>=6",  # TFDS needs it on Python 3.11 and does not declare it
     f"jax{JAX}",
-    "litert-quantizer>=0.11,<0.12",  # writes the int8 kinds of .tflite files
+    "litert-quantizer>=0.11,<0.12",  # makes .tflite files smaller
     "matplotlib>=3.9",
     "ml-collections>=1.0",
     "opencv-python-headless>=4.10",

@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversions", type=int, default=10_000)
     conversions = parser.parse_args().conversions
-    spec = ts.KvStore.Spec({"driver": "file", "path": "/tmp/folder/"})
+    spec = ts.KvStore.Spec({"driver": "file", "path": "/folder/"})
     spec.to_json()
     tracemalloc.start()
     before = sys.getallocatedblocks()

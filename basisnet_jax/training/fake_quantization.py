@@ -1,7 +1,8 @@
 """Quantization-aware training: rounds activations to 8 bits where the export 'int8.tflite' will round them.
 
 The export runs convolutions in int8, except for depthwise ones, those of pixels, and synthesized ones. Weights are not
-rounded in training: with a scale for each output channel their rounding costs nothing (docs/lab-notes/phones.md).
+rounded in training: with a scale for each output channel their rounding costs next to nothing (int8_weights in
+docs/guides/deploy.md).
 """
 
 import contextlib
@@ -26,6 +27,12 @@ def rounded(x: jax.Array) -> jax.Array:
 
     The gradient is passed on unchanged: the straight-through estimator of arXiv 1308.3432, applied to activations as
     in arXiv 1712.05877.
+
+    Args:
+      x: of any shape, float32 or bfloat16.
+
+    Returns:
+      An array of the same shape and dtype.
     """
     low, high = jnp.minimum(jnp.min(x), 0), jnp.maximum(jnp.max(x), 0)
     scale = jnp.maximum((high - low).astype(jnp.float32) / 255, jnp.finfo(jnp.float32).tiny)
@@ -36,9 +43,10 @@ def rounded(x: jax.Array) -> jax.Array:
 
 @contextlib.contextmanager
 def rounded_layers() -> Iterator[None]:
-    """Rounds inputs and outputs of the convolutions that 'int8.tflite' runs in int8, in all networks that are called.
+    """Rounds activations around convolutions in the context, as 'int8.tflite' does.
 
-    An output is rounded where LiteRT does: after batch norm and an activation of FUSED, but before another activation.
+    An input is rounded before the convolution; an output where LiteRT does so: after batch norm and an activation of
+    FUSED, but before another activation.
     """
     in_int8 = False  # whether the last convolution was one of those; its norm is called next
 

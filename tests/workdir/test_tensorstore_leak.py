@@ -32,7 +32,7 @@ def test_a_save_keeps_no_memory(tmp_path):
         assert (blocks_after(range(3, 3 + SAVES)) - before) / SAVES < 2 * ARRAYS
 
 
-@pytest.mark.parametrize("path", ["/tmp/a/", "/tmp/ü '\" {x}/"])
+@pytest.mark.parametrize("path", ["/a/", "/ü '\" {x}/"])
 def test_specs_are_converted_as_before(path):
     """The replaced conversion is asked first, then again, and its answer may be changed by the caller."""
     tensorstore_leak.avoid_leak()
@@ -48,5 +48,5 @@ def test_specs_are_converted_as_before(path):
 def test_many_specs_are_converted_and_few_are_kept():
     tensorstore_leak.avoid_leak()
     for number in range(3 * tensorstore_leak._KEPT):
-        expected = {"driver": "file", "path": f"/tmp/{number}/"}
+        expected = {"driver": "file", "path": f"/{number}/"}
         assert ts.KvStore.Spec(expected).to_json() == expected
