@@ -23,11 +23,12 @@ MOST_SECONDS = 300.0  # after which a process that lost its peer hangs
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a run is spread: its processes, devices of each, fsdp, whether it waits for each save; and its routing."""
+    """How a run is spread: its processes, devices of each, fsdp, pieces of a batch, waits for saves; and its routing."""
 
     processes: int = 1
     devices: int = 1
     fsdp: int = 1
+    accumulate: int = 1
     waits: bool = False
     routing: str = "preview"
 
@@ -53,8 +54,13 @@ class ForkedLife:
         for number in range(layout.processes):
             own = diary.with_name(f"{diary.name}.{number}") if number else diary
             alone = layout.processes == 1
-            settings = [f"--config.mesh.fsdp={layout.fsdp}", f"--config.model.routing={layout.routing}"]
-            words = [*settings, *(() if alone else (*together, f"--process_id={number}"))]
+            settings = {
+                "mesh.fsdp": layout.fsdp,
+                "accumulate_steps": layout.accumulate,
+                "model.routing": layout.routing,
+            }
+            words = [f"--config.{name}={value}" for name, value in settings.items()]
+            words = [*words, *(() if alone else (*together, f"--process_id={number}"))]
             self.pids.append(_fork(layout, own, [*arguments, *words]))
 
     def poll(self) -> int | None:

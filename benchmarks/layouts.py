@@ -1,83 +1,125 @@
-"""Trains 200 steps on 1, 2, 4 and 8 devices, with accumulation and fsdp, and compares each with one device.
+"""Trains 200 steps on several devices and processes, with accumulation and fsdp, and compares each with one device.
 
     python benchmarks/layouts.py [--steps 200] [--optimizer adamw] [--only "4 devices"] [--json layouts.json]
 
-All layouts train the tests' network of two blocks on the same batches, on forced CPU devices of this process; several
-processes are compared by processes.py. A row has the largest relative difference of a training loss, over the first 20
-steps and over all, and the differences of the evaluation's loss and top-1 after the last step. --only names the layouts
-that are compared with one device.
+Every layout is a run of `python -m basisnet_jax.main` on the tests' network of two blocks, on forced CPU devices of this
+machine, compiled without LLVM's optimizations. A row has the largest relative difference of a training loss from that of
+1 device, over the first 20 steps and over all; the differences of the last evaluation's loss and top-1; and how far that
+loss is from the loss that 1 device finds for the same checkpoint. --only names the layouts that are compared.
 """
 
 import argparse
-import os
+import dataclasses
+import json
 import pathlib
+import sys
 import tempfile
 
 import forked_lives
+import kill_campaign
+import survival
 import timing
+from forked_lives import Layout
 
-LAYOUTS = {  # devices, fsdp, accumulate_steps
-    "1 device": (1, 1, 1),
-    "2 devices": (2, 1, 1),
-    "4 devices": (4, 1, 1),
-    "8 devices": (8, 1, 1),
-    "4 devices, fsdp 2": (4, 2, 1),
-    "8 devices, fsdp 4": (8, 4, 1),
-    "1 device, accumulate 2": (1, 1, 2),
-    "1 device, accumulate 4": (1, 1, 4),
-    "4 devices, accumulate 4": (4, 1, 4),
+LAYOUTS = {
+    "1 device": Layout(),
+    "2 devices": Layout(devices=2),
+    "4 devices": Layout(devices=4),
+    "8 devices": Layout(devices=8),
+    "4 devices, fsdp 2": Layout(devices=4, fsdp=2),
+    "8 devices, fsdp 4": Layout(devices=8, fsdp=4),
+    "2 processes": Layout(processes=2),
+    "4 processes": Layout(processes=4),
+    "4 processes of 2 devices, fsdp 2": Layout(processes=4, devices=2, fsdp=2),
+    "1 device, accumulate 2": Layout(accumulate=2),
+    "1 device, accumulate 4": Layout(accumulate=4),
+    "4 devices, accumulate 4": Layout(devices=4, accumulate=4),
+    "2 processes, accumulate 2": Layout(processes=2, accumulate=2),
 }
 REFERENCE, EARLY = "1 device", 20
+RATES = {"adamw": 0.001, "sgd": 0.05}
+COLUMNS = (f"loss, {EARLY} steps", "loss, all", "eval loss", "eval top-1", "same checkpoint")
 
 
-def trained(
-    scratch: pathlib.Path, layout: tuple[int, int, int], steps: int, optimizer: str
-) -> tuple[list[float], dict]:
-    """Returns the training losses and the evaluation of a layout."""
+def train(workdir: pathlib.Path, layout: Layout, steps: int, optimizer: str) -> None:
+    """Runs a layout to its end in `workdir`. Raises RuntimeError if the run fails."""
+    epochs = steps * 16 / 1297
+    settings = {
+        "data.dir": workdir.parent / "data",
+        "epochs": epochs,
+        "eval_every_epochs": epochs,
+        "checkpoint.every_epochs": epochs,
+        "log_every_steps": 1,
+        "optimizer.name": optimizer,
+        "optimizer.learning_rate": RATES[optimizer],
+    }
+    words = [f"--config={survival.CONFIG}", f"--workdir={workdir}"]
+    words += [f"--config.{name}={value}" for name, value in settings.items()]
+    diary = workdir.with_suffix(".diary")
+    if forked_lives.ForkedLife(layout, diary, words, victims=()).wait():
+        raise RuntimeError(diary.with_suffix(".diary.log").read_text()[-3000:])
+
+
+def compare(workdirs: dict[str, pathlib.Path], report: pathlib.Path) -> int:
+    """Writes a row for each run: its differences from the first one, as in COLUMNS."""
+    from basisnet_jax.workdir.events import read_events
+
+    rows: dict[str, list[float]] = {}
+    for name, workdir in workdirs.items():
+        curves, metrics = read_events(workdir / "events"), json.loads((workdir / "results.json").read_text())["eval"]
+        losses = [value for _, value in sorted(curves["train/loss"].items())]
+        if not rows:
+            expected, expected_metrics = losses, metrics
+        differences = [abs(x / y - 1) for x, y in zip(losses, expected, strict=True)]
+        rows[name] = [max(differences[:EARLY]), max(differences)]
+        rows[name] += [abs(metrics["loss"] / expected_metrics["loss"] - 1), metrics["top1"] - expected_metrics["top1"]]
+        rows[name] += [abs(evaluated_here(workdir) / metrics["loss"] - 1)]
+    report.write_text(json.dumps(rows))
+    return 0
+
+
+def evaluated_here(workdir: pathlib.Path) -> float:
+    """Returns the loss that one device of this process finds for a run's last checkpoint."""
     import jax
 
     from basisnet_jax.evaluation.whole_split import evaluate
     from basisnet_jax.experiment.run import make_experiment
-    from tests.configs import tiny
+    from basisnet_jax.workdir.checkpoint import Checkpoints
+    from basisnet_jax.workdir.run_folder import open_run
+    from tests.configs import tiny  # noqa: F401  # its network, by name
 
-    devices, fsdp, accumulate = layout
-    config = tiny.get_config()
-    config.data.dir, config.epochs = str(scratch / "data"), steps * 16 / 1297
-    config.mesh.fsdp, config.accumulate_steps, config.optimizer.name = fsdp, accumulate, optimizer
-    if optimizer == "sgd":
-        config.optimizer.learning_rate = 0.05
-    experiment = make_experiment(config, jax.devices()[:devices])
-    state, step, batches = experiment.init_state(), experiment.train_step(), experiment.train_batches(0)
-    losses = []
-    for _ in range(steps):
-        state, metrics = step(state, next(batches), experiment.schedule, None)
-        losses.append(float(metrics["loss"]))
-    return losses, evaluate(experiment, experiment.eval_step(), state)
+    folder, config = open_run(str(workdir))
+    config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=1))
+    experiment = make_experiment(config, jax.devices()[:1])
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(experiment.plan.total_steps, experiment.abstract_state)
+    return evaluate(experiment, experiment.eval_step(), state)["loss"]
 
 
 def main() -> None:
     """Prints a row for each layout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--optimizer", default="adamw", choices=("adamw", "sgd"))
+    parser.add_argument("--optimizer", default="adamw", choices=RATES)
     parser.add_argument("--only", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), metavar="LAYOUT")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    flags = ["--xla_force_host_platform_device_count=8", *forked_lives.FAST_TO_COMPILE]
-    os.environ.update(XLA_FLAGS=" ".join([os.environ.get("XLA_FLAGS", ""), *flags]), JAX_PLATFORMS="cpu")
-    print(f"{options.steps} steps, {options.optimizer}; largest relative difference from 1 device")
-    print(f"{'':26}{f'loss, {EARLY} steps':>16}{'loss, all':>12}{'eval loss':>12}{'eval top-1':>12}", flush=True)
-    rows: dict[str, list[float]] = {}
+    kill_campaign.import_everything()
     with tempfile.TemporaryDirectory() as scratch:
+        workdirs = {}
         for name in dict.fromkeys([REFERENCE, *options.only]):
-            losses, evaluation = trained(pathlib.Path(scratch), LAYOUTS[name], options.steps, options.optimizer)
-            if not rows:
-                expected, expected_evaluation = losses, evaluation
-            differences = [abs(x / y - 1) for x, y in zip(losses, expected, strict=True)]
-            loss = abs(evaluation["loss"] / expected_evaluation["loss"] - 1)
-            top1 = evaluation["top1"] - expected_evaluation["top1"]
-            rows[name] = [max(differences[:EARLY]), max(differences), loss, top1]
-            print(f"{name:26}{rows[name][0]:16.1e}{rows[name][1]:12.1e}{loss:12.1e}{top1:12.4f}", flush=True)
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            workdirs[name] = pathlib.Path(scratch, name.replace(" ", "-").replace(",", ""))
+            train(workdirs[name], LAYOUTS[name], options.steps, options.optimizer)
+        report = pathlib.Path(scratch, "report.json")
+        if forked_lives.run_in_fork(compare, workdirs, report):
+            sys.exit("the comparison failed")
+        rows = json.loads(report.read_text())
+    print(f"{options.steps} steps, {options.optimizer}; differences from {REFERENCE}")
+    print(f"{'':34}" + "".join(f"{column:>17}" for column in COLUMNS))
+    for name, row in rows.items():
+        early, all_steps, loss, top1, same = row
+        print(f"{name:34}{early:17.1e}{all_steps:17.1e}{loss:17.1e}{top1:17.4f}{same:17.1e}")
     timing.write_json(options.json, {"optimizer": options.optimizer, "steps": options.steps, "rows": rows})
 
 
