@@ -23,7 +23,7 @@ MOST_SECONDS = 300.0  # after which a process that lost its peer hangs
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a run is spread: its processes, devices of each, fsdp, pieces of a batch, waits for saves; and its routing."""
+    """How a run is spread: processes, devices of each, fsdp, pieces of a batch, waits for saves; and its routing."""
 
     processes: int = 1
     devices: int = 1

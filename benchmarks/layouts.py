@@ -2,10 +2,11 @@
 
     python benchmarks/layouts.py [--steps 200] [--optimizer adamw] [--only "4 devices"] [--json layouts.json]
 
-Every layout is a run of `python -m basisnet_jax.main` on the tests' network of two blocks, on forced CPU devices of this
-machine, compiled without LLVM's optimizations. A row has the largest relative difference of a training loss from that of
-1 device, over the first 20 steps and over all; the differences of the last evaluation's loss and top-1; and how far that
-loss is from the loss that 1 device finds for the same checkpoint. --only names the layouts that are compared.
+Every layout is a run of the tests' network of two blocks, on forced CPU devices of this machine, compiled without
+LLVM's optimizations; its processes are forks of this one. A row has the largest relative difference of a training
+loss from that of 1 device, over the first 20 steps and over all; the differences of the last evaluation's loss and
+top-1; and how far that loss is from the loss that 1 device finds for the same checkpoint. --only names the layouts to
+compare.
 """
 
 import argparse
