@@ -19,10 +19,11 @@ def explain_abort(last_words: str) -> str:
     """
     silent = _SILENT.search(last_words)
     numbers = silent[1].split() if silent else ["0"] if any(part in last_words for part in _NO_COORDINATOR) else []
-    if len(numbers) > 1:
-        lost = f"processes {' and '.join(numbers)} no longer answer; their logs say why, or the network is gone"
-    elif numbers:
-        lost = f"process {numbers[0]} no longer answers; its log says why, or its node or the network is gone"
+    *others, last = sorted(numbers, key=int) or [""]
+    if others:
+        lost = f"processes {', '.join(others)} and {last} no longer answer; their logs say why, or the network is gone"
+    elif last:
+        lost = f"process {last} no longer answers; its log says why, or its node or the network is gone"
     else:
         status = last_words.partition("absl::Status: ")[2].strip().splitlines()
         reason = status[0][:_LONGEST_STATUS] if status else "JAX gave no reason"

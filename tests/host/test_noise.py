@@ -77,8 +77,8 @@ errors. This most likely indicates that another task died. absl::Status: {status
 GONE = "no longer answers; its log says why, or its node or the network is gone"
 LOST_PROCESSES = {
     "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n1\n\nRPC: /x": f"process 1 {GONE}",
-    "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n1\n3\nThe tasks have crashed.": (
-        "processes 1 and 3 no longer answer; their logs say why, or the network is gone"
+    "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n3\n1\n2\nThe tasks have crashed.": (
+        "processes 1, 2 and 3 no longer answer; their logs say why, or the network is gone"
     ),
     "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/Heartbeat": f"process 0 {GONE}",
     "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was preempted.\n:UNKNOWN:Error": (
