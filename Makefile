@@ -103,8 +103,9 @@ campaign-power-loss: $(VENV)/installed # kills that also lose what was not broug
 campaign-lost-process: $(VENV)/installed # one of four processes killed, 50 times, under the launcher
 	$(CAMPAIGN)/lost_process.py --kills 50 --folder campaigns/lost_process
 
-campaign-layouts: $(VENV)/installed # 200 steps on 1 to 8 devices, accumulated and with fsdp, compared
+campaign-layouts: $(VENV)/installed # 200 steps on devices, processes, accumulated and with fsdp, compared
 	$(CAMPAIGN)/layouts.py
+	$(CAMPAIGN)/layouts.py --optimizer sgd
 
 campaign-load: $(VENV)/installed # 100,000 steps: memory, threads, files
 	$(CAMPAIGN)/load.py --steps 100000

@@ -49,19 +49,18 @@ class ForkedLife:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
+        settings = {
+            "mesh.fsdp": layout.fsdp,
+            "accumulate_steps": layout.accumulate,
+            "model.routing": layout.routing,
+        }
+        words = [*arguments, *(f"--config.{name}={value}" for name, value in settings.items())]
         together = (f"--coordinator=localhost:{port}", f"--num_processes={layout.processes}")
         self.pids = []
         for number in range(layout.processes):
             own = diary.with_name(f"{diary.name}.{number}") if number else diary
-            alone = layout.processes == 1
-            settings = {
-                "mesh.fsdp": layout.fsdp,
-                "accumulate_steps": layout.accumulate,
-                "model.routing": layout.routing,
-            }
-            words = [f"--config.{name}={value}" for name, value in settings.items()]
-            words = [*words, *(() if alone else (*together, f"--process_id={number}"))]
-            self.pids.append(_fork(layout, own, [*arguments, *words]))
+            own_words = (*together, f"--process_id={number}") if layout.processes > 1 else ()
+            self.pids.append(_fork(layout, own, [*words, *own_words]))
 
     def poll(self) -> int | None:
         """Returns the exit code once every process has ended; None before."""
@@ -93,6 +92,22 @@ class ForkedLife:
         if killed and code == -signal.SIGKILL and len(self.victims) < len(self.pids):
             self.orphaned = time.monotonic() - killed
         return code
+
+
+def import_everything() -> None:
+    """Imports what a run imports; starts no device and no thread."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy and SciPy start theirs as they are imported
+    from clu import metric_writers  # noqa: F401
+    from tensorboard.backend.event_processing import event_accumulator  # noqa: F401
+
+    import basisnet_jax.loop.train
+    import basisnet_jax.modes.parsing  # noqa: F401
+
+
+def use_cpu_devices(count: int) -> None:
+    """Has this process start so many CPU devices, whose programs are compiled fast."""
+    flags = [f"--xla_force_host_platform_device_count={count}", *FAST_TO_COMPILE]
+    os.environ.update(XLA_FLAGS=" ".join([os.environ.get("XLA_FLAGS", ""), *flags]), JAX_PLATFORMS="cpu")
 
 
 def run_in_fork(function, *arguments) -> int:
@@ -134,8 +149,7 @@ def _fork(layout: Layout, diary: pathlib.Path, arguments: Sequence[str]) -> int:
 
 
 def _train(layout: Layout, diary: pathlib.Path, arguments: Sequence[str]) -> int:
-    flags = [f"--xla_force_host_platform_device_count={layout.devices}", *FAST_TO_COMPILE]
-    os.environ.update(XLA_FLAGS=" ".join([os.environ.get("XLA_FLAGS", ""), *flags]), JAX_PLATFORMS="cpu")
+    use_cpu_devices(layout.devices)
     from absl import app
 
     from basisnet_jax import main

@@ -129,16 +129,6 @@ def _copy_if_missing(source: str, target: str) -> str:
     return target if os.path.exists(target) else shutil.copy2(source, target)
 
 
-def import_everything() -> None:
-    """Imports what a run imports; starts no device and no thread."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy and SciPy start theirs as they are imported
-    from clu import metric_writers  # noqa: F401
-    from tensorboard.backend.event_processing import event_accumulator  # noqa: F401
-
-    import basisnet_jax.loop.train
-    import basisnet_jax.modes.parsing  # noqa: F401
-
-
 def main() -> None:
     """Runs the cases that the folder does not have yet; fails if any case differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,7 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     campaign = Campaign(options.folder)
     campaign.kills_a_case = options.kills_a_case
-    import_everything()
+    forked_lives.import_everything()
     if options.only:
         variant, _, seed = options.only.partition(":")
         result = campaign.run(variant, int(seed))

@@ -17,10 +17,10 @@ import sys
 import tempfile
 
 import forked_lives
-import kill_campaign
 import survival
 import timing
 from forked_lives import Layout
+from load import BATCH, EXAMPLES
 
 LAYOUTS = {
     "1 device": Layout(),
@@ -44,7 +44,7 @@ COLUMNS = (f"loss, {EARLY} steps", "loss, all", "eval loss", "eval top-1", "same
 
 def train(workdir: pathlib.Path, layout: Layout, steps: int, optimizer: str) -> None:
     """Runs a layout to its end in `workdir`. Raises RuntimeError if the run fails."""
-    epochs = steps * 16 / 1297
+    epochs = steps * BATCH / EXAMPLES
     settings = {
         "data.dir": workdir.parent / "data",
         "epochs": epochs,
@@ -58,11 +58,12 @@ def train(workdir: pathlib.Path, layout: Layout, steps: int, optimizer: str) -> 
     words += [f"--config.{name}={value}" for name, value in settings.items()]
     diary = workdir.with_suffix(".diary")
     if forked_lives.ForkedLife(layout, diary, words, victims=()).wait():
-        raise RuntimeError(diary.with_suffix(".diary.log").read_text()[-3000:])
+        raise RuntimeError(pathlib.Path(f"{diary}.log").read_text()[-3000:])
 
 
 def compare(workdirs: dict[str, pathlib.Path], report: pathlib.Path) -> int:
     """Writes a row for each run: its differences from the first one, as in COLUMNS."""
+    forked_lives.use_cpu_devices(1)
     from basisnet_jax.workdir.events import read_events
 
     rows: dict[str, list[float]] = {}
@@ -72,9 +73,13 @@ def compare(workdirs: dict[str, pathlib.Path], report: pathlib.Path) -> int:
         if not rows:
             expected, expected_metrics = losses, metrics
         differences = [abs(x / y - 1) for x, y in zip(losses, expected, strict=True)]
-        rows[name] = [max(differences[:EARLY]), max(differences)]
-        rows[name] += [abs(metrics["loss"] / expected_metrics["loss"] - 1), metrics["top1"] - expected_metrics["top1"]]
-        rows[name] += [abs(evaluated_here(workdir) / metrics["loss"] - 1)]
+        rows[name] = [
+            max(differences[:EARLY]),
+            max(differences),
+            abs(metrics["loss"] / expected_metrics["loss"] - 1),
+            metrics["top1"] - expected_metrics["top1"],
+            abs(evaluated_here(workdir) / metrics["loss"] - 1),
+        ]
     report.write_text(json.dumps(rows))
     return 0
 
@@ -105,7 +110,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), metavar="LAYOUT")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    kill_campaign.import_everything()
+    forked_lives.import_everything()
     with tempfile.TemporaryDirectory() as scratch:
         workdirs = {}
         for name in dict.fromkeys([REFERENCE, *options.only]):

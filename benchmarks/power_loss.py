@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import forked_lives
 import kill_campaign
 from forked_lives import ForkedLife, Layout
 
@@ -84,7 +85,7 @@ def main() -> None:
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"], check=True)
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "LD_PRELOAD": str(library)})
     campaign = Campaign(options.folder)
-    kill_campaign.import_everything()
+    forked_lives.import_everything()
     for seed in range(options.seed, options.seed + options.cases):
         if seed not in {x["seed"] for x in campaign.finished()}:
             with campaign.results.open("a") as file:
