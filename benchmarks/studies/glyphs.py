@@ -12,6 +12,8 @@ from benchmarks.studies import Row, Study
 EPOCHS = 8.0
 # By the first word of 'what'.
 RATES = {"static": 16e-3, "BasisNet": 16e-3, "CondConv": 16e-3, "dynamic": 16e-3, "task": 16e-3}
+# The run static_1.2 of the same seed has to be finished first.
+TEACHER = {"distill.teacher": "{out}/static_1.2-{seed}", "distill.weight": 0.5, "distill.temperature": 2.0}
 
 
 def length(epochs: float) -> Mapping[str, Any]:
@@ -34,6 +36,14 @@ def widths(name: str, what: str, config: str, several: tuple[float, ...], **over
     """Makes the rows of one system in several widths."""
     model = {f"model.{field}": value for field, value in overrides.items()}
     return {f"{name}_{width}": row(what, config, width, model) for width in several}
+
+
+def both(name: str, what: str, overrides: Mapping[str, Any]) -> dict[str, Row]:
+    """Makes the rows of a static network and of the BasisNet of about its multiply-adds, with the same change."""
+    return {
+        f"static_{name}_0.6": row(f"static, {what}", "glyphs_static", 0.6, overrides),
+        f"basisnet_n8_{name}_0.5": row(f"BasisNet, N = 8, {what}", "glyphs", 0.5, overrides),
+    }
 
 
 # Channels are multiples of 8, so some widths are one network: 0.3 and 0.35.
@@ -102,6 +112,16 @@ ROWS = {
         temperature=1.0,
         start_temperature=30.0,
     ),
+    # What the recipe does: a shorter warm start, more decay of the weights, twice as long, a teacher of width 1.2.
+    "basisnet_n8_short_warm_start_0.5": row(
+        "BasisNet, N = 8, an eighth of the warm start", "glyphs", 0.5, {"warm_start_epochs": EPOCHS / 32}
+    ),
+    **both("decay_0.1", "weight decay 0.1", {"optimizer.weight_decay": 0.1}),
+    **both("long", "16 epochs", length(2 * EPOCHS)),
+    "condconv_n8_long_0.5": row(
+        "CondConv, N = 8, 16 epochs", "glyphs_static", 0.5, {"model.routing": "condconv", **length(2 * EPOCHS)}
+    ),
+    **both("distilled", "learns from static, width 1.2", TEACHER),
     # The script is given with the image, and no preview has to infer it.
     "task_n8_0.5": row(
         "task routing, N = 8, the script is given",
