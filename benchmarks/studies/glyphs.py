@@ -11,7 +11,7 @@ from benchmarks.studies import Row, Study
 
 EPOCHS = 8.0
 # By the first word of 'what'.
-RATES = {"static": 16e-3, "BasisNet": 16e-3, "CondConv": 16e-3, "dynamic": 16e-3, "task": 16e-3}
+RATES = {"static": 32e-3, "BasisNet": 16e-3, "CondConv": 16e-3, "dynamic": 16e-3, "task": 16e-3}
 # The run static_1.2 of the same seed has to be finished first.
 TEACHER = {"distill.teacher": "{out}/static_1.2-{seed}", "distill.weight": 0.5, "distill.temperature": 2.0}
 
