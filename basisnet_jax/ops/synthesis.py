@@ -46,10 +46,44 @@ def annealed(
     return temperature + warm_start * (start_temperature - temperature)
 
 
+@jax.custom_vjp
 def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
     """Returns [B, ...] in the bases' dtype: one kernel an image, from bases [N, ...]; linear in both arguments."""
     kernels_Bx = jnp.einsum("bn,n...->b...", coefficients_BxN, bases_Nx, preferred_element_type=jnp.float32)
     return kernels_Bx.astype(bases_Nx.dtype)
+
+
+def _combine_forward(coefficients_BxN, bases_Nx):
+    return combine(coefficients_BxN, bases_Nx), (coefficients_BxN, bases_Nx)
+
+
+def _combine_backward(residuals, dkernels_Bx):
+    coefficients_BxN, bases_Nx = residuals
+    dbases_Nx = jnp.einsum("b...,bn->n...", dkernels_Bx, coefficients_BxN, preferred_element_type=jnp.float32)
+    return _coefficient_gradient(dkernels_Bx, bases_Nx), dbases_Nx.astype(bases_Nx.dtype)
+
+
+combine.defvjp(_combine_forward, _combine_backward)
+
+
+def _coefficient_gradient(dkernels_Bx: jax.Array, bases_Nx: jax.Array) -> jax.Array:
+    """Returns float32[B, N]: the product of each image's kernel gradient with each basis.
+
+    Few results are sums of many terms. For NVIDIA GPUs XLA cuts such a sum into parts; where their number does not
+    divide the terms, it first copies both arrays to longer ones. So there the sum comes in parts that it can keep.
+    """
+
+    def whole(dkernels_BxM, bases_NxM):
+        return jnp.einsum("bm,nm->bn", dkernels_BxM, bases_NxM)
+
+    def in_parts(dkernels_BxM, bases_NxM):
+        channels = dkernels_Bx.shape[-1]
+        size = channels * (8 if dkernels_BxM.shape[1] % (8 * channels) == 0 else 1)
+        dkernels_BxPxS, bases_NxPxS = (x.reshape(x.shape[0], -1, size) for x in (dkernels_BxM, bases_NxM))
+        return jnp.sum(jnp.einsum("bps,nps->pbn", dkernels_BxPxS, bases_NxPxS), 0)
+
+    flat = (x.reshape(x.shape[0], -1).astype(jnp.float32) for x in (dkernels_Bx, bases_Nx))
+    return lax.platform_dependent(*flat, default=whole, cuda=in_parts)
 
 
 # Pointwise convolution
@@ -129,7 +163,7 @@ def _pointwise_backward(pallas_kernels, residuals, dy_BxHxWxO):
         dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
     )
     dkernels_BxIxO = lax.platform_dependent(x_BxHxWxI, dy_BxHxWxO, **gradient_forms)
-    dcoefficients_BxN = jnp.einsum("bio,nio->bn", dkernels_BxIxO, bases_NxIxO.astype(jnp.float32))
+    dcoefficients_BxN = _coefficient_gradient(dkernels_BxIxO, bases_NxIxO)
     dbases_NxIxO = jnp.einsum("bio,bn->nio", dkernels_BxIxO, coefficients_BxN, preferred_element_type=jnp.float32)
     return dx_BxHxWxI, dbases_NxIxO.astype(bases_NxIxO.dtype), dcoefficients_BxN
 

@@ -31,7 +31,9 @@ def interpret_kernels(monkeypatch):
 @pytest.fixture
 def interpreted(monkeypatch):
     """`synthesis` takes the TPU's forms, and their kernels are interpreted; a batch need not fill the lanes."""
-    monkeypatch.setattr(synthesis.lax, "platform_dependent", lambda *args, tpu, **other: tpu(*args))
+    monkeypatch.setattr(
+        synthesis.lax, "platform_dependent", lambda *args, default, tpu=None, **other: (tpu or default)(*args)
+    )
     monkeypatch.setattr(pallas_common, "reason_unsupported", lambda *args: None)
     monkeypatch.setattr(pallas_pointwise, "FEWEST_PIXELS", 1)
     yield from interpret_kernels(monkeypatch)

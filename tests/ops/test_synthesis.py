@@ -223,6 +223,21 @@ def test_static_pointwise_equals_a_loop_when_sharded_too(dtype, devices):
     assert_close(got, (y, dx, dbases[0]), dtype)
 
 
+@pytest.mark.parametrize("shape", [(16, 3), (3, 8), (5, 5, 4), (8,)])
+def test_gradients_of_combined_kernels_equal_a_loop_on_gpus_too(monkeypatch, shape):
+    """A GPU sums the gradient of the coefficients in parts."""
+    rng = np.random.default_rng(0)
+    coefficients, bases, dkernels = rng.random((3, 2)), rng.random((2, *shape)), rng.random((3, *shape))
+    wanted = [[np.sum(dkernel * basis) for basis in bases] for dkernel in dkernels]
+    wanted_bases = [sum(c * dkernel for c, dkernel in zip(row, dkernels, strict=True)) for row in coefficients.T]
+    for form in ("default", "cuda"):
+        monkeypatch.setattr(synthesis.lax, "platform_dependent", lambda *args, form=form, **forms: forms[form](*args))
+        kernels, gradients = jax.vjp(synthesis.combine, *(jnp.asarray(x, jnp.float32) for x in (coefficients, bases)))
+        np.testing.assert_allclose(kernels, np.einsum("bn,n...->b...", coefficients, bases), rtol=1e-5)
+        for got, expected in zip(gradients(jnp.asarray(dkernels, jnp.float32)), (wanted, wanted_bases), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("basis", [0, 2])
 def test_one_hot_coefficients_are_that_basis(basis):
     _, x, bases, _ = draw((2, 5, 5, 6), (3, 6, 4), jnp.float32)
