@@ -144,19 +144,23 @@ def sums_compared() -> dict[str, Any]:
     return {"sums": float(error), "right": bool(error <= TOLERANCES["float32"])}
 
 
-def cut_compared() -> dict[str, Any]:
-    """Returns whether small parameters come out of their vector as they went in."""
-    shapes = ((16, 3, 3, 8), (8,), (70, 24), (1, 5), (24,), (96, 40))
+def vectors_compared() -> dict[str, Any]:
+    """Returns whether parameters come out of their vector as they went in, and the largest error of their norms."""
+    shapes = ((16, 3, 3, 8), (8,), (70, 24), (1, 5), (24,), (96, 40), (16, 160, 24))
     arrays = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
-    vector = np.concatenate(arrays, axis=None)
-    got = jax.jit(lambda vector: vectors.cut(vector, shapes, pallas_kernels=True))(vector)
-    return {"arrays": len(shapes), "right": all(map(np.array_equal, got, arrays))}
+    parts = tuple((array.shape, -(-array.size // vectors.ROW) * vectors.ROW) for array in arrays)
+    vector = jax.jit(lambda arrays: vectors.joined(arrays, parts))(arrays)
+    got = jax.jit(lambda vector: vectors.cut(vector, parts, pallas_kernels=True))(vector)
+    expected = np.array([np.linalg.norm(array.astype(np.float64)) for array in arrays])
+    error = np.max(np.abs(jax.jit(lambda vector: vectors.norms(vector, parts))(vector) / expected - 1))
+    right = all(map(np.array_equal, got, arrays)) and bool(error <= TOLERANCES["float32"])
+    return {"arrays": len(shapes), "norms": float(error), "right": right}
 
 
 def value_tasks(sizes: gpu_tasks.Sizes) -> gpu_tasks.Tasks:
     """Yields the comparison of every form with the plain loop: forward and gradients, in both dtypes."""
     yield "a norm's sums", sums_compared
-    yield "small parameters, cut from their vector", cut_compared
+    yield "parameters, joined and cut from their vector", vectors_compared
     for title, layer, form, function in layers_and_forms(sizes):
         for dtype in TOLERANCES:
             yield f"{title}, {form}, {dtype}", partial(compared, function, layer, dtype, sizes)

@@ -18,6 +18,13 @@ GROUPS = (
 )
 
 
+# Labels of the operations of ops/vectors.py, which cut parameters from their vector and join them again.
+VECTORS = (
+    r"jit\(train_step\)/(transpose\()?jvp\((jit\(_pad\))?\)\)?/(cond/branch_\d+_fun/)?"
+    r"(slice|pad|concatenate|reshape|copy_parts/pallas_call)"
+)
+
+
 def group_of(label: str) -> str:
     """Returns the group of layers of an operation with JAX's label; a fusion has its last operation's label.
 
@@ -29,8 +36,8 @@ def group_of(label: str) -> str:
     path = re.sub(r"'\]\['|\['|'\]", "/", label).split("/")
     if re.match(r"state\.(opt_state|ema|step|batch_stats)|state\.params\.groups\['\w+'\]\[''\]", label):
         return "optimizer, averages"
-    if re.fullmatch(r"jit\(train_step\)/(transpose\()?jvp\(\)\)?/(split|concatenate|reshape)", label):
-        return "optimizer, averages"  # the small parameters, taken from their vector or joined again
+    if re.fullmatch(VECTORS, label):
+        return "optimizer, averages"
     if "preview" in path or "coefficients" in path:
         return "preview, coefficients"
     if "specialist" in path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -253,6 +254,16 @@ def open_data(
     return data
 
 
+def largest_joined(config: Config, devices: Sequence[jax.Device]) -> int:
+    """Returns how many numbers a parameter may have to be joined with others, see `joined.join`.
+
+    On NVIDIA GPUs all are joined, since a launch for each would cost more than a copy of all. Elsewhere, and where
+    parameters are split between devices, the large ones stay apart.
+    """
+    copied_at_once = devices[0].platform in ("gpu", "cuda") and config.model.pallas_kernels
+    return sys.maxsize if copied_at_once and config.mesh.fsdp == 1 else mesh_lib.SMALLEST_SHARDED - 1
+
+
 def make_experiment(
     config: Config,
     devices: Sequence[jax.Device] | None = None,
@@ -305,6 +316,7 @@ def make_experiment(
         epsilon=settings.epsilon,
         clip_norm=settings.clip_norm,
         trained=settings.trained,
+        largest_joined=largest_joined(config, devices),
     )
     return Experiment(
         config=config,

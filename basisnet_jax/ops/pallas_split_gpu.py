@@ -19,10 +19,14 @@ def copy_parts(vector: jax.Array, places: Sequence[tuple[int, int]]) -> list[jax
     """Returns the parts of a vector at the places (start, size), one array each."""
 
     def body(vector_ref, *part_refs):
-        at = pl.program_id(0) * BLOCK + jnp.arange(BLOCK)
+        first = pl.program_id(0) * BLOCK
+        at = first + jnp.arange(BLOCK)
         block = triton.load(vector_ref.at[at], mask=at < vector.size, other=0)
         for (start, size), part_ref in zip(places, part_refs, strict=True):
-            triton.store(part_ref.at[at - start], block, mask=(at >= start) & (at < start + size))
+
+            @pl.when((first < start + size) & (first + BLOCK > start))
+            def _(start=start, size=size, part_ref=part_ref):
+                triton.store(part_ref.at[at - start], block, mask=(at >= start) & (at < start + size))
 
     return call(
         "copy_parts",

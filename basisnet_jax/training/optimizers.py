@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from basisnet_jax.errors import UserError
-from basisnet_jax.training.joined import Joined, join
+from basisnet_jax.host.mesh import SMALLEST_SHARDED
+from basisnet_jax.ops import vectors
+from basisnet_jax.training.joined import VECTOR, Joined, join
 
 
 class Optimizer(NamedTuple):
@@ -58,16 +60,27 @@ def times_rate() -> optax.GradientTransformationExtraArgs:
 
 
 def scale_by_trust_ratio() -> optax.GradientTransformation:
-    """Multiplies the update of each parameter by norm of the parameter / norm of the update, or by 1 if one is 0.
+    """Multiplies the update of each kernel by norm of the kernel / norm of the update, or by 1 if one is 0.
 
-    Optax's own computes each norm twice, so that the ratio has a derivative at 0.
+    Optax's own computes each norm twice, so that the ratio has a derivative at 0, and knows no vectors of kernels.
     """
 
-    def scaled(update: jax.Array, param: jax.Array) -> jax.Array:
-        param_norm, update_norm = jnp.linalg.norm(param), jnp.linalg.norm(update)
-        return update * jnp.where((param_norm == 0) | (update_norm == 0), 1.0, param_norm / update_norm)
+    def ratio(param_norm: jax.Array, update_norm: jax.Array) -> jax.Array:
+        return jnp.where((param_norm == 0) | (update_norm == 0), 1.0, param_norm / update_norm)
 
-    return optax.stateless_with_tree_map(scaled)
+    def scaled(updates: Joined, params: Joined) -> Joined:
+        groups, parts = dict(updates.groups), updates.layout.parts("decayed")
+        for path, update in groups.get("decayed", {}).items():
+            param = params.groups["decayed"][path]
+            if path == VECTOR:
+                factors_P = ratio(vectors.norms(param, parts), vectors.norms(update, parts))
+                new = vectors.scaled(update, factors_P, parts)
+            else:
+                new = update * ratio(jnp.linalg.norm(param), jnp.linalg.norm(update))
+            groups["decayed"] = {**groups["decayed"], path: new}
+        return Joined(groups, updates.layout)
+
+    return optax.stateless(scaled)
 
 
 def _adamw(weight_decay: float, momentum: float, decay: float, epsilon: float) -> list[Any]:
@@ -83,7 +96,7 @@ def _lamb(weight_decay: float, momentum: float, decay: float, epsilon: float) ->
     return [
         optax.scale_by_adam(momentum, decay, epsilon),
         optax.add_decayed_weights(weight_decay, mask=decayed),
-        optax.masked(scale_by_trust_ratio(), decayed),
+        optax.masked(scale_by_trust_ratio(), True),  # masks nothing; checkpoints have its state
         optax.scale(-1.0),
         times_rate(),
     ]
@@ -109,8 +122,8 @@ OPTIMIZERS: dict[str, Callable[[float, float, float, float], list[Any]]] = {
     "rmsprop": _rmsprop,
     "sgd": _sgd,
 }
-# {name: groups whose parameters the optimizer needs one by one}
-APART: dict[str, Sequence[str]] = {"lamb": ("decayed",)}
+# {name: groups of whose parameters the optimizer needs the norms}
+IN_ROWS: dict[str, Sequence[str]] = {"lamb": ("decayed",)}
 # {name: batch size / the batch size that the learning rate is for -> factor of the learning rate}
 BATCH_SCALINGS: dict[str, Callable[[float], float]] = {"none": lambda _: 1.0, "linear": float, "sqrt": math.sqrt}
 
@@ -124,8 +137,11 @@ def make_optimizer(
     epsilon: float,
     clip_norm: float,
     trained: str = "",
+    largest_joined: int = SMALLEST_SHARDED - 1,
 ) -> Optimizer:
     """Returns one of OPTIMIZERS. Parameters that are not below the path `trained`, such as 'routing', do not change.
+
+    `largest_joined` goes to `join`.
 
     Raises:
       UserError: on `init`, if there is no parameter below the path.
@@ -141,5 +157,11 @@ def make_optimizer(
 
     if trained:
         chain = optax.multi_transform({True: chain, False: optax.set_to_zero()}, labels)
-    grouped = functools.partial(group_of, trained=trained)
-    return Optimizer(lambda params: join(params, grouped, (*APART.get(name, ()), "frozen")), chain.init, chain.update)
+    joined = functools.partial(
+        join,
+        group_of=functools.partial(group_of, trained=trained),
+        apart=("frozen",),
+        in_rows=IN_ROWS.get(name, ()),
+        largest=largest_joined,
+    )
+    return Optimizer(joined, chain.init, chain.update)

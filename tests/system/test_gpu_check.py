@@ -48,7 +48,7 @@ def test_every_section_runs_to_its_end(section, tmp_path, capsys):
         assert row.get("skipped_updates", 0) == 0
     if section == "forms":
         kinds = [row["name"].split()[0] for row in rows]
-        assert kinds[:2] == ["a", "small"], "a norm's sums, and small parameters"
+        assert kinds[:2] == ["a", "parameters,"], "a norm's sums, and vectors of parameters"
         kinds = kinds[2:]
         assert set(kinds) == set(gpu_forms.FORMS)
         assert len(kinds) == 2 * sum(len(forms) for forms in gpu_forms.FORMS.values())

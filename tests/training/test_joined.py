@@ -1,10 +1,16 @@
 """Small arrays joined to vectors: the tree comes back, and a gradient is the tree's own, joined."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from basisnet_jax.config import validate
+from basisnet_jax.experiment.run import largest_joined
+from basisnet_jax.ops.vectors import ROW
 from basisnet_jax.training.joined import VECTOR, join, joined_like, whole
 
 
@@ -29,6 +35,18 @@ def test_what_is_small_is_one_vector_per_group():
     tree = tree_of()
     np.testing.assert_array_equal(joined.groups["bias"][VECTOR], [*tree["a"]["bias"], tree["b"]["bias"]])
     assert VECTOR not in join(tree, group_of, apart=["bias"]).groups["bias"]
+
+
+def test_a_vector_may_have_large_arrays_and_rows_of_their_own():
+    tree = tree_of()
+    joined = join(tree, group_of, in_rows=["kernel"], largest=40_000)
+    assert {group: list(arrays) for group, arrays in joined.groups.items()} == {"bias": [VECTOR], "kernel": [VECTOR]}
+    a, b = tree["a"]["kernel"].ravel(), tree["b"]["kernel"].ravel()
+    wanted = [*a, *np.zeros(-a.size % ROW), *b, *np.zeros(-b.size % ROW)]
+    for vector in (joined.groups["kernel"][VECTOR], jax.jit(joined.like_this)(tree).groups["kernel"][VECTOR]):
+        np.testing.assert_array_equal(vector, np.float32(wanted))
+    for returned in (joined.tree(), jax.jit(lambda j: j.tree())(joined)):
+        jax.tree.map(np.testing.assert_array_equal, returned, tree)
 
 
 def test_the_tree_comes_back_on_the_host_and_in_a_traced_function():
@@ -66,3 +84,13 @@ def test_a_gradient_is_the_trees_joined_without_a_sum():
     }
     assert "concatenate" in operations
     assert not operations & {"pad", "add_any"}
+
+
+@pytest.mark.parametrize(
+    ("platform", "pallas_kernels", "fsdp", "all_join"),
+    [("gpu", True, 1, True), ("gpu", False, 1, False), ("gpu", True, 2, False), ("cpu", True, 1, False)],
+)
+def test_large_parameters_join_on_gpus_alone(config, platform, pallas_kernels, fsdp, all_join):
+    config.model.pallas_kernels, config.mesh.fsdp = pallas_kernels, fsdp
+    largest = largest_joined(validate(config), [types.SimpleNamespace(platform=platform)])
+    assert (VECTOR in join({"kernel": np.ones(2**15)}, largest=largest).groups["all"]) == all_join
