@@ -7,7 +7,7 @@
     python benchmarks/study.py glyphs commands static_0.5 --seeds 0      # prints the commands, and runs nothing
     python benchmarks/study.py glyphs slurm                              # prints an array job for sbatch
     python benchmarks/study.py glyphs table
-    python benchmarks/study.py glyphs plot                               # PNGs beside the results
+    python benchmarks/study.py glyphs plot                               # PNGs beside the results; of some ROWs, too
 
 A study is a file of benchmarks/studies/, or one of your own with a `STUDY`. A finished run leaves one small JSON file
 in the folder beside it, benchmarks/studies/glyphs/ROW-SEED.json: commit it. A run with such a file is done; its
@@ -299,8 +299,9 @@ def act(options: argparse.Namespace, flags: Sequence[str]) -> int:
         chosen += ["--rates", *options.rates] if any(options.rates) else []
         print(array_job(options.study, runs, [*chosen, f"--out={out}", f"--results={results}", *flags]), end="")
     elif options.action == "plot":
+        shown = [result for result in study_results.read(results) if result["row"] in names]
         for split in study.reported:
-            study_results.plot(study, study_results.read(results), split, results / f"{split}.png")
+            study_results.plot(study, shown, split, results / f"{split}.png")
             print(results / f"{split}.png")
     else:
         failed = work(runs[part - 1 :: parts]) if options.action == "run" else []
