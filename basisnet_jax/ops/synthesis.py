@@ -70,7 +70,8 @@ def _coefficient_gradient(dkernels_Bx: jax.Array, bases_Nx: jax.Array) -> jax.Ar
     """Returns float32[B, N]: the product of each image's kernel gradient with each basis.
 
     Few results are sums of many terms. For NVIDIA GPUs XLA cuts such a sum into parts; where their number does not
-    divide the terms, it first copies both arrays to longer ones. So there the sum comes in parts that it can keep.
+    divide the terms, it first copies both arrays to longer ones. So there the sum comes in parts of eight rows of the
+    last axis, or of one, which no split has to pad.
     """
 
     def whole(dkernels_BxM, bases_NxM):
@@ -163,9 +164,8 @@ def _pointwise_backward(pallas_kernels, residuals, dy_BxHxWxO):
         dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
     )
     dkernels_BxIxO = lax.platform_dependent(x_BxHxWxI, dy_BxHxWxO, **gradient_forms)
-    dcoefficients_BxN = _coefficient_gradient(dkernels_BxIxO, bases_NxIxO)
-    dbases_NxIxO = jnp.einsum("bio,bn->nio", dkernels_BxIxO, coefficients_BxN, preferred_element_type=jnp.float32)
-    return dx_BxHxWxI, dbases_NxIxO.astype(bases_NxIxO.dtype), dcoefficients_BxN
+    dcoefficients_BxN, dbases_NxIxO = _combine_backward((coefficients_BxN, bases_NxIxO), dkernels_BxIxO)
+    return dx_BxHxWxI, dbases_NxIxO, dcoefficients_BxN
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)

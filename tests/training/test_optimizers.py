@@ -42,7 +42,7 @@ def optax_of(name, schedule, weight_decay):
 def test_updates_are_optaxs_with_the_rate_as_a_schedule(name, trained, largest):
     """Bit for bit, over steps with another rate each: the rate enters where optax has it; joining changes nothing.
 
-    But LAMB's norm of an array in a vector is summed in rows.
+    But LAMB's norm of a large array in a vector is summed in rows.
     """
     rates = np.array([0.1, 0.02, 0.3], np.float32)
     ours = make_optimizer(name, **{**SETTINGS, "weight_decay": 0.1}, trained=trained, largest_joined=largest)
@@ -57,8 +57,9 @@ def test_updates_are_optaxs_with_the_rate_as_a_schedule(name, trained, largest):
         expected = optax.apply_updates(expected, updates)
         for part, now in got.tree().items():
             wanted = expected if part.startswith(trained) else PARAMS
-            tolerances = {"rtol": 1e-6, "atol": 1e-7} if name == "lamb" and largest else {"rtol": 0}
-            same = partial(np.testing.assert_allclose, **tolerances)
+            same = np.testing.assert_array_equal
+            if name == "lamb" and largest == 100_000:
+                same = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)
             jax.tree.map(same, now, wanted[part])
 
 
