@@ -132,7 +132,7 @@ ROWS = {
     ),
 }
 
-# Adam's second moment over 100 steps in place of 1,000: with 1,000 a run may learn next to nothing in the first 600.
+# Adam's second moment over 100 steps in place of 1,000: it helped one of two seeds that learn little in the first 600.
 ROWS |= {
     f"{name}_b2": (f"{what}, b2 = .99", config, {**overrides, "optimizer.decay": 0.99})
     for name, (what, config, overrides) in ROWS.items()
