@@ -113,15 +113,11 @@ ROWS = {
         temperature=1.0,
         start_temperature=30.0,
     ),
-    # What the recipe does: a shorter warm start, more decay of the weights, twice as long, a teacher of width 1.2.
+    # What the recipe does: a shorter warm start, more decay of the weights, a teacher of width 1.2.
     "basisnet_n8_short_warm_start_0.5": row(
         "BasisNet, N = 8, an eighth of the warm start", "glyphs", 0.5, {"warm_start_epochs": EPOCHS / 32}
     ),
     **both("decay_0.1", "weight decay 0.1", {"optimizer.weight_decay": 0.1}),
-    **both("long", "16 epochs", length(2 * EPOCHS)),
-    "condconv_n8_long_0.5": row(
-        "CondConv, N = 8, 16 epochs", "glyphs_static", 0.5, {"model.routing": "condconv", **length(2 * EPOCHS)}
-    ),
     **both("distilled", "learns from static, width 1.2", TEACHER),
     # The script is given with the image, and no preview has to infer it.
     "task_n8_0.5": row(

@@ -1,8 +1,10 @@
 """benchmarks/: study.py, which runs a study, keeps what came of it and draws it; and what the studies' data is."""
 
+import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +22,7 @@ from benchmarks import study, study_results, timing, turned
 from benchmarks.coefficients_by_group import by_group
 from benchmarks.studies import FOLDER, Study, load, path_of
 
-STUDIES = {name: load(path_of(name)) for name in ("fashion_mnist", "fashion_mnist_turned", "glyphs")}
+STUDIES = {name: load(path_of(name)) for name in ("fashion_mnist", "fashion_mnist_turned", "glyphs", "glyphs_long")}
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -31,7 +33,7 @@ def test_rows_are_valid_and_a_rate_is_never_chosen_on_a_reported_split(name, tmp
             assert settings.seed == 1
             assert not rate or settings.optimizer.learning_rate == 4e-3
             assert not rate or settings.data.eval_split not in STUDIES[name].reported
-        if name != "glyphs" and row != "teacher":
+        if name.startswith("fashion_mnist") and row != "teacher":
             total = model_cost(make_model(settings.model, 10), 28, 1).total
             assert total == pytest.approx(1_449_320, rel=0.02), "every row spends what the static network does"
     with pytest.raises(UserError, match="would choose learning rates on 'test', which it reports on"):
@@ -42,6 +44,20 @@ def test_every_study_is_tested_and_an_unknown_one_is_a_sentence():
     assert set(STUDIES) == {path.stem for path in FOLDER.glob("[!_]*.py")}
     with pytest.raises(UserError, match="there is no study 'mnist'; give a file, or one of fashion_mnist, "):
         path_of("mnist")
+
+
+def test_the_long_study_of_the_glyphs_trains_every_network_as_long_as_its_config_does():
+    study_of = {name: STUDIES[name] for name in ("glyphs", "glyphs_long")}
+    assert {*study_of["glyphs"].rows} - {*study_of["glyphs_long"].rows} == {"basisnet_n8_short_warm_start_0.5"}
+    for row, (_, config, _) in study_of["glyphs_long"].rows.items():
+        short, long = (study.settings_of(study.Run(x, row, 1, "", Path(), Path())) for x in study_of.values())
+        own = importlib.import_module(f"configs.{config}").get_config()
+        assert (long.epochs, long.warm_start_epochs, long.schedule.warmup_epochs) == (
+            own.epochs,
+            own.warm_start_epochs,
+            own.schedule.warmup_epochs,
+        )
+        assert (short.model, short.optimizer) == (long.model, long.optimizer)
 
 
 # What stands for basisnet_jax.main in these tests: it writes what a run and its evaluation leave, with made-up figures.
@@ -183,6 +199,7 @@ def test_two_processes_share_a_study(run_study, tmp_path):
     """Both start at the first run, and each run is one's alone."""
     script = f"""
 import sys
+from pathlib import Path
 from benchmarks import study
 study.MAIN = [sys.executable, {str(tmp_path / "fake.py")!r}]
 sys.exit(study.main())
