@@ -19,7 +19,7 @@ from basisnet_jax.runtime import TwoStageClassifier
 from basisnet_jax.serving.zoo import folder_of
 
 COUNT = 6  # images of a row
-FONT = "Noto*CJK*-Regular.*"  # has Latin, Greek, Cyrillic, kana, Han and Hangul
+FONT = "Noto*CJK*-Regular.*"  # has Latin, Greek, kana, Han, Hangul, and Cyrillic but for rare letters
 SCRIPTS = ("latin", "greek", "cyrillic", "hiragana", "katakana", "hangul", "han")
 
 
@@ -57,7 +57,9 @@ def main() -> None:
     parser.add_argument("--fonts", type=pathlib.Path, required=True, help=f"a folder with a font {FONT} in it")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
-    font = matplotlib.font_manager.FontProperties(fname=min(options.fonts.rglob(FONT)))
+    font = min(options.fonts.rglob(FONT))
+    matplotlib.font_manager.fontManager.addfont(font)
+    families = [matplotlib.font_manager.FontProperties(fname=font).get_name(), "DejaVu Sans"]  # the second: Matplotlib's
     pyplot.rcParams["font.size"] = 13
     figure, axes = pyplot.subplots(2, COUNT, figsize=(10, 5))
     titles = "The preview is sure, and answers:", "The preview is unsure, and wrong; the specialist is right:"
@@ -66,7 +68,7 @@ def main() -> None:
         for axis, (image, preview, both) in zip(row, answers, strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-            axis.set_xlabel(both if preview == both else f"{preview}  \u2192  {both}", fontproperties=font, fontsize=19)
+            axis.set_xlabel(both if preview == both else f"{preview}  \u2192  {both}", family=families, fontsize=19)
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.1, top=0.91, wspace=0.08, hspace=0.62)
     figure.savefig(options.out, dpi=100)
 
