@@ -2,8 +2,8 @@
 
     python -m basisnet_jax.main --config=configs/glyphs.py --config.data.dir=DATA
 
-Hardware: one CPU core. Time and top-1 of 8 epochs in place of 16: docs/results.md. The split to choose settings
-on: `--config.data.eval_split=sweep`.
+Hardware: one CPU core. Time and top-1: docs/results.md. The split to choose settings on:
+`--config.data.eval_split=sweep`.
 """
 
 import ml_collections

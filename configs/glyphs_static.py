@@ -2,7 +2,7 @@
 
     python -m basisnet_jax.main --config=configs/glyphs_static.py --config.data.dir=DATA
 
-Hardware: one CPU core. Time and top-1 of 8 epochs in place of 16: docs/results.md.
+Hardware: one CPU core. Time and top-1: docs/results.md.
 """
 
 import ml_collections
