@@ -59,7 +59,8 @@ def main() -> None:
     options = parser.parse_args()
     font = min(options.fonts.rglob(FONT))
     matplotlib.font_manager.fontManager.addfont(font)
-    families = [matplotlib.font_manager.FontProperties(fname=font).get_name(), "DejaVu Sans"]  # the second: Matplotlib's
+    # DejaVu Sans, which comes with Matplotlib, has the letters that this font has not.
+    families = [matplotlib.font_manager.FontProperties(fname=font).get_name(), "DejaVu Sans"]
     pyplot.rcParams["font.size"] = 13
     figure, axes = pyplot.subplots(2, COUNT, figsize=(10, 5))
     titles = "The preview is sure, and answers:", "The preview is unsure, and wrong; the specialist is right:"
