@@ -199,7 +199,6 @@ def test_two_processes_share_a_study(run_study, tmp_path):
     """Both start at the first run, and each run is one's alone."""
     script = f"""
 import sys
-from pathlib import Path
 from benchmarks import study
 study.MAIN = [sys.executable, {str(tmp_path / "fake.py")!r}]
 sys.exit(study.main())
