@@ -15,6 +15,8 @@ RATE = 16e-3
 RATES = {("static", 0.6): 32e-3}
 # The run static_1.2 of the same seed has to be finished first.
 TEACHER = {"distill.teacher": "{out}/static_1.2-{seed}", "distill.weight": 0.5, "distill.temperature": 2.0}
+# The rates are for batches of 128; for Adam's, they grow with the root of the batch (arXiv 2205.10287).
+SCALED = {"optimizer.scale_with_batch": "sqrt", "optimizer.reference_batch": 128}
 
 
 def length(epochs: float) -> Mapping[str, Any]:
@@ -113,10 +115,15 @@ ROWS = {
         temperature=1.0,
         start_temperature=30.0,
     ),
-    # What the recipe does: a shorter warm start, more decay of the weights, a teacher of width 1.2.
+    # What the recipe does: the warm start's length, the batch, more decay of the weights, a teacher of width 1.2.
     "basisnet_n8_short_warm_start_0.5": row(
         "BasisNet, N = 8, an eighth of the warm start", "glyphs", 0.5, {"warm_start_epochs": EPOCHS / 32}
     ),
+    "basisnet_n8_long_warm_start_0.5": row(
+        "BasisNet, N = 8, twice the warm start", "glyphs", 0.5, {"warm_start_epochs": EPOCHS / 2}
+    ),
+    **both("batch_64", "batches of 64", {"batch_size": 64, **SCALED}),
+    **both("batch_256", "batches of 256", {"batch_size": 256, **SCALED}),
     **both("decay_0.1", "weight decay 0.1", {"optimizer.weight_decay": 0.1}),
     **both("distilled", "learns from static, width 1.2", TEACHER),
     # The script is given with the image, and no preview has to infer it.

@@ -48,7 +48,10 @@ def test_every_study_is_tested_and_an_unknown_one_is_a_sentence():
 
 def test_the_long_study_of_the_glyphs_trains_every_network_as_long_as_its_config_does():
     study_of = {name: STUDIES[name] for name in ("glyphs", "glyphs_long")}
-    assert {*study_of["glyphs"].rows} - {*study_of["glyphs_long"].rows} == {"basisnet_n8_short_warm_start_0.5"}
+    assert {*study_of["glyphs"].rows} - {*study_of["glyphs_long"].rows} == {
+        "basisnet_n8_short_warm_start_0.5",
+        "basisnet_n8_long_warm_start_0.5",
+    }
     for row, (_, config, _) in study_of["glyphs_long"].rows.items():
         short, long = (study.settings_of(study.Run(x, row, 1, "", Path(), Path())) for x in study_of.values())
         own = importlib.import_module(f"configs.{config}").get_config()
