@@ -30,7 +30,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import filelock
@@ -204,6 +204,18 @@ def cost_of(study: Study, row: str) -> Any:
     return model_cost(make_model(settings.model, len(classes)), settings.eval_resolution, channels)
 
 
+def without_exits(study: Study, rows: Iterable[str]) -> dict[str, int]:
+    """Counts the multiply-adds of rows whose preview never answers; rows whose data set is not known here are left out.
+
+    Rows that the study no longer has are left out, too.
+    """
+    counted = {}
+    for row in study.rows.keys() & {*rows}:
+        with contextlib.suppress(UserError):
+            counted[row] = cost_of(study, row).without_exits().total
+    return counted
+
+
 def settings_of(run: Run) -> Any:
     """Returns the settings of a run, checked."""
     from basisnet_jax.config import validate
@@ -305,7 +317,8 @@ def act(options: argparse.Namespace, flags: Sequence[str]) -> int:
             print(results / f"{split}.png")
     else:
         failed = work(runs[part - 1 :: parts]) if options.action == "run" else []
-        print(study_results.tables(study, study_results.read(results)))
+        found = study_results.read(results)
+        print(study_results.tables(study, found, without_exits(study, {result["row"] for result in found})))
     for sentence in failed:
         print(f"error: {sentence}", file=sys.stderr)
     return 1 if failed else 0

@@ -204,14 +204,21 @@ def networks(study: Study, results: Sequence[Result], split: str) -> list[Networ
     return [Network(by_row[row], split) for row in study.rows if row in by_row]
 
 
-def tables(study: Study, results: Sequence[Result]) -> str:
-    """Returns Markdown: the rates that were tried, and for each reported split its networks, exits and groups."""
+def tables(study: Study, results: Sequence[Result], without_exits: Mapping[str, int] | None = None) -> str:
+    """Returns Markdown: the rates that were tried, and for each reported split its networks, exits and groups.
+
+    Args:
+      study: the study.
+      results: of its finished runs.
+      without_exits: {row: multiply-adds if the preview never answers}, see `models.cost.Cost.without_exits`.
+    """
     parts = [_rates(study, results)]
     for split in study.reported:
         shown = networks(study, results, split)
         if not shown:
             continue
-        parts += [f"Top-1 on `{split}`:", _accuracy(study, shown), _exits(study, shown), _by_group(shown)]
+        accuracy = _accuracy(study, shown, without_exits or {})
+        parts += [f"Top-1 on `{split}`:", accuracy, _exits(study, shown), _by_group(shown)]
     return "\n\n".join(part for part in parts if part) or "No run is finished."
 
 
@@ -228,11 +235,14 @@ def _mean(values: Sequence[float], decimals: int = 4) -> str:
 
 
 def _ratio(madds: float, same: float | None) -> str:
-    return f"{madds / same:.2f}" if same else ""
+    return f"{madds / same:.2f}" if madds and same else ""
 
 
-def _accuracy(study: Study, shown: Sequence[Network]) -> str:
-    """Returns the table of both stages, with the multiply-adds of a static network of the same top-1."""
+def _accuracy(study: Study, shown: Sequence[Network], without_exits: Mapping[str, int]) -> str:
+    """Returns the table of both stages, with the multiply-adds of a static network of the same top-1.
+
+    The last ratio is that of a network whose preview never answers, so that its classifier is left out.
+    """
     curve = [(network.total, network.top1) for network in shown if network.what == study.baseline]
     same = f"{study.baseline} of that top-1"
     titles = ["row", "what", "MAdds", "seeds", "top-1", "cross entropy", "preview's top-1", "training top-1"]
@@ -251,9 +261,10 @@ def _accuracy(study: Study, shown: Sequence[Network]) -> str:
                 _mean([train["top1"] for train in network.train if train["top1"] is not None]),
                 f"{equal:,.0f}" if equal else "",
                 _ratio(network.total, equal),
+                _ratio(without_exits.get(network.row, 0), equal) if network.preview_madds else "",
             ]
         )
-    return _markdown([*titles, same, "ratio"], rows)
+    return _markdown([*titles, same, "ratio", "ratio without exits"], rows)
 
 
 def _exits(study: Study, shown: Sequence[Network]) -> str:

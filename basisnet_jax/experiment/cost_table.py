@@ -49,5 +49,7 @@ def table(counted: Cost, exit_rate: float) -> str:
     if counted.preview:
         average = f"{round(counted.average(exit_rate)):,}"
         cells.append((f"average, {exit_rate:.1%} of images exit early", average, ""))
+        both = counted.without_exits()
+        cells.append(("total without early exits (export.early_exit=False)", f"{both.total:,}", f"{both.parameters:,}"))
     lines = command_line.align(cells)
     return "\n".join([*lines[:layers], "", *lines[layers:]])

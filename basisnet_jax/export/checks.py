@@ -17,7 +17,6 @@ from basisnet_jax.export.formats import LOADERS, convert
 from basisnet_jax.host.command_line import first_line
 from basisnet_jax.host.terminal import Progress
 from basisnet_jax.models.basisnet import Variables
-from basisnet_jax.models.stages import make_stages
 from basisnet_jax.serving.formats import FORMATS
 
 CALIBRATION_IMAGES = 100
@@ -36,7 +35,7 @@ Answer = Callable[[np.ndarray], Logits]  # takes uint8[B, side, side, channels]
 
 def by_jax(network: Network) -> Answer:
     """Makes a function that runs the trained model as evaluation does, with nothing folded."""
-    first, second = make_stages(network.model)
+    first, second = network.stages_of_variables()
 
     @jax.jit
     def both(variables: Variables, images_BxHxWxC: jax.Array) -> Logits:

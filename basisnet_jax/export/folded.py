@@ -32,6 +32,7 @@ class Network:
       side: side of the images in pixels.
       channels: channels of the images.
       batch: images in a batch of a file with a static batch.
+      early_exit: whether the preview is a stage of its own, that can answer; else one stage runs it and the specialist.
       facts: what config.json says of the network; None where the format 'safetensors' is not made.
     """
 
@@ -41,6 +42,7 @@ class Network:
     side: int
     channels: int
     batch: int = 1
+    early_exit: bool = True
     facts: NetworkFacts | None = None
 
     def stages(self, interceptor: Interceptor = _identity) -> Stages:
@@ -58,8 +60,13 @@ class Network:
 
             return call
 
-        first, second = make_stages(self.model).of(folded, self.warm_start)
+        first, second = self.stages_of_variables().of(folded, self.warm_start)
         return Stages(intercepted(first) if first else None, intercepted(second))
+
+    def stages_of_variables(self) -> Stages:
+        """Returns the stages as functions of the variables, too, see `make_stages`."""
+        stages = make_stages(self.model)
+        return stages if self.early_exit else stages.joined()
 
     def inputs(self, stage: str) -> dict[str, tuple[int, ...]]:
         """Returns {name: shape without the batch} of a stage's inputs, in the order of the arguments."""

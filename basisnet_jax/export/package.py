@@ -58,7 +58,8 @@ def export_run(config: Config, workdir: str, threshold: float | None = None) -> 
 
     Raises:
       UserError: config, data, workdir or checkpoint do not fit, a format's packages are missing, a file's answers
-        differ from the network's, the rule was chosen with other weights, or the workdir cannot be written.
+        differ from the network's, the rule was chosen with other weights, there is a threshold but no preview that can
+        answer alone, or the workdir cannot be written.
     """
     config = validate(config)
     check_installed(config.export.formats)
@@ -72,7 +73,14 @@ def _export(config: Settings, workdir: str, threshold: float | None, progress: t
     if is_export(workdir):
         raise UserError(f"{workdir} is an export; give the --workdir of a run, or freeze a network with --specialize.")
     opened, network = open_network(config, workdir)
-    chosen = _rule(opened, threshold) if network.model.preview else None
+    network = dataclasses.replace(network, early_exit=config.export.early_exit)
+    preview = network.stages_of_variables().first
+    if threshold is not None and preview is None:
+        raise UserError(
+            f"--threshold={threshold:g} is for an export whose preview can answer alone; leave the flag out, or export "
+            "a run that has a preview, with config.export.early_exit=True."
+        )
+    chosen = _rule(opened, threshold) if preview else None
     experiment = make_experiment(config, jax.devices()[:1], training=False)
     labels: list[np.ndarray] = []
 
@@ -128,7 +136,8 @@ def open_network(config: Config, workdir: str) -> tuple[OpenedRun, Network]:
 
 def cost_of(network: Network) -> Cost:
     """Returns the cost of one image."""
-    return model_cost(network.model, network.side, network.channels)
+    cost = model_cost(network.model, network.side, network.channels)
+    return cost if network.early_exit else cost.without_exits()
 
 
 def top1(logits: Logits, labels_N: np.ndarray, rule: ExitRule | None, cost: Cost) -> Top1:
@@ -220,7 +229,7 @@ def describe(
             resize="a JPEG of at least 2, 4 or 8 times the size is decoded at 1/2, 1/4 or 1/8 of it; then area if "
             "it shrinks to a half or less, else bilinear",
             exif_orientation="applied; the image is turned upright first" if crop.exif_orientation else "ignored",
-            preview_image=f"made inside the preview's file, from the same {network.side} x {network.side} "
+            preview_image=f"made inside the file, from the same {network.side} x {network.side} "
             f"pixels: {small} x {small}, bilinear, antialiased"
             if network.model.preview
             else None,

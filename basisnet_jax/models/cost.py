@@ -75,6 +75,12 @@ class Cost:
         stages = {"preview": self.preview, "synthesis": self.synthesis, "specialist": self.specialist}
         return {**stages, "total": self.total}
 
+    def without_exits(self) -> "Cost":
+        """Returns the cost of a network whose preview never answers: a routing like others, without its classifier."""
+        layers = (layer for layer in self.layers if layer.name != "preview/classifier")
+        named = (dataclasses.replace(x, name=x.name.replace("preview/", "synthesis/routing/")) for x in layers)
+        return Cost(tuple(named))
+
     def average(self, exit_rate: Rate) -> Rate:
         """Returns the mean multiply-adds of an image where the preview alone answers a share `exit_rate` of images."""
         return average_madds(self, exit_rate)

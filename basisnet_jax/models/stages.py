@@ -32,6 +32,13 @@ class Stages(NamedTuple):
         first = None if self.first is None else functools.partial(self.first, *arguments)
         return Stages(first, functools.partial(self.second, *arguments))
 
+    def joined(self) -> "Stages":
+        """Returns one stage that always runs both; the preview's classifier is unused, so compilers drop it."""
+        first, second = self
+        if first is None:
+            return self
+        return Stages(None, lambda *arguments: second(*arguments, first(*arguments)[1]))
+
     def named(self) -> dict[str, Callable[..., Any]]:
         """Returns {'preview': first, 'specialist': second}; the preview is left out where it is None."""
         first = {} if self.first is None else {"preview": self.first}

@@ -288,6 +288,11 @@ class ExportSettings:
         "unknown", "License of the weights, for the model card: a name that the Hub knows, such as 'apache-2.0'."
     )
     batch: int = changeable(1, "Images per call of a .tflite or .onnx; a .stablehlo takes any number.", at_least(1))
+    early_exit: bool = changeable(
+        True,
+        "A file for the preview, which can answer alone, and one for the specialist; False: one file that always runs "
+        "both, without the preview's classifier, which nobody reads then.",
+    )
     qat: bool = setting(
         False, "Quantization-aware training: train with activations rounded as 'int8.tflite' will round them."
     )

@@ -119,6 +119,9 @@ ROWS = {
     "basisnet_n8_short_warm_start_0.5": row(
         "BasisNet, N = 8, an eighth of the warm start", "glyphs", 0.5, {"warm_start_epochs": EPOCHS / 32}
     ),
+    "basisnet_n8_preview_weight_0_0.5": row(
+        "BasisNet, N = 8, the preview only mixes: it learns no classes", "glyphs", 0.5, {"loss.preview_weight": 0.0}
+    ),
     "basisnet_n8_long_warm_start_0.5": row(
         "BasisNet, N = 8, twice the warm start", "glyphs", 0.5, {"warm_start_epochs": EPOCHS / 2}
     ),

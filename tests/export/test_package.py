@@ -109,6 +109,41 @@ def test_a_network_of_another_routing_is_one_file(config, images):
     np.testing.assert_allclose(logits["tflite"].specialist, apply(network, images).logits_BxK, rtol=1e-4, atol=1e-5)
 
 
+def test_both_stages_in_one_file_leave_the_previews_classifier_out(config, images):
+    network = dataclasses.replace(make_network(config), batch=2)
+    two, _ = checks.convert_and_check(network, ("tflite",), [images])
+    one, logits = checks.convert_and_check(
+        dataclasses.replace(network, early_exit=False), ("tflite", "stablehlo"), [images]
+    )
+    assert set(one) == {"specialist.tflite", "specialist.stablehlo"}
+    for found in logits.values():
+        assert found.preview is None
+        np.testing.assert_allclose(found.specialist, apply(network, images).logits_BxK, rtol=1e-4, atol=1e-5)
+    of_preview, of_specialist = (
+        network.variables["params"][stage]["classifier"]["kernel"].T.tobytes() for stage in ("preview", "specialist")
+    )
+    assert of_preview in two["preview.tflite"]
+    assert of_preview not in one["specialist.tflite"]
+    assert of_specialist in one["specialist.tflite"]
+
+
+def test_an_export_without_early_exits_says_what_it_costs(trained, trained_config, images, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    trained_config.export.early_exit = False
+    with pytest.raises(UserError, match=r"--threshold=0.5 is for an export whose preview can answer alone; leave"):
+        package.export_run(trained_config, str(tmp_path), 0.5)
+    printed = package.export_run(trained_config, str(tmp_path))
+    assert "threshold" not in printed
+    found = Export.open(str(tmp_path / "export")).manifest
+    preview = make_model(trained_config.model, 10).preview
+    assert found.outputs == {"specialist": ["logits"]}
+    expected = TwoStageClassifier.from_checkpoint(str(trained), NEVER).classify(images)
+    for open_export in (runtime.TwoStageClassifier.from_export, TwoStageClassifier.from_folder):
+        answers = open_export(str(tmp_path / "export")).classify(images)
+        np.testing.assert_array_equal(answers.labels, expected.labels)
+        np.testing.assert_array_equal(answers.madds, expected.madds - 10 * preview.architecture.features)
+
+
 def test_a_file_that_answers_otherwise_is_not_written(config, images, monkeypatch):
     network = make_network(config, routing="static")
     convert = checks.convert

@@ -91,6 +91,10 @@ def test_basisnet_on_mobilenet_v3_large(width, granularity, total, parameters):
     # The preview alone, with its coefficient head, and the specialist's kernels 16 times.
     assert got.synthesis == 16 * 1_281_240
     assert got.specialist == 216_589_760
+    # The preview as a routing: no classifier from 1,280 features to 1,000 classes, no answer.
+    routing = got.without_exits()
+    assert (routing.total, routing.parameters) == (total - 1_280_000, parameters - 1_281_000)
+    assert (routing.preview, routing.specialist) == (0, got.specialist)
 
 
 @pytest.mark.parametrize("routing", ["static", "preview"])
