@@ -128,7 +128,10 @@ def _stages_of_export(folder: epath.Path, experiment: Experiment) -> tuple[Prove
         raise UserError(f"{folder} is an export, which only one process can evaluate; start a single process.")
     classifier = runtime.TwoStageClassifier.from_export(os.fspath(folder), NEVER, os.cpu_count() or 1)
     if (experiment.model.preview is None) != (classifier.first_stage is None):
-        raise UserError(f"{folder} is frozen for one place; evaluate the run, or an export without --specialize.")
+        raise UserError(
+            f"{folder} has no file for the preview: it was made by --specialize or with export.early_exit=False; "
+            "evaluate the run, or an export with both stages."
+        )
     if experiment.eval_side != classifier.side:
         fail("eval.resolution", experiment.eval_side, f"must be {classifier.side}, the side of the export's images")
 

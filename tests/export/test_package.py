@@ -264,7 +264,7 @@ def test_an_export_that_cannot_be_evaluated_is_told(exported, trained_config, tm
             evaluate_run(fitting, str(tmp_path))
     frozen = dataclasses.replace(runtime.TwoStageClassifier.from_export(str(folder), 0.5), first_stage=None)
     monkeypatch.setattr(runtime.TwoStageClassifier, "from_export", lambda *_: frozen)
-    with pytest.raises(UserError, match="is frozen for one place"):
+    with pytest.raises(UserError, match="has no file for the preview"):
         evaluate_run(fitting, str(folder))
 
 
