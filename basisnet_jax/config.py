@@ -97,7 +97,7 @@ def _check_together(config: Settings) -> None:
             "needs 'tflite' or a smaller kind of it, which it runs"
         )
         fail("export.formats", formats, rule)
-    if not config.export.early_exit and "safetensors" in formats:
+    if config.model.routing == "preview" and not config.export.early_exit and "safetensors" in formats:
         fail("export.early_exit", False, "is for files that run; leave 'safetensors' out of config.export.formats")
     if config.eval.checkpoint not in ("best", "newest") and not config.eval.checkpoint.isdecimal():
         fail("eval.checkpoint", config.eval.checkpoint, "must be 'best', 'newest' or a step such as '1621'")

@@ -461,6 +461,9 @@ def test_what_cannot_be_exported_is_told(config, trained, trained_config, monkey
             match=r"config.export.formats = .*: (each must be one|must be one or more) of tflite, stablehlo, onnx",
         ):
             validate(config)
+    config.export.update(formats=("safetensors",), early_exit=False)
+    with pytest.raises(UserError, match=r"config.export.early_exit = False: is for files that run; leave 'safe"):
+        validate(config)
     trained_config.export.formats = ("tflite", "onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with monkeypatch.context() as patch:

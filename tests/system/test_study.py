@@ -63,6 +63,11 @@ def test_the_long_study_of_the_glyphs_trains_every_network_as_long_as_its_config
         assert (short.model, short.optimizer) == (long.model, long.optimizer)
 
 
+def test_a_preview_that_never_answers_costs_no_classifier():
+    counted = study.without_exits(STUDIES["glyphs"], ["basisnet_n8_0.5", "static_0.6", "a row of old"])
+    assert counted == {"basisnet_n8_0.5": 1_038_792 - 128 * 1_104, "static_0.6": 1_047_552}
+
+
 # What stands for basisnet_jax.main in these tests: it writes what a run and its evaluation leave, with made-up figures.
 FAKE = """
 import csv, json, pathlib, sys
