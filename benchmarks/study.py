@@ -205,9 +205,9 @@ def cost_of(study: Study, row: str) -> Any:
 
 
 def without_exits(study: Study, rows: Iterable[str]) -> dict[str, int]:
-    """Counts the multiply-adds of rows whose preview never answers; rows whose data set is not known here are left out.
+    """Counts the multiply-adds of rows without early exits.
 
-    Rows that the study no longer has are left out, too.
+    Rows that the study does not have, and rows whose data set is not known here, are left out.
     """
     counted = {}
     for row in study.rows.keys() & {*rows}:

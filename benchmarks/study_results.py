@@ -204,20 +204,20 @@ def networks(study: Study, results: Sequence[Result], split: str) -> list[Networ
     return [Network(by_row[row], split) for row in study.rows if row in by_row]
 
 
-def tables(study: Study, results: Sequence[Result], without_exits: Mapping[str, int] | None = None) -> str:
+def tables(study: Study, results: Sequence[Result], without_exits: Mapping[str, int]) -> str:
     """Returns Markdown: the rates that were tried, and for each reported split its networks, exits and groups.
 
     Args:
       study: the study.
       results: of its finished runs.
-      without_exits: {row: multiply-adds if the preview never answers}, see `models.cost.Cost.without_exits`.
+      without_exits: {row: multiply-adds without early exits}, see `models.cost.Cost.without_exits`.
     """
     parts = [_rates(study, results)]
     for split in study.reported:
         shown = networks(study, results, split)
         if not shown:
             continue
-        accuracy = _accuracy(study, shown, without_exits or {})
+        accuracy = _accuracy(study, shown, without_exits)
         parts += [f"Top-1 on `{split}`:", accuracy, _exits(study, shown), _by_group(shown)]
     return "\n\n".join(part for part in parts if part) or "No run is finished."
 
@@ -241,7 +241,7 @@ def _ratio(madds: float, same: float | None) -> str:
 def _accuracy(study: Study, shown: Sequence[Network], without_exits: Mapping[str, int]) -> str:
     """Returns the table of both stages, with the multiply-adds of a static network of the same top-1.
 
-    The last ratio is that of a network whose preview never answers, so that its classifier is left out.
+    The last ratio is without early exits, and so without the preview's classifier.
     """
     curve = [(network.total, network.top1) for network in shown if network.what == study.baseline]
     same = f"{study.baseline} of that top-1"

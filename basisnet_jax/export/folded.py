@@ -32,7 +32,7 @@ class Network:
       side: side of the images in pixels.
       channels: channels of the images.
       batch: images in a batch of a file with a static batch.
-      early_exit: whether the preview is a stage of its own, that can answer; else one stage runs it and the specialist.
+      early_exit: whether the preview is a stage of its own, and can answer; False: one stage runs both.
       facts: what config.json says of the network; None where the format 'safetensors' is not made.
     """
 
@@ -64,7 +64,7 @@ class Network:
         return Stages(intercepted(first) if first else None, intercepted(second))
 
     def stages_of_variables(self) -> Stages:
-        """Returns the stages as functions of the variables, too, see `make_stages`."""
+        """Returns the stages as `make_stages` makes them, joined to one where the preview never answers."""
         stages = make_stages(self.model)
         return stages if self.early_exit else stages.joined()
 

@@ -229,7 +229,8 @@ def describe(
             resize="a JPEG of at least 2, 4 or 8 times the size is decoded at 1/2, 1/4 or 1/8 of it; then area if "
             "it shrinks to a half or less, else bilinear",
             exif_orientation="applied; the image is turned upright first" if crop.exif_orientation else "ignored",
-            preview_image=f"made inside the file, from the same {network.side} x {network.side} "
+            preview_image=f"made inside the {'preview' if network.early_exit else 'specialist'}'s file, from the same "
+            f"{network.side} x {network.side} "
             f"pixels: {small} x {small}, bilinear, antialiased"
             if network.model.preview
             else None,

@@ -76,7 +76,7 @@ class Cost:
         return {**stages, "total": self.total}
 
     def without_exits(self) -> "Cost":
-        """Returns the cost of a network whose preview never answers: a routing like others, without its classifier."""
+        """Returns the cost without early exits: the preview counts as a routing, without its classifier."""
         layers = (layer for layer in self.layers if layer.name != "preview/classifier")
         named = (dataclasses.replace(x, name=x.name.replace("preview/", "synthesis/routing/")) for x in layers)
         return Cost(tuple(named))
