@@ -75,11 +75,8 @@ def _export(config: Settings, workdir: str, threshold: float | None, progress: t
     opened, network = open_network(config, workdir)
     network = dataclasses.replace(network, early_exit=config.export.early_exit)
     preview = network.stages_of_variables().first
-    if threshold is not None and preview is None:
-        raise UserError(
-            f"--threshold={threshold:g} is for an export whose preview can answer alone; leave the flag out, or export "
-            "a run that has a preview, with config.export.early_exit=True."
-        )
+    if preview is None:
+        exit_rule.rule_without_preview(threshold)
     chosen = _rule(opened, threshold) if preview else None
     experiment = make_experiment(config, jax.devices()[:1], training=False)
     labels: list[np.ndarray] = []

@@ -32,7 +32,7 @@ def from_pretrained(
 
     Raises:
       UserError: there is no such folder or repository, huggingface_hub is not installed, a file is missing or damaged,
-        or there is no rule and no threshold is given.
+        there is no rule and no threshold is given, or a threshold is given but no preview can answer.
     """
     folder = os.path.expanduser(folder_or_hub_id)
     if not os.path.isdir(folder) and folder_or_hub_id in zoo.names():

@@ -18,7 +18,7 @@ from basisnet_jax.inference.trained_run import open_trained, rule_of
 from basisnet_jax.models.basisnet import FIRST_STAGE, BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
 from basisnet_jax.serving import two_stage
-from basisnet_jax.serving.exit_rule import ExitRule
+from basisnet_jax.serving.exit_rule import rule_without_preview
 from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.formats import WEIGHTS
 from basisnet_jax.workdir.run_folder import is_export, open_run
@@ -58,14 +58,14 @@ class TwoStageClassifier(two_stage.TwoStageClassifier):
 
         Raises:
           UserError: there is no run, no checkpoint or no rule, the config has another model, the rule was chosen with
-            other weights, or the routing needs more than an image.
+            other weights, a threshold is given but there is no preview, or the routing needs more than an image.
         """
         opened = open_trained(workdir, config)
         stages = jit_stages(opened.model, opened.variables, opened.warm_start_left)
         return cls(
             first_stage=stages.first,
             second_stage=stages.second,
-            rule=rule_of(opened, threshold).rule if opened.model.preview else ExitRule(),
+            rule=rule_of(opened, threshold).rule if opened.model.preview else rule_without_preview(threshold),
             cost=model_cost(opened.model, opened.side, opened.channels),
             classes=opened.classes,
             side=opened.side,
@@ -83,8 +83,8 @@ class TwoStageClassifier(two_stage.TwoStageClassifier):
             rule.
 
         Raises:
-          UserError: the folder is not an export or is damaged, has no such weights, or has no rule and no threshold is
-            given.
+          UserError: the folder is not an export or is damaged, has no such weights, has no rule and no threshold is
+            given, or a threshold is given but no preview can answer.
         """
         export = network_files.open_export(folder)
         facts, model, variables = network_files.from_files(export.read)
@@ -92,7 +92,7 @@ class TwoStageClassifier(two_stage.TwoStageClassifier):
         return cls(
             first_stage=stages.first,
             second_stage=stages.second,
-            rule=export.rule(threshold, [WEIGHTS]) if model.preview else ExitRule(),
+            rule=export.rule(threshold, [WEIGHTS]) if model.preview else rule_without_preview(threshold),
             cost=model_cost(model, facts.side, facts.channels),
             classes=tuple(facts.classes),
             side=facts.side,

@@ -74,6 +74,20 @@ def threshold_rule(threshold: float) -> ExitRule:
     return ExitRule(threshold=threshold)
 
 
+def rule_without_preview(threshold: float | None) -> ExitRule:
+    """Returns the rule of a network whose preview cannot answer, or that has none: no image exits.
+
+    Raises:
+      UserError: a threshold is given at which images would exit.
+    """
+    if threshold not in (None, NEVER):
+        raise UserError(
+            f"--threshold={threshold:g} is for a network whose preview can answer alone, and this one has none; leave "
+            "the threshold out, or export a run that has a preview with config.export.early_exit=True."
+        )
+    return ExitRule()
+
+
 @dataclasses.dataclass(frozen=True)
 class Provenance:
     """The weights and the images that a rule was chosen with."""

@@ -10,7 +10,7 @@ from basisnet_jax.errors import UserError
 from basisnet_jax.host.command_line import first_line
 from basisnet_jax.images.crop import WHOLE_IMAGE, EvalCrop
 from basisnet_jax.serving.exit_curve import StageMadds
-from basisnet_jax.serving.exit_rule import ExitRule, softmax
+from basisnet_jax.serving.exit_rule import ExitRule, rule_without_preview, softmax
 from basisnet_jax.serving.export import Export
 from basisnet_jax.serving.isolated import IsolatedStage
 from basisnet_jax.serving.tflite import LiteRTStage
@@ -85,12 +85,12 @@ class TwoStageClassifier:
           isolated: run LiteRT in processes of its own, for an export of a stranger: see `isolated.IsolatedStage`.
 
         Raises:
-          UserError: the folder is not an export or is damaged, has no such files, or has no rule and no threshold is
-            given.
+          UserError: the folder is not an export or is damaged, has no such files, has no rule and no threshold is
+            given, or a threshold is given but no preview can answer.
         """
         export = Export.open(folder)
         names, image, madds = export.stages(suffix), export.manifest.input, export.manifest.madds
-        rule = export.rule(threshold, list(names.values())) if "preview" in names else ExitRule()
+        rule = export.rule(threshold, list(names.values())) if "preview" in names else rule_without_preview(threshold)
         classes = export.classes()
         stages = {stage: _loaded(export, name, threads, isolated) for stage, name in names.items()}
         _check_shapes(export, len(classes), stages)

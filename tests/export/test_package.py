@@ -130,7 +130,7 @@ def test_both_stages_in_one_file_leave_the_previews_classifier_out(config, image
 def test_an_export_without_early_exits_says_what_it_costs(trained, trained_config, images, tmp_path):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     trained_config.export.early_exit = False
-    with pytest.raises(UserError, match=r"--threshold=0.5 is for an export whose preview can answer alone; leave"):
+    with pytest.raises(UserError, match=r"--threshold=0.5 is for a network whose preview can answer alone, .* leave"):
         package.export_run(trained_config, str(tmp_path), 0.5)
     printed = package.export_run(trained_config, str(tmp_path))
     assert "threshold" not in printed
@@ -142,6 +142,8 @@ def test_an_export_without_early_exits_says_what_it_costs(trained, trained_confi
         answers = open_export(str(tmp_path / "export")).classify(images)
         np.testing.assert_array_equal(answers.labels, expected.labels)
         np.testing.assert_array_equal(answers.madds, expected.madds - 10 * preview.architecture.features)
+        with pytest.raises(UserError, match=r"--threshold=0.5 is for a network whose preview can answer alone"):
+            open_export(str(tmp_path / "export"), 0.5)
 
 
 def test_a_file_that_answers_otherwise_is_not_written(config, images, monkeypatch):

@@ -136,6 +136,8 @@ def test_a_static_network_answers_in_one_stage(trained_config, tmp_path, images)
     answers = TwoStageClassifier.from_checkpoint(str(tmp_path)).classify(images[:5])
     assert not answers.exited_early.any()
     assert set(answers.madds) == {make_experiment(trained_config).cost().total}
+    with pytest.raises(UserError, match=r"--threshold=0.5 is for a network whose preview can answer alone"):
+        TwoStageClassifier.from_checkpoint(str(tmp_path), 0.5)
 
 
 def test_what_is_missing_is_told(trained, tmp_path, trained_config):
