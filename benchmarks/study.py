@@ -6,7 +6,7 @@
     python benchmarks/study.py glyphs run --part=2/4                     # every fourth run, from the second on
     python benchmarks/study.py glyphs commands static_0.5 --seeds 0      # prints the commands, and runs nothing
     python benchmarks/study.py glyphs slurm                              # prints an array job for sbatch
-    python benchmarks/study.py glyphs table
+    python benchmarks/study.py glyphs table                              # of some ROWs, too
     python benchmarks/study.py glyphs plot                               # PNGs beside the results; of some ROWs, too
 
 A study is a file of benchmarks/studies/, or one of your own with a `STUDY`. A finished run leaves one small JSON file
@@ -318,7 +318,8 @@ def act(options: argparse.Namespace, flags: Sequence[str]) -> int:
     else:
         failed = work(runs[part - 1 :: parts]) if options.action == "run" else []
         found = study_results.read(results)
-        print(study_results.tables(study, found, without_exits(study, {result["row"] for result in found})))
+        finished = {result["row"] for result in found if result["row"] in names}
+        print(study_results.tables(study, found, names, without_exits(study, finished)))
     for sentence in failed:
         print(f"error: {sentence}", file=sys.stderr)
     return 1 if failed else 0

@@ -204,21 +204,23 @@ def networks(study: Study, results: Sequence[Result], split: str) -> list[Networ
     return [Network(by_row[row], split) for row in study.rows if row in by_row]
 
 
-def tables(study: Study, results: Sequence[Result], without_exits: Mapping[str, int]) -> str:
+def tables(study: Study, results: Sequence[Result], rows: Sequence[str], without_exits: Mapping[str, int]) -> str:
     """Returns Markdown: the rates that were tried, and for each reported split its networks, exits and groups.
 
     Args:
       study: the study.
       results: of its finished runs.
+      rows: to show. Ratios are to all static networks, shown or not.
       without_exits: {row: multiply-adds without early exits}, see `models.cost.Cost.without_exits`.
     """
-    parts = [_rates(study, results)]
+    parts = [_rates(study, [result for result in results if result["row"] in rows])]
     for split in study.reported:
-        shown = networks(study, results, split)
-        if not shown:
-            continue
-        accuracy = _accuracy(study, shown, without_exits)
-        parts += [f"Top-1 on `{split}`:", accuracy, _exits(study, shown), _by_group(shown)]
+        finished = networks(study, results, split)
+        static = [network for network in finished if network.what == study.baseline]
+        shown = [network for network in finished if network.row in rows]
+        if shown:
+            accuracy = _accuracy(study.baseline, static, shown, without_exits)
+            parts += [f"Top-1 on `{split}`:", accuracy, _exits(static, shown), _by_group(shown)]
     return "\n\n".join(part for part in parts if part) or "No run is finished."
 
 
@@ -238,17 +240,19 @@ def _ratio(madds: float, same: float | None) -> str:
     return f"{madds / same:.2f}" if madds and same else ""
 
 
-def _accuracy(study: Study, shown: Sequence[Network], without_exits: Mapping[str, int]) -> str:
+def _accuracy(
+    baseline: str, static: Sequence[Network], shown: Sequence[Network], without_exits: Mapping[str, int]
+) -> str:
     """Returns the table of both stages, with the multiply-adds of a static network of the same top-1.
 
     The last ratio is without early exits, and so without the preview's classifier.
     """
-    curve = [(network.total, network.top1) for network in shown if network.what == study.baseline]
-    same = f"{study.baseline} of that top-1"
+    curve = [(network.total, network.top1) for network in static]
+    same = f"{baseline} of that top-1"
     titles = ["row", "what", "MAdds", "seeds", "top-1", "cross entropy", "preview's top-1", "training top-1"]
     rows = []
     for network in shown:
-        equal = None if network.what == study.baseline else madds_of_same_top1(curve, network.top1)
+        equal = None if network.what == baseline else madds_of_same_top1(curve, network.top1)
         rows.append(
             [
                 network.row,
@@ -267,13 +271,13 @@ def _accuracy(study: Study, shown: Sequence[Network], without_exits: Mapping[str
     return _markdown([*titles, same, "ratio", "ratio without exits"], rows)
 
 
-def _exits(study: Study, shown: Sequence[Network]) -> str:
+def _exits(static: Sequence[Network], shown: Sequence[Network]) -> str:
     """Returns the table of early exits: points of top-1 lost, and multiply-adds over those of an equal static network.
 
     Figures are of the half of the images that no threshold was chosen on. The lowest ratio is the lowest of all
     thresholds on these same images, so it is a little too good.
     """
-    curve = [(network.total, network.half_top1) for network in shown if network.what == study.baseline]
+    curve = [(network.total, network.half_top1) for network in static]
     rows = []
     for network in shown:
         exits = network.exits()

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_the_long_study_of_the_glyphs_trains_every_network_as_long_as_its_config
 def test_a_preview_that_never_answers_costs_no_classifier():
     counted = study.without_exits(STUDIES["glyphs"], ["basisnet_n8_0.5", "static_0.6", "a row of old"])
     assert counted == {"basisnet_n8_0.5": 1_038_792 - 128 * 1_104, "static_0.6": 1_047_552}
+
+
+def test_the_table_of_some_rows_has_the_ratios_of_the_whole_table():
+    results = study_results.read(FOLDER / "glyphs")
+    start = "| basisnet_n8_0.5 | BasisNet"
+    whole, some = (
+        study_results.tables(STUDIES["glyphs"], results, rows, {"basisnet_n8_0.5": 900_000})
+        for rows in (list(STUDIES["glyphs"].rows), ["basisnet_n8_0.5"])
+    )
+    lines = [line for line in whole.splitlines() if line.startswith(start)]
+    assert lines == [line for line in some.splitlines() if line.startswith(start)]
+    assert all(re.search(r"\| 0\.\d\d \| 0\.\d\d \|$", line) for line in lines), "a ratio, and one without exits"
+    assert len(lines) == 2
+    assert "static_0.6" not in some
 
 
 # What stands for basisnet_jax.main in these tests: it writes what a run and its evaluation leave, with made-up figures.
@@ -149,6 +164,7 @@ def test_a_study_from_its_file_to_its_table_and_plot(run_study, tmp_path):
     assert "| basisnet_1 | 0.7500 ± 0.0000 | 3.60 ± 0.00 |" in said
     assert "| vowels | 1 | 1.0000 ± 0.0000 | 1.0000 ± 0.0000 |" in said
     assert "none" not in said, "a group without images has no line"
+    assert "static_1" not in run_study("table", "basisnet_1")[1]
     result = json.loads((tmp_path / "tiny" / "basisnet_1-1.json").read_text())
     assert (result["row"], result["seed"], result["madds"]["total"]) == ("basisnet_1", 1, 1100)
     assert result["overrides"] == {"model.synthesize": ["expand", "project"]}
