@@ -346,7 +346,7 @@ def plot(study: Study, results: Sequence[Result], split: str, path: pathlib.Path
             exits = network.exits()
             if exits is not None:
                 # On half of the images, so moved to begin at the network's point.
-                axes.plot(exits[0], exits[1] - exits[1][0] + network.top1, "--", color=style["color"], linewidth=1)
+                axes.plot(exits[0], exits[1] - exits[1][0] + network.top1, "--", color=style["color"], linewidth=0.7)
     if shown:
         lowest, highest = (f(network.top1 for network in shown) for f in (min, max))
         axes.set_ylim(lowest - 0.15 * (highest - lowest) - 0.005, highest + 0.05 * (highest - lowest) + 0.005)
