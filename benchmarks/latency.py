@@ -65,10 +65,9 @@ def drawn(config: str, **changes: Any) -> tuple[BasisNet, Any]:
 def synthesis_alone(model: BasisNet, variables: Any, rows: int) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
     """Returns a function: coefficients_1xLxN -> all kernels."""
     params = flatten_dict(folding.fold_batch_norm(model, variables)["params"]["specialist"], sep="/")
-    vectors = routing.coefficient_vectors(model.synthesized, model.granularity)
     return lambda coefficients_1xLxN: tuple(
-        phone_layers.synthesize(coefficients_1xLxN[:, vector], params[f"{layer}/bases"], rows)
-        for layer, vector in vectors.items()
+        phone_layers.synthesize(coefficients_1xLxN[:, np.asarray(read)], params[f"{layer}/bases"], rows)
+        for layer, read in model.vectors().items()
     )
 
 
@@ -102,7 +101,7 @@ def export(folder: pathlib.Path, kinds: list[str], synthesize: list[str]) -> Non
         write(name, image, ["logits"], stage(functools.cache(functools.partial(drawn, config)), "specialist"))
     basisnet = functools.cache(functools.partial(drawn, BASISNET, synthesize=tuple(synthesize)))
     model, variables = basisnet()
-    shape = (1, len(set(routing.coefficient_vectors(model.synthesized, model.granularity).values())), model.num_bases)
+    shape = (1, routing.number_of_vectors(model.vectors()), model.num_bases)
     coefficients = {"coefficients": shape}
     example["coefficients"] = np.full(shape, 1 / shape[-1], np.float32)
     write("preview", image, ["logits", "coefficients"], stage(basisnet, "preview"))

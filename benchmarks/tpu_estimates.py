@@ -88,7 +88,7 @@ def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, 
 
     def shapes(batch):
         images = jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)
-        return images, jax.ShapeDtypeStruct((batch, len(set(vectors.values())), 16), jnp.float32)
+        return images, jax.ShapeDtypeStruct((batch, routing.number_of_vectors(vectors), 16), jnp.float32)
 
     def init(images, coefficients):
         route = routing.static_route if how.startswith("static") else routing.route_of(coefficients, vectors)

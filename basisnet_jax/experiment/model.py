@@ -39,6 +39,7 @@ def make_model(config: ModelSettings, num_classes: int) -> BasisNet:
             num_bases=config.num_bases,
             synthesized=synthesized,
             granularity=config.granularity,
+            channel_groups=config.channel_groups,
             temperature=config.temperature,
             start_temperature=config.start_temperature if config.warm_start == "temperature" else None,
         )
@@ -48,6 +49,7 @@ def make_model(config: ModelSettings, num_classes: int) -> BasisNet:
         temperature=config.temperature,
         start_temperature=config.start_temperature,
         num_tasks=config.num_tasks,
+        channel_groups=config.channel_groups,
     )
     return BasisNet(specialist, routing=route)
 
@@ -79,5 +81,6 @@ def model_cost(model: BasisNet, resolution: int, channels: int) -> cost.Cost:
         num_bases=model.num_bases,
         synthesized=model.synthesized,
         granularity=model.granularity,
+        channel_groups=model.channel_groups,
         channels=channels,
     )

@@ -20,7 +20,7 @@ from basisnet_jax.experiment.teacher import load_teacher, teacher_identity
 from basisnet_jax.host import devices as devices_lib
 from basisnet_jax.host import files
 from basisnet_jax.host import mesh as mesh_lib
-from basisnet_jax.models import cost, routing
+from basisnet_jax.models import cost
 from basisnet_jax.models.basisnet import BasisNet, Variables
 from basisnet_jax.models.stages import Stages, make_stages
 from basisnet_jax.settings.groups import DataSettings, Settings
@@ -236,8 +236,13 @@ class Experiment:
 
     def vector_names(self) -> list[str]:
         """Names each coefficient vector after the first layer that reads it."""
-        vectors = routing.coefficient_vectors(self.model.synthesized, self.model.granularity)
-        first = {number: layer for layer, number in reversed(vectors.items())}
+        groups = self.model.channel_groups
+        parts = [f" {group}/{groups}" for group in range(1, groups + 1)] if groups > 1 else [""]
+        first = {
+            number: layer + part
+            for layer, numbers in reversed(self.model.vectors().items())
+            for number, part in zip(numbers, parts, strict=True)
+        }
         return [first[number] for number in sorted(first)]
 
     def cost(self) -> cost.Cost:

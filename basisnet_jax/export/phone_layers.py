@@ -29,11 +29,11 @@ def interceptor(rows: int = 1) -> Callable[..., Any]:
     return functools.partial(_intercept, rows)
 
 
-def synthesize(coefficients_1xN: jax.Array, bases_Nx: jax.Array, rows: int = 1) -> jax.Array:
+def synthesize(coefficients_1xGxN: jax.Array, bases_Nx: jax.Array, rows: int = 1) -> jax.Array:
     """Synthesizes the kernel of one image.
 
     Args:
-      coefficients_1xN: float32.
+      coefficients_1xGxN: float32.
       bases_Nx: [N, ...].
       rows: a pointwise kernel is computed as a matrix of so many rows, each with consecutive input channels. To a
         quantizer, a column of the bases is one output channel of a dense layer: its rows * N weights share one scale
@@ -41,9 +41,13 @@ def synthesize(coefficients_1xN: jax.Array, bases_Nx: jax.Array, rows: int = 1) 
     """
     rows = math.gcd(rows, bases_Nx.shape[1])
     if rows == 1:
-        return synthesis.combine(coefficients_1xN, bases_Nx)[0]
-    bases_RNxP = bases_Nx.reshape(len(bases_Nx), rows, -1).swapaxes(0, 1).reshape(rows * len(bases_Nx), -1)
-    return (jnp.kron(jnp.eye(rows), coefficients_1xN) @ bases_RNxP).reshape(bases_Nx.shape[1:])
+        return synthesis.combine(coefficients_1xGxN, bases_Nx)[0]
+
+    def combine(coefficients_1xN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
+        bases_RNxP = bases_Nx.reshape(len(bases_Nx), rows, -1).swapaxes(0, 1).reshape(rows * len(bases_Nx), -1)
+        return (jnp.kron(jnp.eye(rows), coefficients_1xN) @ bases_RNxP).reshape(bases_Nx.shape[1:])
+
+    return jnp.concatenate([combine(*group) for group in synthesis.by_group(coefficients_1xGxN, bases_Nx)], -1)
 
 
 def _intercept(rows: int, next_fun: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
@@ -56,16 +60,16 @@ def _intercept(rows: int, next_fun: Any, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _convolve(
-    layer: Convolution, rows: int, next_fun: Any, x: Any, coefficients_BxN: jax.Array | None = None
+    layer: Convolution, rows: int, next_fun: Any, x: Any, coefficients_BxGxN: jax.Array | None = None
 ) -> jax.Array:
     params = layer.variables["params"]
-    if coefficients_BxN is None:
+    if coefficients_BxGxN is None:
         kernel = params["kernel"]
     elif x.shape[0] == 1:
-        kernel = synthesize(coefficients_BxN, params["bases"], rows)
+        kernel = synthesize(coefficients_BxGxN, params["bases"], rows)
     else:
-        return next_fun(x, coefficients_BxN)
-    if coefficients_BxN is None or layer.side > 1 or layer.depthwise:
+        return next_fun(x, coefficients_BxGxN)
+    if coefficients_BxGxN is None or layer.side > 1 or layer.depthwise:
         return layer.convolve(synthesis.value_of(x), kernel)
     x_1xHxWxI = synthesis.value_of(x)[:, :: layer.stride, :: layer.stride]
     y_HWxO = x_1xHxWxI.reshape(-1, x_1xHxWxI.shape[-1]) @ kernel

@@ -40,6 +40,7 @@ class BasisNet(nn.Module):
       num_bases: N.
       synthesized: names of the specialist's layers whose kernels are combined from N bases.
       granularity: 'layer', 'block' or 'model': which layers share one coefficient vector.
+      channel_groups: number of groups of a layer's output channels, each with a coefficient vector of its own.
       temperature: of the softmax over the bases.
       start_temperature: temperature at the start of a warm start; None: a warm start mixes in the uniform vector.
     """
@@ -51,6 +52,7 @@ class BasisNet(nn.Module):
     num_bases: int = 1
     synthesized: tuple[str, ...] = ()
     granularity: str = "layer"
+    channel_groups: int = 1
     temperature: float = 1.0
     start_temperature: float | None = None
 
@@ -87,7 +89,7 @@ class BasisNet(nn.Module):
         assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = self.small_image(images_BxHxWxC)
         features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
-        shape = (len(set(self._vectors().values())), self.num_bases)
+        shape = (routing_lib.number_of_vectors(self.vectors()), self.num_bases)
         scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxD)
         scores_BxLxN = scores_BxLN.reshape(-1, *shape)
         temperature: jax.Array | float = self.temperature
@@ -101,11 +103,13 @@ class BasisNet(nn.Module):
 
     def second_stage(self, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array, *, train: bool) -> jax.Array:
         """Runs the specialist with kernels combined from the bases by the coefficients -> logits_BxK, float32."""
-        route = routing_lib.route_of(coefficients_BxLxN, self._vectors())
+        route = routing_lib.route_of(coefficients_BxLxN, self.vectors())
         return self.specialist(images_BxHxWxC, route, train)[1]
 
-    def _vectors(self) -> dict[str, int]:
-        return routing_lib.coefficient_vectors(self.synthesized, self.granularity)
+    @nn.nowrap
+    def vectors(self) -> dict[str, tuple[int, ...]]:
+        """Returns {layer: indices of the coefficient vectors that it reads}."""
+        return routing_lib.coefficient_vectors(self.synthesized, self.granularity, self.channel_groups)
 
 
 def resize(images_BxHxWxC: jax.Array, side: int) -> jax.Array:

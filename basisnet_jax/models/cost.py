@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from basisnet_jax.models.architectures import Architecture, Conv
-from basisnet_jax.models.routing import Routing, block_of, coefficient_vectors
+from basisnet_jax.models.routing import Routing, block_of, coefficient_vectors, number_of_vectors
 from basisnet_jax.serving.exit_curve import Rate, average_madds
 
 
@@ -152,10 +152,11 @@ def basisnet_cost(
     num_bases: int,
     synthesized: tuple[str, ...],
     granularity: str,
+    channel_groups: int = 1,
     channels: int = 3,
 ) -> Cost:
     """Counts both stages and the synthesis between them; arguments as in `basisnet.BasisNet`."""
-    outputs = num_bases * len(set(coefficient_vectors(synthesized, granularity).values()))
+    outputs = num_bases * number_of_vectors(coefficient_vectors(synthesized, granularity, channel_groups))
     kernel = preview.features * outputs
     head = Layer("coefficients", kernel, kernel, outputs)
     first = [*backbone_layers(preview, preview_resolution, num_classes, channels), head]

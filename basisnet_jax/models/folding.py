@@ -3,11 +3,12 @@
 Both functions take and return variables: {'params', 'batch_stats'}, float32 arrays of NumPy.
 """
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from basisnet_jax.models import routing
 from basisnet_jax.models.basisnet import BasisNet, Variables
+from basisnet_jax.ops import synthesis
 
 
 def fold_batch_norm(model: BasisNet, variables: Variables) -> Variables:
@@ -43,10 +44,11 @@ def freeze(model: BasisNet, variables: Variables, coefficients_LxN: np.ndarray) 
     Returns:
       A network without preview, bases or synthesis, and its variables.
     """
-    vectors = routing.coefficient_vectors(model.synthesized, model.granularity)
     params = dict(flatten_dict(variables["params"]["specialist"]))
-    for layer, vector in vectors.items():
+    for layer, read in model.vectors().items():
         path = tuple(layer.split("/"))
-        params[*path, "kernel"] = np.tensordot(coefficients_LxN[vector], params.pop((*path, "bases")), 1)
+        groups = synthesis.by_group(jnp.asarray(coefficients_LxN[None, list(read)]), params.pop((*path, "bases")))
+        kernels = [np.tensordot(coefficients_1xN[0], bases_Nx, 1) for coefficients_1xN, bases_Nx in groups]
+        params[*path, "kernel"] = np.concatenate(kernels, axis=-1)
     frozen = {"params": unflatten_dict(params), "batch_stats": variables["batch_stats"]["specialist"]}
     return BasisNet(model.specialist), {name: {"specialist": tree} for name, tree in frozen.items()}

@@ -24,7 +24,7 @@ GATES = {"hard_sigmoid": nn.hard_sigmoid, "sigmoid": nn.sigmoid}
 
 
 class Convolution(nn.Module):
-    """A convolution without bias: plain, or synthesized if it is called with coefficients_BxN.
+    """A convolution without bias: plain, or synthesized if it is called with coefficients_BxGxN.
 
     The parameter is `kernel`, or `bases` with a leading axis of N: each basis is drawn on its own, normal with
     variance 2 / fan_out of the single kernel. `padding` goes to `taps.pads`, `pallas_kernels` to `synthesis`.
@@ -39,7 +39,7 @@ class Convolution(nn.Module):
     pallas_kernels: bool = False
 
     @nn.compact
-    def __call__(self, x_BxHxWxI: jax.Array | Normalized, coefficients_BxN: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BxHxWxI: jax.Array | Normalized, coefficients_BxGxN: jax.Array | None = None) -> jax.Array:
         """Maps [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]."""
         if not (self.depthwise and isinstance(x_BxHxWxI, Normalized)):
             x_BxHxWxI = value_of(x_BxHxWxI).astype(self.dtype)
@@ -50,18 +50,18 @@ class Convolution(nn.Module):
         )
         fan_out = self.side**2 * (1 if self.depthwise else self.features)
         initializer = nn.initializers.normal((2.0 / fan_out) ** 0.5)
-        if coefficients_BxN is None:
+        if coefficients_BxGxN is None:
             kernel = self.param("kernel", initializer, shape).astype(self.dtype)
             return self._plain(x_BxHxWxI, kernel)
-        bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
+        bases = self.param("bases", initializer, (coefficients_BxGxN.shape[-1], *shape)).astype(self.dtype)
         if self.depthwise:
             return synthesis.depthwise(
-                x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding, self.pallas_kernels
+                x_BxHxWxI, bases, coefficients_BxGxN, self.stride, self.padding, self.pallas_kernels
             )
         if self.side > 1:
-            return synthesis.dense(x_BxHxWxI, bases, coefficients_BxN, self.stride, self.padding)
+            return synthesis.dense(x_BxHxWxI, bases, coefficients_BxGxN, self.stride, self.padding)
         strided = value_of(x_BxHxWxI)[:, :: self.stride, :: self.stride]
-        return synthesis.pointwise(strided, bases, coefficients_BxN, self.pallas_kernels)
+        return synthesis.pointwise(strided, bases, coefficients_BxGxN, self.pallas_kernels)
 
     def _plain(self, x_BxHxWxI, kernel):
         if self.depthwise:
@@ -93,16 +93,16 @@ class Dense(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BxI: jax.Array, coefficients_BxN: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BxI: jax.Array, coefficients_BxGxN: jax.Array | None = None) -> jax.Array:
         """Maps [B, I] -> [B, features]."""
         shape = (x_BxI.shape[-1], self.features)
         x_BxI = x_BxI.astype(self.dtype)
-        if coefficients_BxN is None:
+        if coefficients_BxGxN is None:
             y_BxO = x_BxI @ self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
         else:
             initializer = nn.initializers.lecun_normal(batch_axis=0)
-            bases = self.param("bases", initializer, (coefficients_BxN.shape[-1], *shape)).astype(self.dtype)
-            y_BxO = synthesis.pointwise(x_BxI[:, None, None], bases, coefficients_BxN)[:, 0, 0]
+            bases = self.param("bases", initializer, (coefficients_BxGxN.shape[-1], *shape)).astype(self.dtype)
+            y_BxO = synthesis.pointwise(x_BxI[:, None, None], bases, coefficients_BxGxN)[:, 0, 0]
         return y_BxO + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
 
 
@@ -174,10 +174,12 @@ class Residual(nn.Module):
         block, inputs, how = self.block, x_BxHxWxC, self.conventions
 
         def convolve(conv: Conv, x: jax.Array | Normalized) -> Normalized:
-            coefficients_BxN = route(f"{self.name}/{conv.kind}", value_of(x), inputs)
+            coefficients_BxGxN = route(f"{self.name}/{conv.kind}", value_of(x), inputs)
             shape = conv.out, conv.side, conv.stride, conv.depthwise
             layer = Convolution(*shape, how.padding, self.dtype, self.pallas_kernels, name=conv.kind)
-            return Norm(conv.act, how.epsilon, self.dtype, name=f"{conv.kind}_norm")(layer(x, coefficients_BxN), train)
+            return Norm(conv.act, how.epsilon, self.dtype, name=f"{conv.kind}_norm")(
+                layer(x, coefficients_BxGxN), train
+            )
 
         x: jax.Array | Normalized = inputs
         same_shape = block.stride == 1 and block.out == inputs.shape[-1]

@@ -1,7 +1,7 @@
 """Routes: where a layer's coefficients come from.
 
 A backbone asks its route for every layer that can be synthesized: `route(layer, x, inputs)` returns that layer's
-coefficients_BxN, and the layer is synthesized from N bases, or None, and the layer is plain. The backbone does not
+coefficients_BxGxN, and the layer is synthesized from N bases, or None, and the layer is plain. The backbone does not
 know which route it has, so all systems to compare are the same backbone with different routes.
 
 A route that has parameters is a `Routing`; docs/design/extending.md shows how to add one.
@@ -16,7 +16,8 @@ from jax import lax
 
 from basisnet_jax.ops import synthesis
 
-# (layer's name in the backbone, the layer's input [B, ..., C], the block's input) -> coefficients_BxN, or None
+# (layer's name in the backbone, the layer's input [B, ..., C], the block's input) -> coefficients_BxGxN, a vector
+# for each of G groups of the layer's output channels, or None
 Route = Callable[[str, jax.Array, jax.Array], jax.Array | None]
 
 
@@ -25,29 +26,36 @@ def static_route(layer: str, x: jax.Array, inputs: jax.Array) -> None:
     del layer, x, inputs
 
 
-def route_of(coefficients_BxLxN: jax.Array, vectors: dict[str, int]) -> Route:
-    """Makes the route of coefficients known before the backbone runs: each layer reads its vector in `vectors`."""
+def route_of(coefficients_BxLxN: jax.Array, vectors: dict[str, tuple[int, ...]]) -> Route:
+    """Makes the route of coefficients known before the backbone runs: each layer reads its vectors in `vectors`."""
     # Stored with the layers first: else a GPU program computes each layer's part by itself. The gradient of `unstack`
     # is one stack; that of slices would be a sum.
     coefficients_LxBxN = jnp.unstack(lax.optimization_barrier(jnp.moveaxis(coefficients_BxLxN, 1, 0)))
 
     def route(layer: str, x: jax.Array, inputs: jax.Array) -> jax.Array | None:
         del x, inputs
-        return coefficients_LxBxN[vectors[layer]] if layer in vectors else None
+        return jnp.stack([coefficients_LxBxN[vector] for vector in vectors[layer]], 1) if layer in vectors else None
 
     return route
 
 
-def coefficient_vectors(layers: Sequence[str], granularity: str) -> dict[str, int]:
-    """Returns {layer: index l of the coefficient vector that it reads}, numbered in the layers' order.
+def coefficient_vectors(layers: Sequence[str], granularity: str, groups: int = 1) -> dict[str, tuple[int, ...]]:
+    """Returns {layer: indices l of the coefficient vectors that it reads}, numbered in the layers' order.
 
     Args:
       layers: names such as 'block03/expand'.
-      granularity: one of GRANULARITIES: each layer has a vector, each block has one, or all layers share one.
+      granularity: one of GRANULARITIES: each layer has vectors, each block has some, or all layers share them.
+      groups: number of groups of a layer's output channels, each with a vector of its own.
     """
     owners = [GRANULARITIES[granularity](layer) for layer in layers]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(owners))}
-    return {layer: numbers[name] for layer, name in zip(layers, owners, strict=True)}
+    first = {layer: numbers[name] * groups for layer, name in zip(layers, owners, strict=True)}
+    return {layer: tuple(range(number, number + groups)) for layer, number in first.items()}
+
+
+def number_of_vectors(vectors: dict[str, tuple[int, ...]]) -> int:
+    """Counts the coefficient vectors that the layers read."""
+    return len({number for numbers in vectors.values() for number in numbers})
 
 
 def block_of(layer: str) -> str:
@@ -73,6 +81,7 @@ class Routing(nn.Module):
       temperature: of a softmax over the bases.
       start_temperature: temperature at the start of a warm start.
       num_tasks: number of tasks that have coefficients of their own.
+      channel_groups: G, groups of a layer's output channels, each with coefficients of its own.
     """
 
     num_bases: int
@@ -80,6 +89,7 @@ class Routing(nn.Module):
     temperature: float = 1.0
     start_temperature: float = 1.0
     num_tasks: int = 1
+    channel_groups: int = 1
 
     @nn.compact
     def __call__(
@@ -101,15 +111,20 @@ class Routing(nn.Module):
           task_B: int32, the task of each image; None: task 0.
 
         Returns:
-          float32[B, N], or None for a plain layer.
+          float32[B, G, N], or None for a plain layer.
         """
         if layer not in self.synthesized:
             return None
         return self.coefficients(layer, x, inputs, warm_start, task_B)
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
-        """Returns [B, N] for a layer that is synthesized; arguments as in `__call__`."""
+        """Returns [B, G, N] for a layer that is synthesized; arguments as in `__call__`."""
         raise NotImplementedError
+
+    def scores(self, features_BxD: jax.Array, name: str) -> jax.Array:
+        """Computes scores_BxGxN by a dense layer of that name; called in `coefficients`."""
+        scores_BxGN = nn.Dense(self.channel_groups * self.num_bases, name=name)(features_BxD)
+        return scores_BxGN.reshape(-1, self.channel_groups, self.num_bases)
 
 
 class Uniform(Routing):
@@ -117,7 +132,7 @@ class Uniform(Routing):
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
         """Returns 1 / N everywhere."""
-        return jnp.full((x.shape[0], self.num_bases), 1.0 / self.num_bases)
+        return jnp.full((x.shape[0], self.channel_groups, self.num_bases), 1.0 / self.num_bases)
 
 
 class CondConv(Routing):
@@ -125,7 +140,7 @@ class CondConv(Routing):
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
         """Returns the block's coefficients; each layer asks, but the compiler merges the equal computations."""
-        return nn.sigmoid(nn.Dense(self.num_bases, name=block_of(layer))(global_average(inputs)))
+        return nn.sigmoid(self.scores(global_average(inputs), block_of(layer)))
 
 
 class Dynamic(Routing):
@@ -138,9 +153,8 @@ class Dynamic(Routing):
         """Computes a squeeze to a quarter of the channels, ReLU, one score per basis, softmax."""
         name = layer.replace("/", "_")
         hidden_BxS = nn.relu(nn.Dense(max(1, x.shape[-1] // 4), name=f"{name}_squeeze")(global_average(x)))
-        scores_BxN = nn.Dense(self.num_bases, name=f"{name}_scores")(hidden_BxS)
         temperature = synthesis.annealed(self.temperature, self.start_temperature, warm_start)
-        return synthesis.combination_coefficients(scores_BxN, temperature, 0.0)
+        return synthesis.combination_coefficients(self.scores(hidden_BxS, f"{name}_scores"), temperature, 0.0)
 
 
 class Task(Routing):
@@ -152,10 +166,11 @@ class Task(Routing):
 
     def coefficients(self, layer, x, inputs, warm_start, task_B) -> jax.Array:
         """Returns the softmax of the task's vector; at initialization it is uniform for every task."""
-        shape = (self.num_tasks, self.num_bases)
-        scores_TxN = self.param(layer.replace("/", "_"), nn.initializers.zeros, shape)
+        shape = (self.num_tasks, self.channel_groups * self.num_bases)
+        scores_TxGN = self.param(layer.replace("/", "_"), nn.initializers.zeros, shape)
         task_B = jnp.zeros(x.shape[0], jnp.int32) if task_B is None else task_B
-        return synthesis.combination_coefficients(scores_TxN[task_B], self.temperature, warm_start)
+        scores_BxGxN = scores_TxGN[task_B].reshape(-1, self.channel_groups, self.num_bases)
+        return synthesis.combination_coefficients(scores_BxGxN, self.temperature, warm_start)
 
 
 ROUTINGS: dict[str, type[Routing]] = {"uniform": Uniform, "condconv": CondConv, "dynamic": Dynamic, "task": Task}

@@ -8,11 +8,12 @@ where the program is lowered, so a program that is compiled for a TPU on a CPU h
 GPUs can run Pallas kernels for depthwise layers. No TPU and no GPU has been measured (docs/design/tpu.md,
 docs/guides/gpu.md).
 
-Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases.
+Shapes: B images, H and W pixels, I input and O output channels, C channels, K the kernel's side, N bases. Coefficients
+are [B, N], or [B, G, N]: one vector for each of G groups of output channels, see `by_group`.
 Products of bfloat16 are accumulated in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, reduce
 
 import jax
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax import lax
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.ops import pallas_depthwise, pallas_depthwise_gpu, pallas_pointwise, taps
 from basisnet_jax.ops.normalized import Normalized, value_of
 
@@ -46,21 +48,49 @@ def annealed(
     return temperature + warm_start * (start_temperature - temperature)
 
 
+def by_group(coefficients_BxGxN: jax.Array, *arrays: jax.Array) -> Iterator[tuple[jax.Array, ...]]:
+    """Yields (coefficients_BxN, each array's channels in the group) for every group.
+
+    Args:
+      coefficients_BxGxN: [B, G, N], or [B, N] for one group.
+      arrays: [..., channels]; a group is neighbouring channels, and groups are as equal as can be.
+
+    Raises:
+      UserError: more groups than channels.
+    """
+    vectors = jnp.unstack(coefficients_BxGxN if coefficients_BxGxN.ndim == 3 else coefficients_BxGxN[:, None], axis=1)
+    channels = arrays[0].shape[-1]
+    if len(vectors) > channels:
+        raise UserError(
+            f"config.model.channel_groups = {len(vectors)}: a layer to synthesize has {channels} output channels; "
+            "choose fewer groups."
+        )
+    for group, vector in enumerate(vectors):
+        start, stop = (edge * channels // len(vectors) for edge in (group, group + 1))
+        yield vector, *(x[..., start:stop] for x in arrays)
+
+
 @jax.custom_vjp
-def combine(coefficients_BxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
+def combine(coefficients_BxGxN: jax.Array, bases_Nx: jax.Array) -> jax.Array:
     """Returns [B, ...] in the bases' dtype: one kernel an image, from bases [N, ...]; linear in both arguments."""
-    kernels_Bx = jnp.einsum("bn,n...->b...", coefficients_BxN, bases_Nx, preferred_element_type=jnp.float32)
-    return kernels_Bx.astype(bases_Nx.dtype)
+    kernels = [
+        jnp.einsum("bn,n...->b...", coefficients_BxN, part_Nx, preferred_element_type=jnp.float32)
+        for coefficients_BxN, part_Nx in by_group(coefficients_BxGxN, bases_Nx)
+    ]
+    return jnp.concatenate(kernels, -1).astype(bases_Nx.dtype)
 
 
-def _combine_forward(coefficients_BxN, bases_Nx):
-    return combine(coefficients_BxN, bases_Nx), (coefficients_BxN, bases_Nx)
+def _combine_forward(coefficients_BxGxN, bases_Nx):
+    return combine(coefficients_BxGxN, bases_Nx), (coefficients_BxGxN, bases_Nx)
 
 
 def _combine_backward(residuals, dkernels_Bx):
-    coefficients_BxN, bases_Nx = residuals
-    dbases_Nx = jnp.einsum("b...,bn->n...", dkernels_Bx, coefficients_BxN, preferred_element_type=jnp.float32)
-    return _coefficient_gradient(dkernels_Bx, bases_Nx), dbases_Nx.astype(bases_Nx.dtype)
+    coefficients_BxGxN, bases_Nx = residuals
+    groups = list(by_group(coefficients_BxGxN, dkernels_Bx, bases_Nx))
+    dcoefficients = [_coefficient_gradient(dpart_Bx, part_Nx) for _, dpart_Bx, part_Nx in groups]
+    dbases = [jnp.einsum("b...,bn->n...", d, c, preferred_element_type=jnp.float32) for c, d, _ in groups]
+    dcoefficients_BxGxN = jnp.stack(dcoefficients, 1).reshape(coefficients_BxGxN.shape)
+    return dcoefficients_BxGxN, jnp.concatenate(dbases, -1).astype(bases_Nx.dtype)
 
 
 combine.defvjp(_combine_forward, _combine_backward)
@@ -92,35 +122,47 @@ def _coefficient_gradient(dkernels_Bx: jax.Array, bases_Nx: jax.Array) -> jax.Ar
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def pointwise(
-    x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxN: jax.Array, pallas_kernels: bool = False
+    x_BxHxWxI: jax.Array, bases_NxIxO: jax.Array, coefficients_BxGxN: jax.Array, pallas_kernels: bool = False
 ) -> jax.Array:
     """Convolves each image with its own combination of the 1x1 bases.
 
     Args:
       x_BxHxWxI: activations, float32 or bfloat16.
       bases_NxIxO: basis kernels in the dtype of x.
-      coefficients_BxN: float32.
+      coefficients_BxGxN: float32.
       pallas_kernels: whether a TPU computes the kernels' gradient by `pallas_pointwise`, where that supports the layer.
 
     Returns:
       [B, H, W, O] in the dtype of x.
     """
-    return lax.platform_dependent(x_BxHxWxI, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs, default=_batched_matmul)
+    return lax.platform_dependent(
+        x_BxHxWxI, bases_NxIxO, coefficients_BxGxN, tpu=_mix_inputs_of_groups, default=_batched_matmul
+    )
 
 
-def _batched_matmul(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
-    kernels_BxIxO = combine(coefficients_BxN, bases_NxIxO)
+def _batched_matmul(x_BxHxWxI, bases_NxIxO, coefficients_BxGxN):
+    kernels_BxIxO = combine(coefficients_BxGxN, bases_NxIxO)
     return jnp.einsum("bhwi,bio->bhwo", x_BxHxWxI, kernels_BxIxO, preferred_element_type=jnp.float32).astype(
         x_BxHxWxI.dtype
     )
 
 
-def _batched_matmul_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
+def _batched_matmul_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxGxN):
     # The same `combine` as in the forward pass, so that the compiler computes the kernels once.
-    kernels_BxIxO = combine(coefficients_BxN, bases_NxIxO)
+    kernels_BxIxO = combine(coefficients_BxGxN, bases_NxIxO)
     return jnp.einsum("bhwo,bio->bhwi", dy_BxHxWxO, kernels_BxIxO, preferred_element_type=jnp.float32).astype(
         dy_BxHxWxO.dtype
     )
+
+
+def _mix_inputs_of_groups(x_BxHxWxI, bases_NxIxO, coefficients_BxGxN):
+    groups = by_group(coefficients_BxGxN, bases_NxIxO)
+    return jnp.concatenate([_mix_inputs(x_BxHxWxI, part, c) for c, part in groups], -1)
+
+
+def _mix_inputs_of_groups_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxGxN):
+    groups = by_group(coefficients_BxGxN, dy_BxHxWxO, bases_NxIxO)
+    return reduce(jnp.add, (_mix_inputs(dy, jnp.swapaxes(part, 1, 2), c) for c, dy, part in groups))
 
 
 def _mix_inputs(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
@@ -133,10 +175,6 @@ def _mix_inputs(x_BxHxWxI, bases_NxIxO, coefficients_BxN):
     )
 
 
-def _mix_inputs_transposed(dy_BxHxWxO, bases_NxIxO, coefficients_BxN):
-    return _mix_inputs(dy_BxHxWxO, jnp.swapaxes(bases_NxIxO, 1, 2), coefficients_BxN)
-
-
 def _kernel_gradient(x_BxHxWxI, dy_BxHxWxO):
     return jnp.einsum("bhwi,bhwo->bio", x_BxHxWxI, dy_BxHxWxO, preferred_element_type=jnp.float32)
 
@@ -147,25 +185,29 @@ def _kernel_gradient_of_pixels(x_BxHxWxI, dy_BxHxWxO):
     return jnp.einsum("bpi,bpo->bio", x_BxPxI, dy_BxPxO, preferred_element_type=jnp.float32)
 
 
-def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxN, pallas_kernels):
+def _pointwise_forward(x_BxHxWxI, bases_NxIxO, coefficients_BxGxN, pallas_kernels):
     if pallas_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
         # Without the barrier XLA computes x twice, once for the product and once for the kernel.
         x_BxHxWxI = lax.platform_dependent(x_BxHxWxI, tpu=lax.optimization_barrier, default=lambda x: x)
-    return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxN)
+    return pointwise(x_BxHxWxI, bases_NxIxO, coefficients_BxGxN), (x_BxHxWxI, bases_NxIxO, coefficients_BxGxN)
 
 
 def _pointwise_backward(pallas_kernels, residuals, dy_BxHxWxO):
-    x_BxHxWxI, bases_NxIxO, coefficients_BxN = residuals
+    x_BxHxWxI, bases_NxIxO, coefficients_BxGxN = residuals
     gradient_forms = {"default": _kernel_gradient, "cpu": _kernel_gradient_of_pixels}
     if pallas_kernels and not pallas_pointwise.reason_unsupported(x_BxHxWxI, bases_NxIxO.shape[-1]):
         dy_BxHxWxO = lax.platform_dependent(dy_BxHxWxO, tpu=lax.optimization_barrier, default=lambda x: x)
         gradient_forms["tpu"] = pallas_pointwise.kernel_gradient
     dx_BxHxWxI = lax.platform_dependent(
-        dy_BxHxWxO, bases_NxIxO, coefficients_BxN, tpu=_mix_inputs_transposed, default=_batched_matmul_transposed
+        dy_BxHxWxO,
+        bases_NxIxO,
+        coefficients_BxGxN,
+        tpu=_mix_inputs_of_groups_transposed,
+        default=_batched_matmul_transposed,
     )
     dkernels_BxIxO = lax.platform_dependent(x_BxHxWxI, dy_BxHxWxO, **gradient_forms)
-    dcoefficients_BxN, dbases_NxIxO = _combine_backward((coefficients_BxN, bases_NxIxO), dkernels_BxIxO)
-    return dx_BxHxWxI, dbases_NxIxO, dcoefficients_BxN
+    dcoefficients_BxGxN, dbases_NxIxO = _combine_backward((coefficients_BxGxN, bases_NxIxO), dkernels_BxIxO)
+    return dx_BxHxWxI, dbases_NxIxO, dcoefficients_BxGxN
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -196,14 +238,14 @@ def static_pointwise(x_BxHxWxI: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
 
 @partial(jax.checkpoint, static_argnums=(3, 4))  # else the backward pass keeps a copy of the image for each tap
 def dense(
-    x_BxHxWxI: jax.Array, bases_NxKxKxIxO: jax.Array, coefficients_BxN: jax.Array, stride: int, padding: str
+    x_BxHxWxI: jax.Array, bases_NxKxKxIxO: jax.Array, coefficients_BxGxN: jax.Array, stride: int, padding: str
 ) -> jax.Array:
     """Convolves each image with its own combination of the KxK bases, as a sum of K*K pointwise convolutions.
 
     Args:
       x_BxHxWxI: activations, float32 or bfloat16.
       bases_NxKxKxIxO: basis kernels in the dtype of x.
-      coefficients_BxN: float32.
+      coefficients_BxGxN: float32.
       stride: of both spatial axes.
       padding: see `taps.pads`.
 
@@ -214,7 +256,7 @@ def dense(
     output = [taps.pads(size, side, stride, padding)[2] for size in x_BxHxWxI.shape[1:3]]
     padded_BxHxWxI = taps.pad(x_BxHxWxI, side, stride, padding)
     products = (
-        pointwise(taps.window(padded_BxHxWxI, i, j, output, stride), bases_NxKxKxIxO[:, i, j], coefficients_BxN)
+        pointwise(taps.window(padded_BxHxWxI, i, j, output, stride), bases_NxKxKxIxO[:, i, j], coefficients_BxGxN)
         for i in range(side)
         for j in range(side)
     )
@@ -227,7 +269,7 @@ def dense(
 def depthwise(
     x_BxHxWxC: jax.Array | Normalized,
     bases_NxKxKxC: jax.Array,
-    coefficients_BxN: jax.Array,
+    coefficients_BxGxN: jax.Array,
     stride: int,
     padding: str = "same",
     pallas_kernels: bool = False,
@@ -237,7 +279,7 @@ def depthwise(
     Args:
       x_BxHxWxC: activations, float32 or bfloat16.
       bases_NxKxKxC: basis kernels in the dtype of x.
-      coefficients_BxN: float32.
+      coefficients_BxGxN: float32.
       stride: of both spatial axes.
       padding: see `taps.pads`.
       pallas_kernels: whether a TPU runs `pallas_depthwise` and an NVIDIA GPU `pallas_depthwise_gpu`, where these
@@ -246,7 +288,7 @@ def depthwise(
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C] in the dtype of x.
     """
-    kernels_BxKxKxC = combine(coefficients_BxN, bases_NxKxKxC)
+    kernels_BxKxKxC = combine(coefficients_BxGxN, bases_NxKxKxC)
     by_taps = partial(taps.depthwise, stride=stride, padding=padding)
     return _depthwise(x_BxHxWxC, kernels_BxKxKxC, {"default": by_taps}, stride, padding, pallas_kernels)
 

@@ -124,6 +124,9 @@ class ModelSettings:
     )
     num_bases: int = setting(4, "N, the basis kernels per synthesized layer.", at_least(1))
     granularity: str = setting("layer", "What gets its own coefficient vector.", one_of(GRANULARITIES))
+    channel_groups: int = setting(
+        1, "Groups of a layer's output channels, each with a coefficient vector of its own.", at_least(1)
+    )
     synthesize: tuple[str, ...] = setting(
         ("blocks",),
         "Layers to synthesize: 'blocks' for all convolutions of the blocks, or kinds of them ('expand', 'depthwise', "

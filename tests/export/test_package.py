@@ -74,8 +74,10 @@ def test_folding_leaves_no_norm_and_changes_no_answer(config, images):
         assert (leaf == 0).all() if path[-1].key == "mean" else (one == 1).all(), "the norm still does something"
 
 
-def test_a_frozen_specialist_is_the_one_of_its_coefficients(config, images):
-    network = make_network(config, granularity="block", synthesize=("blocks", "head_conv", "classifier"))
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_frozen_specialist_is_the_one_of_its_coefficients(config, images, groups):
+    synthesize = ("blocks", "head_conv", "classifier")
+    network = make_network(config, granularity="block", channel_groups=groups, synthesize=synthesize)
     shape = mean_coefficients(network, [images]).shape
     coefficients = np.random.default_rng(2).dirichlet(np.ones(shape[1]), shape[0]).astype(np.float32)
     model, variables = folding.freeze(network.model, network.variables, coefficients)
@@ -107,6 +109,20 @@ def test_a_network_of_another_routing_is_one_file(config, images):
     assert set(files) == {"specialist.tflite"}
     assert logits["tflite"].preview is None
     np.testing.assert_allclose(logits["tflite"].specialist, apply(network, images).logits_BxK, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("routing", ["preview", "condconv"])
+def test_groups_of_channels_travel_in_every_format(config, images, routing):
+    """For one image a phone's layers synthesize each group's channels; int8_weights in parts of its own."""
+    config.model.update(routing=routing, channel_groups=3, num_bases=2)
+    facts = NetworkFacts.of(validate(config).model, classes=list("0123456789"), side=8, channels=1, warm_start=0.0)
+    network = dataclasses.replace(make_network(config), facts=facts)
+    kinds = ("tflite", "int8_weights.tflite", "stablehlo", "safetensors")
+    _, logits = checks.convert_and_check(network, kinds, [images])
+    expected = apply(network, images).logits_BxK
+    for kind, found in logits.items():
+        tolerance = 0.05 if "int8" in kind else 1e-4
+        np.testing.assert_allclose(found.specialist, expected, atol=tolerance * np.abs(expected).max(), err_msg=kind)
 
 
 def test_both_stages_in_one_file_leave_the_previews_classifier_out(config, images):

@@ -36,17 +36,18 @@ def to_tflite(request):
     ("side", "stride", "depthwise", "rows"),
     [(1, 1, False, 1), (1, 2, False, 4), (3, 2, False, 1), (5, 2, True, 4)],
 )
-def test_a_layer_of_one_image_equals_a_loop(side, stride, depthwise, rows):
+@pytest.mark.parametrize("groups", [(0, 0, 0, 0, 0, 0), (0, 1, 1, 2, 3, 3)])
+def test_a_layer_of_one_image_equals_a_loop(side, stride, depthwise, rows, groups):
     rng = np.random.default_rng(0)
     layer = Convolution(6, side, stride, depthwise)
     x = rng.normal(size=(1, 7, 9, 6 if depthwise else 4)).astype(np.float32)
-    coefficients = rng.dirichlet(np.ones(3), 1).astype(np.float32)
+    coefficients = rng.dirichlet(np.ones(3), (1, max(groups) + 1)).astype(np.float32)
     variables = jax.jit(layer.init)(jax.random.key(0), x, coefficients)
     with nn.intercept_methods(phone_layers.interceptor(rows)):
         got = np.asarray(layer.apply(variables, jnp.asarray(x), jnp.asarray(coefficients)))
 
-    kernel = np.tensordot(coefficients[0], np.asarray(variables["params"]["bases"]), 1)
-    kernel = kernel.reshape(side, side, -1, 6)
+    bases = np.asarray(variables["params"]["bases"]).reshape(3, side, side, -1, 6)
+    kernel = np.stack([np.tensordot(coefficients[0, group], bases[..., o], 1) for o, group in enumerate(groups)], -1)
     before = [max((-(-n // stride) - 1) * stride + side - n, 0) // 2 for n in (7, 9)]
     padded = np.pad(x[0], ((before[0], side), (before[1], side), (0, 0)))
     for row, column in np.ndindex(got.shape[1:3]):

@@ -125,6 +125,26 @@ def test_granularity_shares_vectors(config, granularity, vectors):
     assert (same_block, same_model) == (granularity != "layer", granularity == "model")
 
 
+@pytest.mark.parametrize("granularity", ["layer", "block", "model"])
+def test_groups_of_channels_read_vectors_of_their_own(config, granularity):
+    """Equal vectors for all groups are one vector; another vector for one group changes that group's channels alone."""
+    model, variables = initialized(config, granularity=granularity)
+    grouped, of_grouped = initialized(config, granularity=granularity, channel_groups=3)
+    vectors = apply(model, variables, images()).coefficients_BxLxN.shape[1]
+    assert apply(grouped, of_grouped, images()).coefficients_BxLxN.shape == (4, 3 * vectors, 4)
+    assert of_grouped["params"]["coefficients"]["kernel"].shape == (16, 3 * vectors * 4)
+    coefficients = np.random.default_rng(0).dirichlet(np.ones(4), size=(4, vectors)).astype(np.float32)
+    expected = apply(model, variables, images(), method="second_stage", coefficients_BxLxN=coefficients)
+    repeated = np.repeat(coefficients, 3, axis=1)
+    got = apply(grouped, variables, images(), method="second_stage", coefficients_BxLxN=repeated)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    read = routing.coefficient_vectors(model.synthesized, granularity, 3)
+    assert sorted({number for numbers in read.values() for number in numbers}) == list(range(3 * vectors))
+    route = routing.route_of(jnp.arange(3 * vectors, dtype=jnp.float32)[None, :, None], read)
+    for layer, numbers in read.items():
+        np.testing.assert_array_equal(route(layer, images(), images()), np.reshape(numbers, (1, 3, 1)))
+
+
 def test_only_what_is_chosen_is_synthesized(config):
     model, variables = initialized(config, synthesize=("depthwise",), synthesize_from_block=1)
     assert model.synthesized == ("block01/depthwise",)

@@ -42,7 +42,8 @@ ROUTINGS = ("static", "preview", *routing.ROUTINGS)
 def all_kinds(config, monkeypatch):
     """A config of a network with every kind of layer, all of them synthesized."""
     monkeypatch.setitem(ARCHITECTURES, "all_kinds", ALL_KINDS)
-    config.model.update(num_bases=3, synthesize=("blocks", "head_conv", "head_dense", "classifier"), num_tasks=10)
+    synthesize = ("blocks", "head_conv", "head_dense", "classifier")
+    config.model.update(num_bases=3, channel_groups=2, synthesize=synthesize, num_tasks=10)
     config.model.specialist.update(backbone="all_kinds", dropout=0.0)
     config.data.task = "label"  # the answer itself, but the only integer that the digits have
     config.optimizer.update(name="sgd", learning_rate=0.5)
@@ -123,7 +124,7 @@ def test_condconv_is_a_sigmoid_of_the_blocks_average_input():
         dense = params[layer.split("/")[0]]
         pooled = block_inputs.reshape(2, -1, block_inputs.shape[-1]).mean(1)
         expected = 1 / (1 + np.exp(-(pooled @ dense["kernel"] + dense["bias"])))
-        np.testing.assert_allclose(got[layer], expected, rtol=1e-5)
+        np.testing.assert_allclose(got[layer], expected[:, None], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("warm_start", "temperature"), [(1.0, 30.0), (0.5, 15.5), (0.0, 1.0)])
@@ -136,14 +137,34 @@ def test_dynamic_is_a_softmax_of_each_layers_average_input(warm_start, temperatu
         assert squeeze["bias"].shape == (max(1, x.shape[-1] // 4),)
         hidden = np.maximum(x.mean((1, 2)) @ squeeze["kernel"] + squeeze["bias"], 0)
         expected = softmax((hidden @ scores["kernel"] + scores["bias"]) / temperature)
-        np.testing.assert_allclose(got[layer], expected, rtol=1e-5)
+        np.testing.assert_allclose(got[layer], expected[:, None], rtol=1e-5)
 
 
 def test_task_reads_the_vector_of_each_images_task():
     layers = {"block00/expand": (inputs(3, 4, 4, 8),) * 2}
     route = routing.Task(4, tuple(layers), temperature=2.0, num_tasks=5)
     got, params = coefficients(route, layers, task_B=jnp.array([3, 0, 3]))
-    np.testing.assert_allclose(got["block00/expand"], softmax(params["block00_expand"][[3, 0, 3]] / 2), rtol=1e-5)
+    expected = softmax(params["block00_expand"][[3, 0, 3]] / 2)
+    np.testing.assert_allclose(got["block00/expand"], expected[:, None], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", routing.ROUTINGS)
+def test_groups_of_channels_have_coefficients_of_their_own(name):
+    """As if each group were a network with that group's scores."""
+    layers = {"block00/expand": (inputs(3, 4, 4, 8), inputs(3, 5, 5, 6))}
+    task_B = jnp.array([3, 0, 3])
+    grouped = routing.ROUTINGS[name](2, tuple(layers), temperature=2.0, num_tasks=5, channel_groups=3)
+    got, params = coefficients(grouped, layers, task_B=task_B)
+    assert got["block00/expand"].shape == (3, 3, 2)
+    alone = grouped.clone(channel_groups=1)
+    for group in range(3):
+        # The scores' arrays end in groups x bases; a squeeze before them is every group's.
+        of_group = jax.tree_util.tree_map_with_path(
+            lambda path, leaf, group=group: leaf if "squeeze" in str(path) else leaf[..., 2 * group : 2 * group + 2],
+            params,
+        )
+        ask = nn.apply(lambda route: route("block00/expand", *layers["block00/expand"], task_B=task_B), alone)
+        np.testing.assert_allclose(got["block00/expand"][:, group], ask({"params": of_group})[:, 0], rtol=1e-5)
 
 
 def test_uniform_is_the_plain_network_of_the_mean_kernels(all_kinds):
@@ -163,6 +184,14 @@ def test_uniform_is_the_plain_network_of_the_mean_kernels(all_kinds):
 
     got, expected = logits(model, variables), logits(static, unflatten_dict(means, sep="/"))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_are_named_by_the_first_layer_that_reads_them(all_kinds):
+    all_kinds.model.granularity = "block"
+    names = make_experiment(all_kinds, jax.devices()[:1]).vector_names()
+    assert names[:3] == ["block00/depthwise 1/2", "block00/depthwise 2/2", "block01/conv1 1/2"]
+    all_kinds.model.channel_groups = 1
+    assert make_experiment(all_kinds, jax.devices()[:1]).vector_names() == [name[:-4] for name in names[::2]]
 
 
 def test_a_part_to_train_that_is_not_there_is_named(all_kinds):
@@ -208,9 +237,12 @@ def test_a_task_that_the_data_does_not_have_is_named(all_kinds, task, sentence):
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v3_micro", "resnet18", "all_kinds"])
 @pytest.mark.parametrize("name", ROUTINGS)
-def test_parameters_are_those_of_the_module(all_kinds, backbone, name):
+@pytest.mark.parametrize("groups", [1, 3])
+def test_parameters_are_those_of_the_module(all_kinds, backbone, name, groups):
     """Counted from the tables, against the arrays that Flax makes."""
-    all_kinds.model.update(routing=name, synthesize=("blocks", "classifier"), synthesize_from_block=2)
+    all_kinds.model.update(
+        routing=name, channel_groups=groups, synthesize=("blocks", "classifier"), synthesize_from_block=2
+    )
     all_kinds.model.specialist.update(backbone=backbone, width=0.5)
     model = make_model(all_kinds.model, num_classes=10)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 24, 24, 1)), train=False))

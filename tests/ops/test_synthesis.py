@@ -2,12 +2,14 @@
 
 import itertools
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from basisnet_jax.errors import UserError
 from basisnet_jax.host.mesh import batch_sharding, make_mesh, replicated
 from basisnet_jax.ops import synthesis, taps
 
@@ -98,7 +100,7 @@ def test_pointwise_equals_a_loop(dtype):
     # The forms that were not chosen here, TPU's among them.
     for forward, transposed in (
         (synthesis._batched_matmul, synthesis._batched_matmul_transposed),
-        (synthesis._mix_inputs, synthesis._mix_inputs_transposed),
+        (synthesis._mix_inputs_of_groups, synthesis._mix_inputs_of_groups_transposed),
     ):
         got = forward(*inputs), transposed(jnp.asarray(dy, dtype), *inputs[1:])
         assert_close(got, expected[:2], dtype)
@@ -221,6 +223,37 @@ def test_static_pointwise_equals_a_loop_when_sharded_too(dtype, devices):
     got = value_and_gradients(synthesis.static_pointwise, inputs, jax.device_put(jnp.asarray(dy, dtype), sharded))
     assert got[0].dtype == dtype
     assert_close(got, (y, dx, dbases[0]), dtype)
+
+
+def by_channel(form, x, bases, coefficients, groups, depthwise):
+    """Computes a layer whose output channels have coefficients of their own, one channel after the other."""
+    channels = [
+        form(x[..., o : o + 1] if depthwise else x, bases[..., o : o + 1], coefficients[:, group])
+        for o, group in enumerate(groups)
+    ]
+    return jnp.concatenate(channels, -1)
+
+
+@pytest.mark.parametrize("layer", ["pointwise", "pointwise_on_tpu", "dense", "depthwise"])
+def test_groups_of_channels_have_coefficients_of_their_own(layer, monkeypatch):
+    """Seven channels in three groups: two, two and three."""
+    if layer == "pointwise_on_tpu":
+        monkeypatch.setattr(
+            synthesis.lax, "platform_dependent", lambda *args, **forms: forms.get("tpu", forms["default"])(*args)
+        )
+    form, shape = {
+        "dense": (lambda *args: synthesis.dense(*args, 2, "same"), (3, 3, 6, 7)),
+        "depthwise": (lambda *args: synthesis.depthwise(*args, 2), (3, 3, 7)),
+    }.get(layer, (synthesis.pointwise, (6, 7)))
+    rng, depthwise = np.random.default_rng(0), layer == "depthwise"
+    sizes = (8, 6, 6, 7 if depthwise else 6), (4, *shape), (8, 3, 4)
+    x, bases, coefficients = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in sizes)
+    loop = partial(by_channel, form, groups=(0, 0, 1, 1, 2, 2, 2), depthwise=depthwise)
+    dy = jnp.asarray(rng.normal(size=jax.eval_shape(form, x, bases, coefficients).shape), jnp.float32)
+    expected = value_and_gradients(loop, (x, bases, coefficients), dy)
+    assert_close(value_and_gradients(form, (x, bases, coefficients), dy), expected, jnp.float32)
+    with pytest.raises(UserError, match="channel_groups = 8: a layer to synthesize has 7 output channels"):
+        form(x, bases, jnp.ones((8, 8, 4)))
 
 
 @pytest.mark.parametrize("shape", [(16, 3), (3, 8), (5, 5, 4), (8,)])
