@@ -86,6 +86,10 @@ ROWS = {
     **widths(
         "basisnet_n8_block", "BasisNet, N = 8, a vector a block", "glyphs", (0.5,), num_bases=8, granularity="block"
     ),
+    # Four vectors a layer, each for a quarter of its output channels.
+    **widths(
+        "basisnet_n8_groups4", "BasisNet, N = 8, four vectors a layer", "glyphs", (0.5,), num_bases=8, channel_groups=4
+    ),
     **widths(
         "basisnet_n8_shared_depthwise",
         "BasisNet, N = 8, shared depthwise kernels",
