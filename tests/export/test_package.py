@@ -117,11 +117,11 @@ def test_groups_of_channels_travel_in_every_format(config, images, routing):
     config.model.update(routing=routing, channel_groups=3, num_bases=2)
     facts = NetworkFacts.of(validate(config).model, classes=list("0123456789"), side=8, channels=1, warm_start=0.0)
     network = dataclasses.replace(make_network(config), facts=facts)
-    kinds = ("tflite", "int8_weights.tflite", "stablehlo", "safetensors")
+    kinds = ("tflite", "float16.tflite", "int8_weights.tflite", "int8.tflite", "stablehlo", "safetensors")
     _, logits = checks.convert_and_check(network, kinds, [images])
     expected = apply(network, images).logits_BxK
     for kind, found in logits.items():
-        tolerance = 0.05 if "int8" in kind else 1e-4
+        tolerance = 0.05 if "int8" in kind or "float16" in kind else 1e-4
         np.testing.assert_allclose(found.specialist, expected, atol=tolerance * np.abs(expected).max(), err_msg=kind)
 
 

@@ -127,7 +127,7 @@ def test_granularity_shares_vectors(config, granularity, vectors):
 
 @pytest.mark.parametrize("granularity", ["layer", "block", "model"])
 def test_groups_of_channels_read_vectors_of_their_own(config, granularity):
-    """Equal vectors for all groups are one vector; another vector for one group changes that group's channels alone."""
+    """Equal vectors for all groups are one vector, and each layer is given the vectors that it reads, in order."""
     model, variables = initialized(config, granularity=granularity)
     grouped, of_grouped = initialized(config, granularity=granularity, channel_groups=3)
     vectors = apply(model, variables, images()).coefficients_BxLxN.shape[1]
