@@ -179,9 +179,14 @@ class Architecture:
     conventions: Conventions = Conventions()
 
     @property
+    def pooled(self) -> int:
+        """Length of the last feature map's average."""
+        return self.head_conv or self.blocks[-1].out
+
+    @property
     def features(self) -> int:
         """Length of the vector that the classifier sees."""
-        return self.head_dense or self.head_conv or self.blocks[-1].out
+        return self.head_dense or self.pooled
 
     def named_blocks(self) -> Iterator[tuple[str, int, BlockKind]]:
         """Yields (name, input channels, block) in order."""

@@ -37,6 +37,8 @@ class BasisNet(nn.Module):
       preview: the first stage; None for a network without one.
       routing: source of the coefficients without a preview; None: no layer is synthesized, the static network.
       preview_resolution: side in pixels of the image that the preview sees.
+      coefficients_from: the preview's vector that gives the coefficients: 'classifier', which its classifier sees, or
+        'pool', the average of its last feature map.
       num_bases: N.
       synthesized: names of the specialist's layers whose kernels are combined from N bases.
       granularity: 'layer', 'block' or 'model': which layers share one coefficient vector.
@@ -49,6 +51,7 @@ class BasisNet(nn.Module):
     preview: Backbone | None = None
     routing: routing_lib.Routing | None = None
     preview_resolution: int = 0
+    coefficients_from: str = "classifier"
     num_bases: int = 1
     synthesized: tuple[str, ...] = ()
     granularity: str = "layer"
@@ -76,7 +79,7 @@ class BasisNet(nn.Module):
             route: routing_lib.Route = routing_lib.static_route
             if self.routing is not None:
                 route = functools.partial(self.routing, warm_start=warm_start, task_B=task_B)
-            return Outputs(self.specialist(images_BxHxWxC, route, train)[1])
+            return Outputs(self.specialist(images_BxHxWxC, route, train).logits_BxK)
         preview_logits_BxK, coefficients_BxLxN = self.first_stage(images_BxHxWxC, train=train, warm_start=warm_start)
         logits_BxK = self.second_stage(images_BxHxWxC, coefficients_BxLxN, train=train)
         return Outputs(logits_BxK, preview_logits_BxK, coefficients_BxLxN)
@@ -88,14 +91,15 @@ class BasisNet(nn.Module):
         """Runs the preview: images of any resolution -> (logits_BxK, coefficients_BxLxN), both float32."""
         assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = self.small_image(images_BxHxWxC)
-        features_BxD, preview_logits_BxK = self.preview(small_BxhxwxC, routing_lib.static_route, train)
+        preview = self.preview(small_BxhxwxC, routing_lib.static_route, train)
+        seen_BxD = preview.pool_BxP if self.coefficients_from == "pool" else preview.features_BxD
         shape = (routing_lib.number_of_vectors(self.vectors()), self.num_bases)
-        scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(features_BxD)
+        scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(seen_BxD)
         scores_BxLxN = scores_BxLN.reshape(-1, *shape)
         temperature: jax.Array | float = self.temperature
         if self.start_temperature is not None:
             temperature, warm_start = synthesis.annealed(temperature, self.start_temperature, warm_start), 0.0
-        return preview_logits_BxK, synthesis.combination_coefficients(scores_BxLxN, temperature, warm_start)
+        return preview.logits_BxK, synthesis.combination_coefficients(scores_BxLxN, temperature, warm_start)
 
     def small_image(self, images_BxHxWxC: jax.Array) -> jax.Array:
         """Returns the small image that the preview sees; a method, so that an export can override it."""
@@ -104,7 +108,7 @@ class BasisNet(nn.Module):
     def second_stage(self, images_BxHxWxC: jax.Array, coefficients_BxLxN: jax.Array, *, train: bool) -> jax.Array:
         """Runs the specialist with kernels combined from the bases by the coefficients -> logits_BxK, float32."""
         route = routing_lib.route_of(coefficients_BxLxN, self.vectors())
-        return self.specialist(images_BxHxWxC, route, train)[1]
+        return self.specialist(images_BxHxWxC, route, train).logits_BxK
 
     @nn.nowrap
     def vectors(self) -> dict[str, tuple[int, ...]]:

@@ -41,6 +41,7 @@ class Cost:
     """The cost of one image, layer by layer; the first part of a layer's name is its stage."""
 
     layers: tuple[Layer, ...]
+    only_exits: tuple[str, ...] = ()  # names of the preview's layers that its prediction alone needs
 
     def _madds_of(self, stage: str) -> int:
         return sum(layer.madds for layer in self.layers if layer.name.startswith(f"{stage}/"))
@@ -76,8 +77,8 @@ class Cost:
         return {**stages, "total": self.total}
 
     def without_exits(self) -> "Cost":
-        """Returns the cost without early exits: the preview counts as a routing, without its classifier."""
-        layers = (layer for layer in self.layers if layer.name != "preview/classifier")
+        """Returns the cost without early exits: the preview counts as a routing, without `only_exits`."""
+        layers = (layer for layer in self.layers if layer.name not in self.only_exits)
         named = (dataclasses.replace(x, name=x.name.replace("preview/", "synthesis/routing/")) for x in layers)
         return Cost(tuple(named))
 
@@ -151,17 +152,20 @@ def basisnet_cost(
     *,
     num_bases: int,
     synthesized: tuple[str, ...],
+    coefficients_from: str = "classifier",
     granularity: str,
     channel_groups: int = 1,
     channels: int = 3,
 ) -> Cost:
     """Counts both stages and the synthesis between them; arguments as in `basisnet.BasisNet`."""
     outputs = num_bases * number_of_vectors(coefficient_vectors(synthesized, granularity, channel_groups))
-    kernel = preview.features * outputs
+    from_pool = coefficients_from == "pool"
+    kernel = (preview.pooled if from_pool else preview.features) * outputs
     head = Layer("coefficients", kernel, kernel, outputs)
     first = [*backbone_layers(preview, preview_resolution, num_classes, channels), head]
     second = backbone_layers(specialist, resolution, num_classes, channels)
-    return Cost((*_of_stage("preview", first), *_synthesized(second, num_bases, synthesized)))
+    only_exits = ("preview/head_dense", "preview/classifier") if from_pool else ("preview/classifier",)
+    return Cost((*_of_stage("preview", first), *_synthesized(second, num_bases, synthesized)), only_exits)
 
 
 def routed_cost(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import struct
 from jax import lax
 from jax.typing import DTypeLike
 
@@ -197,8 +198,20 @@ class Residual(nn.Module):
         return ACTIVATIONS[block.last_act](y) if block.last_act else y
 
 
+@struct.dataclass
+class BackboneOutputs:
+    """The outputs of a backbone: its last feature map's average, the vector that its classifier sees, and its logits.
+
+    The two vectors are in the backbone's dtype, and the same where the architecture has no dense layer in its head.
+    """
+
+    pool_BxP: jax.Array
+    features_BxD: jax.Array
+    logits_BxK: jax.Array  # float32
+
+
 class Backbone(nn.Module):
-    """A backbone: images -> (the vector that the classifier sees, logits)."""
+    """A backbone: images -> logits, and the vectors that they come from."""
 
     architecture: Architecture
     num_classes: int
@@ -207,8 +220,8 @@ class Backbone(nn.Module):
     pallas_kernels: bool = False
 
     @nn.compact
-    def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps images in [-1, 1] -> (features_BxD in `dtype`, logits_BxK in float32)."""
+    def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> BackboneOutputs:
+        """Maps images in [-1, 1] -> logits and vectors."""
         table, how, dtype = self.architecture, self.architecture.conventions, self.dtype
         stem = Convolution(
             table.stem, table.stem_side, table.stem_stride, padding=how.padding, dtype=dtype, name="stem"
@@ -224,13 +237,13 @@ class Backbone(nn.Module):
             head_conv = Convolution(table.head_conv, dtype=dtype, name="head_conv")
             x = head_conv(x, route("head_conv", x, x))
             x = value_of(Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train))
-        x_BxD = global_average(x).astype(dtype)
+        pool_BxP = x_BxD = global_average(x).astype(dtype)
         if table.head_dense:
             head_dense = Dense(table.head_dense, dtype=dtype, name="head_dense")
             x_BxD = ACTIVATIONS[table.head_act](head_dense(x_BxD, route("head_dense", x_BxD, x_BxD)))
         kept_BxD = nn.Dropout(self.dropout, deterministic=not train)(x_BxD)
         classifier = Dense(self.num_classes, name="classifier")
-        return x_BxD, classifier(kept_BxD, route("classifier", x_BxD, x_BxD))
+        return BackboneOutputs(pool_BxP, x_BxD, classifier(kept_BxD, route("classifier", x_BxD, x_BxD)))
 
 
 def _normalized(images_BxHxWxC: jax.Array, conventions: Conventions) -> jax.Array:

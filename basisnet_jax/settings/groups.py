@@ -123,6 +123,12 @@ class ModelSettings:
         one_of(("preview", "static", *ROUTINGS)),
     )
     num_bases: int = setting(4, "N, the basis kernels per synthesized layer.", at_least(1))
+    coefficients_from: str = setting(
+        "classifier",
+        "The preview's vector that its coefficients come from: 'classifier': the one that its classifier sees; 'pool': "
+        "the average of its last feature map, before the dense layer of its head.",
+        one_of(("classifier", "pool")),
+    )
     granularity: str = setting("layer", "What gets its own coefficient vector.", one_of(GRANULARITIES))
     channel_groups: int = setting(
         1, "Groups of a layer's output channels, each with a coefficient vector of its own.", at_least(1)

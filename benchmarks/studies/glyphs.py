@@ -86,9 +86,26 @@ ROWS = {
     **widths(
         "basisnet_n8_block", "BasisNet, N = 8, a vector a block", "glyphs", (0.5,), num_bases=8, granularity="block"
     ),
-    # Four vectors a layer, each for a quarter of its output channels.
+    # Four vectors a layer, each for a quarter of its output channels; coefficients from the pool, not the dense layer.
     **widths(
         "basisnet_n8_groups4", "BasisNet, N = 8, four vectors a layer", "glyphs", (0.5,), num_bases=8, channel_groups=4
+    ),
+    **widths(
+        "basisnet_n8_pool",
+        "BasisNet, N = 8, coefficients from the pool",
+        "glyphs",
+        (0.5,),
+        num_bases=8,
+        coefficients_from="pool",
+    ),
+    **widths(
+        "basisnet_n8_groups4_pool",
+        "BasisNet, N = 8, four vectors a layer from the pool",
+        "glyphs",
+        (0.5,),
+        num_bases=8,
+        channel_groups=4,
+        coefficients_from="pool",
     ),
     **widths(
         "basisnet_n8_shared_depthwise",

@@ -113,8 +113,11 @@ def test_a_network_of_another_routing_is_one_file(config, images):
 
 @pytest.mark.parametrize("routing", ["preview", "condconv"])
 def test_groups_of_channels_travel_in_every_format(config, images, routing):
-    """For one image a phone's layers synthesize each group's channels; int8_weights in parts of its own."""
-    config.model.update(routing=routing, channel_groups=3, num_bases=2)
+    """For one image a phone's layers synthesize each group's channels; int8_weights in parts of its own.
+
+    The preview's coefficients come from its pool.
+    """
+    config.model.update(routing=routing, channel_groups=3, num_bases=2, coefficients_from="pool")
     facts = NetworkFacts.of(validate(config).model, classes=list("0123456789"), side=8, channels=1, warm_start=0.0)
     network = dataclasses.replace(make_network(config), facts=facts)
     kinds = ("tflite", "float16.tflite", "int8_weights.tflite", "int8.tflite", "stablehlo", "safetensors")
@@ -125,7 +128,9 @@ def test_groups_of_channels_travel_in_every_format(config, images, routing):
         np.testing.assert_allclose(found.specialist, expected, atol=tolerance * np.abs(expected).max(), err_msg=kind)
 
 
-def test_both_stages_in_one_file_leave_the_previews_classifier_out(config, images):
+@pytest.mark.parametrize("place", ["classifier", "pool"])
+def test_both_stages_in_one_file_leave_out_what_only_the_previews_prediction_needs(config, images, place):
+    config.model.coefficients_from = place
     network = dataclasses.replace(make_network(config), batch=2)
     two, _ = checks.convert_and_check(network, ("tflite",), [images])
     one, logits = checks.convert_and_check(
@@ -135,12 +140,16 @@ def test_both_stages_in_one_file_leave_the_previews_classifier_out(config, image
     for found in logits.values():
         assert found.preview is None
         np.testing.assert_allclose(found.specialist, apply(network, images).logits_BxK, rtol=1e-4, atol=1e-5)
-    of_preview, of_specialist = (
-        network.variables["params"][stage]["classifier"]["kernel"].T.tobytes() for stage in ("preview", "specialist")
-    )
-    assert of_preview in two["preview.tflite"]
-    assert of_preview not in one["specialist.tflite"]
-    assert of_specialist in one["specialist.tflite"]
+    params = network.variables["params"]
+
+    def has(file, stage, layer):
+        return params[stage][layer]["bias"].tobytes() in file
+
+    assert has(two["preview.tflite"], "preview", "classifier")
+    assert has(two["preview.tflite"], "preview", "head_dense")
+    assert not has(one["specialist.tflite"], "preview", "classifier")
+    assert has(one["specialist.tflite"], "preview", "head_dense") == (place == "classifier")
+    assert has(one["specialist.tflite"], "specialist", "classifier")
 
 
 def test_an_export_without_early_exits_says_what_it_costs(trained, trained_config, images, tmp_path):

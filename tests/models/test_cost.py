@@ -97,6 +97,20 @@ def test_basisnet_on_mobilenet_v3_large(width, granularity, total, parameters):
     assert (routing.preview, routing.specialist) == (0, got.specialist)
 
 
+def test_coefficients_from_the_pool_leave_the_dense_layer_to_the_previews_prediction():
+    """MobileNetV3-Large has a vector of 1,280 before its classifier, computed from a pool of 960."""
+    large = MOBILENET_V3_LARGE
+    common = {"num_bases": 16, "synthesized": large.block_layers(), "granularity": "layer"}
+    one, other = (
+        cost.basisnet_cost(large, 128, large, 224, 1000, coefficients_from=place, **common)
+        for place in ("classifier", "pool")
+    )
+    vectors = len(large.block_layers())
+    assert one.preview - other.preview == (1280 - 960) * vectors * 16
+    assert other.total - other.without_exits().total == 960 * 1280 + 1280 * 1000
+    assert other.parameters - other.without_exits().parameters == (960 + 1) * 1280 + (1280 + 1) * 1000
+
+
 @pytest.mark.parametrize("routing", ["static", "preview"])
 @pytest.mark.parametrize("granularity", ["layer", "block", "model"])
 @pytest.mark.parametrize("kinds", [("expand", "depthwise", "project"), ("depthwise",)])
@@ -104,6 +118,7 @@ def test_parameters_are_those_of_the_module(routing, granularity, kinds):
     """Counted from the tables, against the arrays that Flax makes."""
     config = digits.get_config().model
     config.update(routing=routing, granularity=granularity, synthesize=kinds, synthesize_from_block=2, num_bases=3)
+    config.coefficients_from = "pool" if granularity == "block" else "classifier"
     model = make_model(config, num_classes=10)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 24, 24, 1)), train=False))
     made = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
@@ -119,6 +134,7 @@ def test_parameters_are_those_of_the_module(routing, granularity, kinds):
             10,
             num_bases=3,
             synthesized=model.synthesized,
+            coefficients_from=config.coefficients_from,
             granularity=granularity,
             channels=1,
         )

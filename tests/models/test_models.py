@@ -13,6 +13,7 @@ from basisnet_jax.experiment.model import make_model
 from basisnet_jax.models import routing
 from basisnet_jax.models.architectures import Block, Conventions
 from basisnet_jax.models.layers import Convolution, Norm, Residual, SqueezeExcite
+from basisnet_jax.ops.synthesis import value_of
 from tests.configs.plain_block import PlainBlock
 
 
@@ -123,6 +124,36 @@ def test_granularity_shares_vectors(config, granularity, vectors):
     same_block = shared["block00/expand"] == shared["block00/project"]
     same_model = shared["block00/expand"] == shared["block01/expand"]
     assert (same_block, same_model) == (granularity != "layer", granularity == "model")
+
+
+def test_coefficients_come_from_the_pool_or_from_the_vector_that_the_classifier_sees(config):
+    """Against a softmax in NumPy of what the head's layers gave."""
+
+    def captured(model, variables, layer):
+        chosen = lambda module, _: module.path == ("preview", layer)  # noqa: E731
+        method = {"method": "first_stage", "train": False, "capture_intermediates": chosen}
+        (logits, coefficients), state = model.apply(variables, images(), **method)
+        return logits, coefficients, state["intermediates"]["preview"][layer]["__call__"][0]
+
+    def softmax(seen, head):
+        scores = (np.asarray(seen) @ head["kernel"] + head["bias"]).reshape(4, -1, config.model.num_bases) / 4.0
+        return np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+
+    model, variables = initialized(config)
+    from_pool, of_pool = initialized(config, coefficients_from="pool")
+    for params in (variables["params"], of_pool["params"]):
+        params["coefficients"]["kernel"] *= 1000.0  # the first coefficients are all but uniform
+    _, got, dense = captured(model, variables, "head_dense")
+    np.testing.assert_allclose(got, softmax(nn.hard_swish(dense), variables["params"]["coefficients"]), rtol=1e-4)
+    logits, got, last_map = captured(from_pool, of_pool, "head_norm")
+    pool = np.asarray(value_of(last_map)).mean((1, 2))
+    np.testing.assert_allclose(got, softmax(pool, of_pool["params"]["coefficients"]), rtol=1e-4)
+    assert got.std(axis=0).max() > 0.01, "the images have the same coefficients"
+    unused = jax.tree.map(jnp.zeros_like, of_pool["params"]["preview"]["head_dense"])
+    of_pool["params"]["preview"]["head_dense"] = unused
+    without, same, _ = captured(from_pool, of_pool, "head_norm")
+    np.testing.assert_array_equal(same, got)
+    assert np.abs(without - logits).max() > 0
 
 
 @pytest.mark.parametrize("granularity", ["layer", "block", "model"])
