@@ -75,8 +75,8 @@ def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, 
     def train(variables, images, coefficients, labels):
         def loss(params, coefficients):
             everything = {**variables, "params": params}
-            (_, logits), updated = apply(everything, images, coefficients, train=True, mutable=["batch_stats"])
-            return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)), updated
+            outputs, updated = apply(everything, images, coefficients, train=True, mutable=["batch_stats"])
+            return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs.logits_BxK), labels[:, None], 1)), updated
 
         gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
         (dparams, dcoefficients), updated = gradient(variables["params"], coefficients)
@@ -84,7 +84,7 @@ def make_step(row: str, blocks: list[int], batch: int, mesh) -> tuple[Callable, 
         return {"params": params, **updated}, dcoefficients
 
     def infer(variables, images, coefficients):
-        return apply(variables, images, coefficients, train=False)[1]
+        return apply(variables, images, coefficients, train=False).logits_BxK
 
     def shapes(batch):
         images = jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)

@@ -205,7 +205,7 @@ class BackboneOutputs:
     The two vectors are in the backbone's dtype, and the same where the architecture has no dense layer in its head.
     """
 
-    pool_BxP: jax.Array
+    pooled_BxP: jax.Array
     features_BxD: jax.Array
     logits_BxK: jax.Array  # float32
 
@@ -237,13 +237,13 @@ class Backbone(nn.Module):
             head_conv = Convolution(table.head_conv, dtype=dtype, name="head_conv")
             x = head_conv(x, route("head_conv", x, x))
             x = value_of(Norm(table.head_act, how.epsilon, dtype=dtype, name="head_norm")(x, train))
-        pool_BxP = x_BxD = global_average(x).astype(dtype)
+        pooled_BxP = x_BxD = global_average(x).astype(dtype)
         if table.head_dense:
             head_dense = Dense(table.head_dense, dtype=dtype, name="head_dense")
             x_BxD = ACTIVATIONS[table.head_act](head_dense(x_BxD, route("head_dense", x_BxD, x_BxD)))
         kept_BxD = nn.Dropout(self.dropout, deterministic=not train)(x_BxD)
         classifier = Dense(self.num_classes, name="classifier")
-        return BackboneOutputs(pool_BxP, x_BxD, classifier(kept_BxD, route("classifier", x_BxD, x_BxD)))
+        return BackboneOutputs(pooled_BxP, x_BxD, classifier(kept_BxD, route("classifier", x_BxD, x_BxD)))
 
 
 def _normalized(images_BxHxWxC: jax.Array, conventions: Conventions) -> jax.Array:

@@ -264,7 +264,7 @@ def test_a_backbone_normalizes_its_images(config):
     weights = {name: tree["specialist"] for name, tree in variables.items()}
 
     def logits(backbone, x):
-        return jax.jit(lambda v, x: backbone.apply(v, x, routing.static_route, train=False)[1])(weights, x)
+        return jax.jit(lambda v, x: backbone.apply(v, x, routing.static_route, train=False).logits_BxK)(weights, x)
 
     got, expected = logits(backbone.clone(architecture=table), images()), logits(backbone, (images() - 0.2) / 0.5)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

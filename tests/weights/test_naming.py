@@ -42,7 +42,9 @@ def our_logits(publisher, name):
 
 def logits_of(table, variables, images):
     backbone = Backbone(table, variables["params"]["classifier"]["bias"].size)
-    return np.asarray(jax.jit(lambda v, x: backbone.apply(v, x, static_route, train=False)[1])(variables, images))
+    return np.asarray(
+        jax.jit(lambda v, x: backbone.apply(v, x, static_route, train=False).logits_BxK)(variables, images)
+    )
 
 
 @pytest.mark.parametrize("network", GOLDEN)

@@ -270,7 +270,7 @@ def static_source(config, seed, num_classes=10):
 
 def test_uniform_coefficients_give_the_static_network(config):
     static, source = static_source(config, seed=3)
-    expected_BxK = jax.jit(lambda v: static.specialist.apply(v, images(), static_route, train=False)[1])(source)
+    expected_BxK = jax.jit(lambda v: static.specialist.apply(v, images(), static_route, train=False).logits_BxK)(source)
     model, variables = drawn(config, seed=0, routing="preview", num_bases=3)
     same, noisy = (
         start.start_stage(variables, "specialist", [source], noise=noise, key=jax.random.key(0)) for noise in (0.0, 0.5)
@@ -357,7 +357,7 @@ def test_photographs_are_recognized(name):
     published = pretrained.load_published(name)
     side, backbone = published.resolution, Backbone(published.architecture, 1000)
     pixels = np.stack([cropped(photograph(x), side) for x in CLASSES])
-    run = jax.jit(lambda v, x: jax.nn.softmax(backbone.apply(v, x, static_route, train=False)[1]))
+    run = jax.jit(lambda v, x: jax.nn.softmax(backbone.apply(v, x, static_route, train=False).logits_BxK))
     probabilities_BxK = np.asarray(run(published.variables, pixels / np.float32(127.5) - 1))
     for image, probabilities_K in zip(CLASSES, probabilities_BxK, strict=True):
         top = np.argsort(-probabilities_K)[:3]
