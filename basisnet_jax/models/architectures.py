@@ -49,7 +49,7 @@ class BlockKind(Protocol):
 
     @property
     def adds_input(self) -> bool:
-        """Whether the input is added to the output where both have the same shape and there is no 'shortcut'."""
+        """Tells whether the input is added to the output where both have the same shape and there is no 'shortcut'."""
 
     def convolutions(self, inputs: int) -> tuple[Conv, ...]:
         """Lists the convolutions of the block in the order in which they run, given its number of input channels."""

@@ -92,7 +92,7 @@ class BasisNet(nn.Module):
         assert self.preview is not None, "a static network has one stage"
         small_BxhxwxC = self.small_image(images_BxHxWxC)
         preview = self.preview(small_BxhxwxC, routing_lib.static_route, train)
-        seen_BxD = preview.pooled_BxP if self.coefficients_from == "pool" else preview.features_BxD
+        seen_BxD = {"classifier": preview.features_BxD, "pool": preview.pooled_BxP}[self.coefficients_from]
         shape = (routing_lib.number_of_vectors(self.vectors()), self.num_bases)
         scores_BxLN = nn.Dense(shape[0] * shape[1], name="coefficients")(seen_BxD)
         scores_BxLxN = scores_BxLN.reshape(-1, *shape)

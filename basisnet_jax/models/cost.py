@@ -159,13 +159,14 @@ def basisnet_cost(
 ) -> Cost:
     """Counts both stages and the synthesis between them; arguments as in `basisnet.BasisNet`."""
     outputs = num_bases * number_of_vectors(coefficient_vectors(synthesized, granularity, channel_groups))
-    from_pool = coefficients_from == "pool"
-    kernel = (preview.pooled if from_pool else preview.features) * outputs
+    kernel = {"classifier": preview.features, "pool": preview.pooled}[coefficients_from] * outputs
     head = Layer("coefficients", kernel, kernel, outputs)
     first = [*backbone_layers(preview, preview_resolution, num_classes, channels), head]
     second = backbone_layers(specialist, resolution, num_classes, channels)
-    only_exits = ("preview/head_dense", "preview/classifier") if from_pool else ("preview/classifier",)
-    return Cost((*_of_stage("preview", first), *_synthesized(second, num_bases, synthesized)), only_exits)
+    only_exits = {"classifier": ("preview/classifier",), "pool": ("preview/head_dense", "preview/classifier")}
+    return Cost(
+        (*_of_stage("preview", first), *_synthesized(second, num_bases, synthesized)), only_exits[coefficients_from]
+    )
 
 
 def routed_cost(

@@ -221,7 +221,7 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, route: Route, train: bool) -> BackboneOutputs:
-        """Maps images in [-1, 1] -> logits and vectors."""
+        """Maps [B, H, W, C] in [-1, 1] -> logits [B, K], and vectors [B, P] and [B, D]."""
         table, how, dtype = self.architecture, self.architecture.conventions, self.dtype
         stem = Convolution(
             table.stem, table.stem_side, table.stem_stride, padding=how.padding, dtype=dtype, name="stem"

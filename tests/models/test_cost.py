@@ -111,14 +111,16 @@ def test_coefficients_from_the_pool_leave_the_dense_layer_to_the_previews_predic
     assert other.parameters - other.without_exits().parameters == (960 + 1) * 1280 + (1280 + 1) * 1000
 
 
-@pytest.mark.parametrize("routing", ["static", "preview"])
+@pytest.mark.parametrize(
+    ("routing", "coefficients_from"), [("static", "classifier"), ("preview", "classifier"), ("preview", "pool")]
+)
 @pytest.mark.parametrize("granularity", ["layer", "block", "model"])
 @pytest.mark.parametrize("kinds", [("expand", "depthwise", "project"), ("depthwise",)])
-def test_parameters_are_those_of_the_module(routing, granularity, kinds):
+def test_parameters_are_those_of_the_module(routing, coefficients_from, granularity, kinds):
     """Counted from the tables, against the arrays that Flax makes."""
     config = digits.get_config().model
     config.update(routing=routing, granularity=granularity, synthesize=kinds, synthesize_from_block=2, num_bases=3)
-    config.coefficients_from = "pool" if granularity == "block" else "classifier"
+    config.coefficients_from = coefficients_from
     model = make_model(config, num_classes=10)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 24, 24, 1)), train=False))
     made = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
@@ -134,7 +136,7 @@ def test_parameters_are_those_of_the_module(routing, granularity, kinds):
             10,
             num_bases=3,
             synthesized=model.synthesized,
-            coefficients_from=config.coefficients_from,
+            coefficients_from=coefficients_from,
             granularity=granularity,
             channels=1,
         )

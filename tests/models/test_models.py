@@ -126,34 +126,34 @@ def test_granularity_shares_vectors(config, granularity, vectors):
     assert (same_block, same_model) == (granularity != "layer", granularity == "model")
 
 
-def test_coefficients_come_from_the_pool_or_from_the_vector_that_the_classifier_sees(config):
-    """Against a softmax in NumPy of what the head's layers gave."""
+@pytest.mark.parametrize(
+    ("place", "layer", "vector"),
+    [
+        ("classifier", "head_dense", nn.hard_swish),
+        ("pool", "head_norm", lambda last_map: np.asarray(value_of(last_map)).mean((1, 2))),
+    ],
+)
+def test_coefficients_come_from_the_pool_or_from_the_vector_that_the_classifier_sees(config, place, layer, vector):
+    """Against a softmax in NumPy, of what the layer before the vector gave."""
+    model, variables = initialized(config, coefficients_from=place)
+    head = variables["params"]["coefficients"]
+    head["kernel"] *= 1000.0  # the first coefficients are all but uniform
 
-    def captured(model, variables, layer):
-        chosen = lambda module, _: module.path == ("preview", layer)  # noqa: E731
-        method = {"method": "first_stage", "train": False, "capture_intermediates": chosen}
-        (logits, coefficients), state = model.apply(variables, images(), **method)
-        return logits, coefficients, state["intermediates"]["preview"][layer]["__call__"][0]
+    def first_stage():
+        kept = {"capture_intermediates": lambda module, _: module.path == ("preview", layer)}
+        outputs, state = model.apply(variables, images(), train=False, method="first_stage", **kept)
+        return *outputs, state["intermediates"]["preview"][layer]["__call__"][0]
 
-    def softmax(seen, head):
-        scores = (np.asarray(seen) @ head["kernel"] + head["bias"]).reshape(4, -1, config.model.num_bases) / 4.0
-        return np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-
-    model, variables = initialized(config)
-    from_pool, of_pool = initialized(config, coefficients_from="pool")
-    for params in (variables["params"], of_pool["params"]):
-        params["coefficients"]["kernel"] *= 1000.0  # the first coefficients are all but uniform
-    _, got, dense = captured(model, variables, "head_dense")
-    np.testing.assert_allclose(got, softmax(nn.hard_swish(dense), variables["params"]["coefficients"]), rtol=1e-4)
-    logits, got, last_map = captured(from_pool, of_pool, "head_norm")
-    pool = np.asarray(value_of(last_map)).mean((1, 2))
-    np.testing.assert_allclose(got, softmax(pool, of_pool["params"]["coefficients"]), rtol=1e-4)
+    logits, got, before = first_stage()
+    scores = np.asarray(vector(before)) @ head["kernel"] + head["bias"]
+    powers = np.exp(scores.reshape(got.shape) / config.model.temperature)
+    np.testing.assert_allclose(got, powers / powers.sum(-1, keepdims=True), rtol=1e-4)
     assert got.std(axis=0).max() > 0.01, "the images have the same coefficients"
-    unused = jax.tree.map(jnp.zeros_like, of_pool["params"]["preview"]["head_dense"])
-    of_pool["params"]["preview"]["head_dense"] = unused
-    without, same, _ = captured(from_pool, of_pool, "head_norm")
-    np.testing.assert_array_equal(same, got)
-    assert np.abs(without - logits).max() > 0
+    dense = variables["params"]["preview"]["head_dense"]
+    variables["params"]["preview"]["head_dense"] = jax.tree.map(jnp.zeros_like, dense)
+    logits_without, without, _ = first_stage()
+    assert np.abs(logits_without - logits).max() > 0
+    assert np.array_equal(without, got) == (place == "pool")
 
 
 @pytest.mark.parametrize("granularity", ["layer", "block", "model"])
